@@ -1,0 +1,149 @@
+#!/usr/bin/env bash
+# Installs what Chord needs to be built, and nothing that is there already.
+#
+#   tools/setup.sh [--oracle] [--dev]
+#
+#   (always)   Debian packages, and libtorch from the Python package into $CHORD_HOME/venv
+#   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB)
+#   --dev      clang-format, clang-tidy, libFuzzer, gcovr
+#
+# CHORD_HOME (default ~/.cache/chord) takes the environment and the logs. Needs root or sudo only when
+# a package is missing. Made for Debian 12; other systems with apt may carry other versions.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=tools/steps.sh
+source tools/steps.sh
+
+TORCH_VERSION=2.11.0
+# libtorch_cpu itself needs both, with or without a GPU.
+CUDA_RUNTIME=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
+
+packages=(
+  git make ca-certificates curl g++ cmake ninja-build ccache pkg-config python3 python3-venv
+  libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
+  libopencv-core-dev libopencv-imgproc-dev libjpeg62-turbo-dev libpng-dev libwebp-dev
+  prometheus-cpp-dev libspdlog-dev nlohmann-json3-dev libboost-dev libssl-dev libutf8proc-dev zlib1g-dev
+  libgtest-dev libgmock-dev fonts-noto-color-emoji
+)
+with_oracle=0
+for argument in "$@"; do
+  case "$argument" in
+    --oracle) with_oracle=1 ;;
+    --dev) packages+=(clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev gcovr) ;;
+    *)
+      sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
+      exit 2
+      ;;
+  esac
+done
+steps_begin setup $((2 + with_oracle))
+
+# --- Debian packages -------------------------------------------------------------------------------
+command -v apt-get >/dev/null ||
+  fail "This set-up knows Debian and its kin (apt-get). Here, install these or their like by hand:" "${packages[*]}"
+
+missing_packages() {
+  local name
+  for name in "${packages[@]}"; do
+    [[ "$(dpkg-query -W -f '${Status}' "$name" 2>/dev/null)" == "install ok installed" ]] || echo "$name"
+  done
+}
+apt_get() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=600 "$@"
+}
+apt_install() { apt_get install -y --no-install-recommends "${missing[@]}"; }
+# Package lists that are absent or old make an install fail; new ones cost time, so they come second.
+install_packages() {
+  if ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || ! apt_install; then
+    retry apt_get update
+    retry apt_install
+  fi
+}
+
+mapfile -t missing < <(missing_packages)
+if ((${#missing[@]} == 0)); then
+  step_done "System packages: all ${#packages[@]} present"
+else
+  as_root=()
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null ||
+      fail "Packages are missing and need root, and there is no sudo. As root, run:" "apt-get install -y ${missing[*]}"
+    if [[ -t 0 ]]; then sudo -v; else sudo -n true 2>/dev/null; fi ||
+      fail "Packages are missing and sudo was refused. As root, run:" "apt-get install -y ${missing[*]}"
+    as_root=(sudo)
+  fi
+  step "System packages: installing ${#missing[@]} of ${#packages[@]} and what they need (apt)" install_packages
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]} == 0)) || fail "apt-get reported success, yet these are missing: ${missing[*]}" "See $CHORD_LOG"
+fi
+
+# --- libtorch --------------------------------------------------------------------------------------
+venv="$CHORD_HOME/venv"
+python="$venv/bin/python"
+# A stamp holds what it was made for; a new version makes the step run again.
+stamped() { [[ "$(cat "$venv/.chord-$1" 2>/dev/null)" == "$2" ]]; }
+need_space() {
+  local free
+  free=$(($(df --output=avail -k "$CHORD_HOME" | tail -n 1) / 1000000))
+  ((free >= $1)) || fail "$CHORD_HOME has $free GB free and needs $1; set CHORD_HOME to a folder with more room."
+}
+make_venv() {
+  if ! "$python" -c 'import pip' 2>/dev/null; then
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+  fi
+}
+pip_install() {
+  retry "$python" -m pip install --no-input --disable-pip-version-check --no-cache-dir --retries 5 \
+    --only-binary :all: --progress-bar off "$@"
+}
+torch_lib() {
+  "$python" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0] + "/lib")'
+}
+loads() { "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1"; }
+
+# With a GPU all CUDA libraries that torch names are installed, whether or not a CUDA toolkit is there:
+# toolkits lack cuDNN, NCCL and others, and a mixture of both is hard to support.
+gpu=0
+if compgen -G '/dev/nvidia[0-9]*' >/dev/null; then gpu=1; fi
+
+install_libtorch() {
+  make_venv
+  pip_install --no-deps "torch==$TORCH_VERSION" "${CUDA_RUNTIME[@]}"
+  if ((gpu)); then pip_install "torch==$TORCH_VERSION"; fi
+  local lib
+  lib=$(torch_lib)
+  loads "$lib/libtorch_cpu.so"
+  if ((gpu)) && ! loads "$lib/libtorch_cuda.so"; then
+    echo "libtorch_cuda cannot be loaded: Chord will compute on the CPU"
+  fi
+  printf '%s' "$libtorch_spec" >"$venv/.chord-libtorch"
+}
+
+mkdir -p "$CHORD_HOME" || fail "Cannot write to $CHORD_HOME; set CHORD_HOME to a folder of yours."
+libtorch_spec="torch==$TORCH_VERSION ${CUDA_RUNTIME[*]} gpu=$gpu"
+if stamped libtorch "$libtorch_spec" && compgen -G "$venv/lib/python3*/site-packages/torch/lib/libtorch_cpu.so" >/dev/null; then
+  step_done "libtorch $TORCH_VERSION: present"
+elif ((gpu)); then
+  need_space 8
+  step "libtorch $TORCH_VERSION with CUDA: 2.5 GB to download (pip)" install_libtorch
+else
+  need_space 3
+  step "libtorch $TORCH_VERSION: 0.6 GB to download (pip)" install_libtorch
+fi
+
+# --- Oracle ----------------------------------------------------------------------------------------
+install_oracle() {
+  pip_install -r tools/requirements-oracle.txt
+  "$python" -c 'import torch, torchvision, transformers; print(torch.__version__, transformers.__version__)'
+  printf '%s' "$oracle_spec" >"$venv/.chord-oracle"
+}
+if ((with_oracle)); then
+  oracle_spec=$(sha256sum <tools/requirements-oracle.txt)
+  if stamped oracle "$oracle_spec"; then
+    step_done "Oracle (transformers): present"
+  else
+    need_space 8
+    step "Oracle (transformers and all of torch): 2.5 GB to download (pip)" install_oracle
+  fi
+fi
