@@ -1,0 +1,49 @@
+// Every hard ceiling of Chord. Configuration may lower a limit, never raise it over the ceiling.
+// A size from outside is compared with its limit before memory is taken from it, in the process
+// that uses it, also when another of our processes sent it.
+#pragma once
+
+#include <cstdint>
+
+namespace chord::limits {
+
+// --- pictures -------------------------------------------------------------------------------
+// Encoded bytes of one picture. Also bounds the public unary gRPC message and the HTTP body.
+inline constexpr int64_t kDefaultImageBytes = 20LL << 20;
+inline constexpr int64_t kCeilingImageBytes = 64LL << 20;
+// Stored width × height. 50 Mpx is an 8K × 6K scan; a progressive CMYK JPEG of that size needs
+// about 550 MB to decode, so one picture stays below 1 GiB whatever it claims.
+inline constexpr int64_t kDefaultImagePixels = 50'000'000;
+inline constexpr int64_t kCeilingImagePixels = 100'000'000;
+inline constexpr int64_t kMaxImageSide = 65'500;  // px; also libjpeg's own limit
+// Longer side over shorter side. Exactly 200 is accepted (the model's own rule).
+inline constexpr int kMaxAspectRatio = 200;
+// Ancillary data of a picture (EXIF, ICC, text chunks) that we are ready to hold.
+inline constexpr int64_t kMaxImageMetadataBytes = 4LL << 20;
+// Scans of a progressive JPEG; more is an attack on the decoder's time.
+inline constexpr int kMaxJpegScans = 100;
+// Merged image tokens of one picture that a service accepts (16384 = 12.8 Mpx at factor 28).
+inline constexpr int64_t kCeilingImageTokens = 16'384;
+
+// --- text -----------------------------------------------------------------------------------
+inline constexpr int64_t kDefaultPromptBytes = 4'096;  // UTF-8 bytes of one question
+inline constexpr int64_t kCeilingPromptBytes = 65'536;
+inline constexpr int kDefaultNewTokens = 512;
+inline constexpr int kCeilingNewTokens = 4'096;
+
+// --- wire -----------------------------------------------------------------------------------
+// One chunk of embeddings or of a picture between our processes. gRPC's default receive limit of
+// 4 MiB stays as it is on internal calls.
+inline constexpr int64_t kMaxChunkBytes = 1LL << 20;
+inline constexpr int64_t kMaxErrorTextBytes = 1'024;
+inline constexpr int kMaxConcurrentStreams = 100;
+
+// --- checkpoint files -------------------------------------------------------------------------
+inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+inline constexpr int64_t kMaxTensors = 200'000;
+inline constexpr int64_t kMaxConfigBytes = 8LL << 20;
+inline constexpr int64_t kMaxTokenizerBytes = 256LL << 20;
+// Ids of a vocabulary, and merges; the largest published ones have under 300,000.
+inline constexpr int32_t kMaxVocabularyIds = 1 << 22;
+
+}  // namespace chord::limits
