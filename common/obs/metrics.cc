@@ -1,0 +1,457 @@
+#include "common/obs/metrics.h"
+
+#include <dirent.h>
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
+
+namespace chord::obs {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Gauge;
+using prometheus::Histogram;
+
+using Names = std::vector<const char*>;  // of an enum, in its order
+
+const Names kMethods = {"ground",           "ground_stream",  "ground_batch", "upload_image",
+                        "chat_completions", "list_models",    "admin",        "encode",
+                        "decode",           "push_embeddings"};
+const Names kStages = {"queue",    "probe",   "decode_pixels", "preprocess", "vision", "push",
+                       "tokenize", "reserve", "receive",       "prefill",    "decode", "parse"};
+const Names kQueues = {"admission", "encode", "prefill", "decode"};
+const Names kPoints = {"queue",   "decode_pixels", "preprocess", "vision", "push",
+                       "receive", "prefill",       "decode",     "reply"};
+const Names kDirections = {"sent", "received"};
+const Names kKvStates = {"capacity", "reserved", "used"};
+const Names kDeviceBytes = {"planned", "used", "peak"};
+const Names kTokenKinds = {"image", "prompt", "generated", "forced"};
+const Names kCacheEvents = {"hit", "miss", "evicted"};
+const Names kSessionEvents = {"created", "hit", "miss", "evicted", "expired"};
+const Names kModelStates = {"loading", "ready", "draining", "error"};
+const Names kLogLevels = {"debug", "info", "warning", "error"};
+const Names kRoles = {"gateway", "vision_worker", "llm_worker"};
+const Names kHttpClasses = {"1xx", "2xx", "3xx", "4xx", "5xx"};
+// The canonical codes, in the order of their numbers.
+const Names kCodes = {
+    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED"};
+// The reasons a client can meet (common/base/errors.h); the last one takes the rest.
+const Names kReasons = {"IMAGE_MISSING",
+                        "IMAGE_EMPTY",
+                        "IMAGE_TOO_MANY_BYTES",
+                        "IMAGE_FORMAT_UNKNOWN",
+                        "IMAGE_FORMAT_UNSUPPORTED",
+                        "IMAGE_ANIMATED",
+                        "IMAGE_CORRUPT",
+                        "IMAGE_CODING_UNSUPPORTED",
+                        "IMAGE_TOO_LARGE",
+                        "IMAGE_ZERO_SIDE",
+                        "IMAGE_ASPECT_RATIO",
+                        "IMAGE_METADATA_TOO_LARGE",
+                        "IMAGE_URL_REFUSED",
+                        "IMAGE_ID_UNKNOWN",
+                        "PROMPT_MISSING",
+                        "PROMPT_EMPTY",
+                        "PROMPT_TOO_LONG",
+                        "PROMPT_TOO_MANY_TOKENS",
+                        "PROMPT_NOT_UTF8",
+                        "PROMPT_HAS_NUL",
+                        "PARAMETER_INVALID",
+                        "FIELD_UNKNOWN",
+                        "BODY_TOO_LARGE",
+                        "BODY_MALFORMED",
+                        "ROUTE_UNKNOWN",
+                        "METHOD_NOT_ALLOWED",
+                        "NOT_IMPLEMENTED",
+                        "DEADLINE_EXCEEDED",
+                        "CANCELLED",
+                        "OVERLOADED",
+                        "SHUTTING_DOWN",
+                        "WORKER_UNAVAILABLE",
+                        "WORKER_LOST",
+                        "MODEL_MISMATCH",
+                        "DEVICE_MEMORY",
+                        "CONTEXT_TOO_LONG",
+                        "INTERNAL",
+                        "TICKET_UNKNOWN",
+                        "TICKET_REUSED",
+                        "EMBEDDING_MISMATCH",
+                        "EMBEDDING_NOT_FINITE",
+                        "FRAME_MISMATCH",
+                        "PEER_UNKNOWN",
+                        "OTHER"};
+
+// Seconds from 1 ms to 30 s: the targets of the service lie between 1 ms and 200 ms.
+const Histogram::BucketBoundaries kSeconds = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
+                                              0.2,   0.5,   1,     2,    5,    10,   30};
+const Histogram::BucketBoundaries kPowersOfTwo = {1,   2,   4,    8,    16,   32,   64,    128,
+                                                  256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+const Histogram::BucketBoundaries kSmallCounts = {0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64};
+// The two thresholds of the answer contract, 0.7 and 0.75, are boundaries.
+const Histogram::BucketBoundaries kRatios = {0.1, 0.2,  0.3, 0.4, 0.5,  0.6,
+                                             0.7, 0.75, 0.8, 0.9, 0.95, 0.99};
+
+template <typename E>
+size_t Index(E value) {
+  return static_cast<size_t>(value);
+}
+
+// One child per value of a closed label; empty where the role lacks the family, null where it lacks
+// the value.
+template <typename M>
+class Labelled {
+ public:
+  template <typename... Args>
+  void Make(Family<M>& family, const char* label, const Names& values, const Args&... args) {
+    for (const char* value : values) {
+      children_.push_back(value == nullptr ? nullptr : &family.Add({{label, value}}, args...));
+    }
+  }
+  M* operator[](size_t index) const {
+    return index < children_.size() ? children_[index] : nullptr;
+  }
+
+ private:
+  std::vector<M*> children_;
+};
+
+void Increment(Counter* counter, double by = 1) {
+  if (counter != nullptr && by >= 0) counter->Increment(by);
+}
+void Set(Gauge* gauge, double value) {
+  if (gauge != nullptr) gauge->Set(value);
+}
+void Observe(Histogram* histogram, double value) {
+  if (histogram != nullptr) histogram->Observe(value);
+}
+
+struct ProcessFigures {
+  double resident_bytes = 0, virtual_bytes = 0, cpu_seconds = 0, start_seconds = 0, threads = 0;
+  double open_fds = 0;
+};
+
+// proc(5): after the last ')' of stat the fields are counted from "state" = 3.
+ProcessFigures ReadProcess() {
+  ProcessFigures figures;
+  std::ifstream in("/proc/self/stat");
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const std::vector<absl::string_view> fields = absl::StrSplit(
+      absl::string_view(text).substr(std::min(text.size(), text.rfind(')') + 2)), ' ');
+  const auto field = [&](size_t number) {
+    int64_t value = 0;
+    return number - 3 < fields.size() && absl::SimpleAtoi(fields[number - 3], &value)
+               ? static_cast<double>(value)
+               : 0.0;
+  };
+  const auto ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
+  figures.cpu_seconds = (field(14) + field(15)) / ticks;
+  figures.threads = field(20);
+  figures.virtual_bytes = field(23);
+  figures.resident_bytes = field(24) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  std::ifstream system("/proc/stat");
+  for (std::string key, line; system >> key; std::getline(system, line)) {
+    double boot = 0;
+    if (key == "btime" && system >> boot) figures.start_seconds = boot + field(22) / ticks;
+  }
+  if (DIR* fds = opendir("/proc/self/fd"); fds != nullptr) {
+    while (const dirent* entry = readdir(fds)) figures.open_fds += entry->d_name[0] != '.' ? 1 : 0;
+    figures.open_fds -= 1;  // the one that lists them
+    closedir(fds);
+  }
+  return figures;
+}
+
+}  // namespace
+
+absl::string_view Name(Role role) { return kRoles[Index(role)]; }
+absl::string_view Name(Method method) { return kMethods[Index(method)]; }
+absl::string_view Name(Stage stage) { return kStages[Index(stage)]; }
+absl::string_view Name(LogLevel level) { return kLogLevels[Index(level)]; }
+
+struct Metrics::Impl {
+  Impl(Role process_role, absl::string_view version);
+
+  Family<Counter>& CounterFamily(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+  }
+  Family<Gauge>& GaugeFamily(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
+  }
+  Family<Histogram>& HistogramFamily(const char* name, const char* help) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
+  }
+  void MakeCommon();
+  void MakeGateway();
+  void MakeVision();
+  void MakeLanguage();
+  void MakeWorker();
+
+  const Role role;
+  prometheus::Registry registry;
+
+  Family<Counter>* requests = nullptr;  // two labels: children are made when first met
+  Family<Gauge>* model_states = nullptr;
+  Labelled<Gauge> inflight_requests, queue_depth, workers, kv_bytes, device_bytes;
+  Labelled<Histogram> request_seconds, stage_seconds;
+  Labelled<Counter> rejected, cancelled, expired, http, embedding_cache, tokens, session,
+      embedding_bytes, log_lines;
+  Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
+  Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
+  Gauge *resident = nullptr, *virtual_memory = nullptr, *open_fds = nullptr, *threads = nullptr;
+  Histogram *answer_boxes = nullptr, *box_confidence = nullptr, *image_patches = nullptr,
+            *encode_batch = nullptr, *prompt_tokens = nullptr, *answer_tokens = nullptr,
+            *first_token = nullptr, *decode_batch = nullptr;
+
+  absl::Mutex mu;  // versions, and the difference that a counter is advanced by
+  std::set<std::string> versions ABSL_GUARDED_BY(mu);
+};
+
+Metrics::Impl::Impl(Role process_role, absl::string_view version) : role(process_role) {
+  GaugeFamily("chord_build_info", "Always 1; the labels say what runs.")
+      .Add({{"version", std::string(version)}, {"role", std::string(Name(role))}})
+      .Set(1);
+  MakeCommon();
+  if (role == Role::kGateway) {
+    MakeGateway();
+  } else {
+    MakeWorker();
+    role == Role::kVisionWorker ? MakeVision() : MakeLanguage();
+  }
+}
+
+void Metrics::Impl::MakeCommon() {
+  ready = &GaugeFamily("chord_ready", "1 while this process can serve requests.").Add({});
+  requests = &CounterFamily("chord_requests_total", "Requests by method and canonical code.");
+  Names served = kMethods;  // null: never happens in this role
+  const auto workers_own = served.begin() + static_cast<int64_t>(Index(Method::kEncode));
+  if (role == Role::kGateway) {
+    std::fill(workers_own, served.end(), nullptr);
+  } else {
+    std::fill(served.begin(), workers_own, nullptr);
+  }
+  request_seconds.Make(HistogramFamily("chord_request_seconds", "Time of whole requests."),
+                       "method", served, kSeconds);
+  inflight_requests.Make(GaugeFamily("chord_inflight_requests", "Requests being worked on."),
+                         "method", served);
+  stage_seconds.Make(HistogramFamily("chord_stage_seconds", "Time of one stage of a request."),
+                     "stage", kStages, kSeconds);
+  queue_depth.Make(GaugeFamily("chord_queue_depth", "Items that wait."), "queue", kQueues);
+  rejected.Make(CounterFamily("chord_rejected_total", "Requests refused, by reason."), "reason",
+                kReasons);
+  cancelled.Make(CounterFamily("chord_cancelled_total", "Cancellations, by where noticed."), "at",
+                 kPoints);
+  expired.Make(
+      CounterFamily("chord_deadline_exceeded_total", "Deadlines passed, by where noticed."), "at",
+      kPoints);
+  log_lines.Make(CounterFamily("chord_log_lines_total", "Log lines handed to the writer."), "level",
+                 kLogLevels);
+  log_dropped =
+      &CounterFamily("chord_log_dropped_total", "Log lines lost because the writer was behind.")
+           .Add({});
+
+  const ProcessFigures now = ReadProcess();
+  GaugeFamily("process_start_time_seconds", "Start of the process, Unix time.")
+      .Add({})
+      .Set(now.start_seconds);
+  cpu_seconds = &CounterFamily("process_cpu_seconds_total", "User and system time.").Add({});
+  resident = &GaugeFamily("process_resident_memory_bytes", "Resident memory.").Add({});
+  virtual_memory = &GaugeFamily("process_virtual_memory_bytes", "Virtual memory.").Add({});
+  open_fds = &GaugeFamily("process_open_fds", "Open file descriptors.").Add({});
+  threads = &GaugeFamily("process_threads", "Threads.").Add({});
+}
+
+void Metrics::Impl::MakeGateway() {
+  http.Make(CounterFamily("chord_http_responses_total", "HTTP answers by class of status."),
+            "class", kHttpClasses);
+  workers.Make(GaugeFamily("chord_workers", "Workers that answer their status call."), "role",
+               kRoles);
+  answer_boxes =
+      &HistogramFamily("chord_answer_boxes", "Boxes in one answer.").Add({}, kSmallCounts);
+  box_confidence =
+      &HistogramFamily("chord_box_confidence", "Confidence of one box, 0 to 1.").Add({}, kRatios);
+  image_bytes = &CounterFamily("chord_image_bytes_total", "Bytes of pictures received.").Add({});
+}
+
+void Metrics::Impl::MakeWorker() {
+  embedding_bytes.Make(
+      CounterFamily("chord_embedding_bytes_total", "Bytes of embeddings between the workers."),
+      "direction", kDirections);
+  device_bytes.Make(GaugeFamily("chord_device_bytes", "Memory of the compute device."), "kind",
+                    kDeviceBytes);
+  model_states = &GaugeFamily("chord_model_state", "1 for the state a model version is in.");
+}
+
+void Metrics::Impl::MakeVision() {
+  image_patches =
+      &HistogramFamily("chord_image_patches", "Patches of one picture.").Add({}, kPowersOfTwo);
+  encode_batch = &HistogramFamily("chord_encode_batch_images", "Pictures encoded together.")
+                      .Add({}, kPowersOfTwo);
+  embedding_cache.Make(
+      CounterFamily("chord_embedding_cache_total", "Look-ups of finished pictures."), "event",
+      kCacheEvents);
+}
+
+void Metrics::Impl::MakeLanguage() {
+  tokens.Make(CounterFamily("chord_tokens_total", "Tokens worked on."), "kind", kTokenKinds);
+  prompt_tokens = &HistogramFamily("chord_prompt_tokens", "Tokens of one prompt, image included.")
+                       .Add({}, kPowersOfTwo);
+  answer_tokens =
+      &HistogramFamily("chord_answer_tokens", "Tokens of one answer.").Add({}, kPowersOfTwo);
+  first_token =
+      &HistogramFamily("chord_first_token_seconds", "Time to the first token.").Add({}, kSeconds);
+  decode_batch = &HistogramFamily("chord_decode_batch_sequences", "Sequences in one decode step.")
+                      .Add({}, kPowersOfTwo);
+  inflight_tokens =
+      &GaugeFamily("chord_inflight_tokens", "Tokens reserved by requests being worked on.").Add({});
+  kv_bytes.Make(GaugeFamily("chord_kv_bytes", "Memory of the key/value cache."), "state",
+                kKvStates);
+  tickets = &GaugeFamily("chord_tickets", "Tickets alive.").Add({});
+  session.Make(CounterFamily("chord_session_total", "Life of image sessions."), "event",
+               kSessionEvents);
+}
+
+Metrics::Metrics(Role role, absl::string_view version)
+    : impl_(std::make_unique<Impl>(role, version)) {}
+Metrics::~Metrics() = default;
+Role Metrics::role() const { return impl_->role; }
+
+void Metrics::RequestBegan(Method method) {
+  if (Gauge* gauge = impl_->inflight_requests[Index(method)]) gauge->Increment();
+}
+void Metrics::RequestEnded(Method method, absl::StatusCode code, absl::Duration took) {
+  if (Gauge* gauge = impl_->inflight_requests[Index(method)]) gauge->Decrement();
+  const size_t number = std::min<size_t>(static_cast<size_t>(code), kCodes.size());
+  const char* name = number < kCodes.size() ? kCodes[number] : "UNKNOWN";
+  impl_->requests->Add({{"method", kMethods[Index(method)]}, {"code", name}}).Increment();
+  Observe(impl_->request_seconds[Index(method)], absl::ToDoubleSeconds(took));
+}
+void Metrics::StageTook(Stage stage, absl::Duration took) {
+  Observe(impl_->stage_seconds[Index(stage)], absl::ToDoubleSeconds(took));
+}
+void Metrics::SetQueueDepth(Queue queue, int64_t waiting) {
+  Set(impl_->queue_depth[Index(queue)], static_cast<double>(waiting));
+}
+void Metrics::Rejected(absl::string_view reason) {
+  const auto found = std::find(kReasons.begin(), kReasons.end() - 1, reason);
+  Increment(impl_->rejected[static_cast<size_t>(found - kReasons.begin())]);
+}
+void Metrics::Cancelled(Point at) { Increment(impl_->cancelled[Index(at)]); }
+void Metrics::DeadlineExceeded(Point at) { Increment(impl_->expired[Index(at)]); }
+void Metrics::SetReady(bool ready) { Set(impl_->ready, ready ? 1 : 0); }
+
+void Metrics::HttpResponse(int http_status) {
+  Increment(impl_->http[static_cast<size_t>(http_status / 100 - 1)]);
+}
+void Metrics::SetWorkers(Role role, int64_t alive) {
+  Set(impl_->workers[Index(role)], static_cast<double>(alive));
+}
+void Metrics::Answered(int64_t boxes) { Observe(impl_->answer_boxes, static_cast<double>(boxes)); }
+void Metrics::BoxConfidence(double confidence) { Observe(impl_->box_confidence, confidence); }
+void Metrics::ImageReceived(int64_t bytes) {
+  Increment(impl_->image_bytes, static_cast<double>(bytes));
+}
+
+void Metrics::ImageEncoded(int64_t patches) {
+  Observe(impl_->image_patches, static_cast<double>(patches));
+}
+void Metrics::EncodeBatch(int64_t images) {
+  Observe(impl_->encode_batch, static_cast<double>(images));
+}
+void Metrics::EmbeddingCache(CacheEvent event) { Increment(impl_->embedding_cache[Index(event)]); }
+
+void Metrics::Tokens(TokenKind kind, int64_t count) {
+  Increment(impl_->tokens[Index(kind)], static_cast<double>(count));
+}
+void Metrics::PromptLength(int64_t tokens) {
+  Observe(impl_->prompt_tokens, static_cast<double>(tokens));
+}
+void Metrics::AnswerLength(int64_t tokens) {
+  Observe(impl_->answer_tokens, static_cast<double>(tokens));
+}
+void Metrics::TimeToFirstToken(absl::Duration took) {
+  Observe(impl_->first_token, absl::ToDoubleSeconds(took));
+}
+void Metrics::DecodeBatch(int64_t sequences) {
+  Observe(impl_->decode_batch, static_cast<double>(sequences));
+}
+void Metrics::SetInflightTokens(int64_t tokens) {
+  Set(impl_->inflight_tokens, static_cast<double>(tokens));
+}
+void Metrics::SetKvBytes(KvState state, int64_t bytes) {
+  Set(impl_->kv_bytes[Index(state)], static_cast<double>(bytes));
+}
+void Metrics::SetTickets(int64_t alive) { Set(impl_->tickets, static_cast<double>(alive)); }
+void Metrics::Session(SessionEvent event) { Increment(impl_->session[Index(event)]); }
+
+void Metrics::EmbeddingBytes(Direction direction, int64_t bytes) {
+  Increment(impl_->embedding_bytes[Index(direction)], static_cast<double>(bytes));
+}
+void Metrics::SetDeviceBytes(DeviceBytes kind, int64_t bytes) {
+  Set(impl_->device_bytes[Index(kind)], static_cast<double>(bytes));
+}
+void Metrics::SetModelState(absl::string_view version, ModelState state) {
+  constexpr size_t kMaxVersions = 16;
+  if (impl_->model_states == nullptr) return;
+  const absl::MutexLock lock(&impl_->mu);
+  if (impl_->versions.size() >= kMaxVersions && impl_->versions.count(std::string(version)) == 0) {
+    return;
+  }
+  impl_->versions.emplace(version);
+  for (size_t i = 0; i < kModelStates.size(); ++i) {
+    impl_->model_states->Add({{"version", std::string(version)}, {"state", kModelStates[i]}})
+        .Set(i == Index(state) ? 1 : 0);
+  }
+}
+
+void Metrics::LogLine(LogLevel level) { Increment(impl_->log_lines[Index(level)]); }
+void Metrics::SetLogDropped(int64_t dropped_so_far) {
+  const absl::MutexLock lock(&impl_->mu);
+  Increment(impl_->log_dropped, static_cast<double>(dropped_so_far) - impl_->log_dropped->Value());
+}
+
+std::string Metrics::Serialize() const {
+  const ProcessFigures now = ReadProcess();
+  Set(impl_->resident, now.resident_bytes);
+  Set(impl_->virtual_memory, now.virtual_bytes);
+  Set(impl_->open_fds, now.open_fds);
+  Set(impl_->threads, now.threads);
+  {
+    const absl::MutexLock lock(&impl_->mu);
+    Increment(impl_->cpu_seconds, now.cpu_seconds - impl_->cpu_seconds->Value());
+  }
+  return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
+}
+
+absl::string_view Metrics::ContentType() { return "text/plain; version=0.0.4; charset=utf-8"; }
+
+std::vector<std::string> Metrics::FamilyNames() const {
+  std::set<std::string> names;
+  for (const auto& family : impl_->registry.Collect()) names.insert(family.name);
+  // Families with no child yet are not collected.
+  names.insert("chord_requests_total");
+  if (impl_->model_states != nullptr) names.insert("chord_model_state");
+  return {names.begin(), names.end()};
+}
+
+}  // namespace chord::obs
