@@ -1,0 +1,69 @@
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "common/image/preprocess.h"
+
+namespace chord::image {
+namespace {
+
+// Normalised value of every sample, in the float order of each mode (spec §2.6).
+using Table = std::array<std::array<float, 256>, 3>;
+
+Table MakeTable(const Normalization& n, ResizeMode mode) {
+  constexpr double kRescale = 0.00392156862745098;
+  Table table;
+  for (int c = 0; c < 3; ++c) {
+    const float mean = n.mean[c] * 255.0f;
+    const float std = n.std[c] * 255.0f;
+    for (int v = 0; v < 256; ++v) {
+      table[c][v] = mode == ResizeMode::kTorch
+                        ? (static_cast<float>(v) - mean) / std
+                        : (static_cast<float>(v * kRescale) - n.mean[c]) / n.std[c];
+    }
+  }
+  return table;
+}
+
+}  // namespace
+
+absl::Status Patchify(const Picture& picture, const PatchGeometry& geometry,
+                      const Normalization& normalization, ResizeMode mode, absl::Span<float> out) {
+  const int patch = geometry.patch_size;
+  const int merge = geometry.merge_size;
+  const int temporal = geometry.temporal_patch_size;
+  if (patch < 1 || merge < 1 || temporal < 1 || picture.width < 1 || picture.height < 1 ||
+      picture.width % geometry.factor() != 0 || picture.height % geometry.factor() != 0 ||
+      picture.rgb.size() != size_t{3} * picture.width * picture.height ||
+      out.size() != picture.rgb.size() * temporal) {
+    return absl::InternalError("Patchify: picture, geometry and output do not fit together");
+  }
+  const Table table = MakeTable(normalization, mode);
+  const size_t stride = size_t{3} * picture.width;
+  const size_t frame = size_t{1} * patch * patch;
+  const int groups_down = picture.height / geometry.factor();
+  const int groups_across = picture.width / geometry.factor();
+  float* to = out.data();  // walks through `out` without a gap: that is the patch order
+  for (int by = 0; by < groups_down; ++by) {
+    for (int bx = 0; bx < groups_across; ++bx) {
+      for (int cell = 0; cell < merge * merge; ++cell) {
+        const int y = (by * merge + cell / merge) * patch;
+        const int x = (bx * merge + cell % merge) * patch;
+        const uint8_t* corner = picture.rgb.data() + y * stride + size_t{3} * x;
+        for (int c = 0; c < 3; ++c) {
+          const float* values = table[c].data();
+          float* const first = to;
+          for (int py = 0; py < patch; ++py) {
+            const uint8_t* from = corner + py * stride + c;
+            for (int px = 0; px < patch; ++px) *to++ = values[from[3 * px]];
+          }
+          for (int t = 1; t < temporal; ++t, to += frame) {
+            std::memcpy(to, first, frame * sizeof(float));
+          }
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace chord::image

@@ -1,0 +1,50 @@
+#include <algorithm>
+
+#include "common/base/errors.h"
+#include "common/base/status_macros.h"
+#include "common/image/codec.h"
+#include "common/image/image.h"
+
+namespace chord::image {
+
+Limits Limits::Ceilings() {
+  return {.max_bytes = limits::kCeilingImageBytes,
+          .max_pixels = limits::kCeilingImagePixels,
+          .max_aspect_ratio = limits::kMaxAspectRatio};
+}
+
+namespace internal {
+
+absl::Status CheckSize(int64_t width, int64_t height, const Limits& limits) {
+  if (width <= 0 || height <= 0) return errors::ImageZeroSide();
+  const int64_t max_pixels = std::min(limits.max_pixels, limits::kCeilingImagePixels);
+  // Sides are 32-bit numbers of a file, so the product fits.
+  if (std::max(width, height) > limits::kMaxImageSide || width * height > max_pixels) {
+    return errors::ImagePixelLimit(width, height, max_pixels);
+  }
+  if (std::max(width, height) > std::min(width, height) * int64_t{limits.max_aspect_ratio}) {
+    return errors::ImageAspectRatio(width, height);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace internal
+
+absl::StatusOr<Header> Probe(absl::string_view bytes, const Limits& limits) {
+  const int64_t max_bytes = std::min(limits.max_bytes, limits::kCeilingImageBytes);
+  if (static_cast<int64_t>(bytes.size()) > max_bytes) {
+    return errors::ImageBytesLimit(static_cast<int64_t>(bytes.size()), max_bytes);
+  }
+  CHORD_ASSIGN_OR_RETURN(const Format format, Sniff(bytes));
+  switch (format) {
+    case Format::kJpeg:
+      return internal::ProbeJpeg(bytes, limits);
+    case Format::kPng:
+      return internal::ProbePng(bytes, limits);
+    case Format::kWebp:
+      return internal::ProbeWebp(bytes, limits);
+  }
+  return errors::ImageFormatUnknown();
+}
+
+}  // namespace chord::image
