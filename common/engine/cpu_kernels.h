@@ -1,0 +1,63 @@
+// Inner loops of the CPU backend over raw pointers. One implementation, compiled once per
+// instruction set (cpu_kernels.inc) and chosen when the process starts. All arithmetic is float32;
+// bf16 appears only as storage, and as the `round` flag of kernels that must round where the
+// reference implementation does (spec §4.4, §4.5, §4.9).
+#pragma once
+
+#include <cstdint>
+
+namespace chord::engine {
+
+struct CpuKernels {
+  const char* instruction_set;
+
+  // bf16 <-> float32, round to nearest even, NaN stays NaN.
+  void (*widen)(const uint16_t* in, float* out, int64_t n);
+  void (*narrow)(const float* in, uint16_t* out, int64_t n);
+
+  // out[i·ld_out + j] = Σ_k x[i·ld_x + k] · w[j·ld_w + k], i < m, j < n; meant for
+  // few rows of x.
+  void (*dots_f32)(const float* x, int64_t ld_x, int m, const float* w, int64_t ld_w, int64_t n,
+                   int64_t k, float* out, int64_t ld_out);
+  void (*dots_bf16)(const float* x, int64_t ld_x, int m, const uint16_t* w, int64_t ld_w, int64_t n,
+                    int64_t k, float* out, int64_t ld_out);
+
+  // out[k] += Σ_j p[j] · v[j·ld_v + k], k < width.
+  void (*weighted_sum_f32)(const float* p, const float* v, int64_t ld_v, int64_t n, int64_t width,
+                           float* out);
+  void (*weighted_sum_bf16)(const float* p, const uint16_t* v, int64_t ld_v, int64_t n,
+                            int64_t width, float* out);
+
+  // One block of an online softmax over scores s[0, n) (n >= 1): s becomes exp(s·scale − max),
+  // *max and *sum go on from the blocks before (start: −inf, 0). Returns what the output
+  // accumulated until now must be multiplied by.
+  float (*softmax_block)(float* s, int64_t n, float scale, float* max, float* sum);
+  void (*scale)(float* x, int64_t n, float factor);
+
+  // out = w · x · rsqrt(mean(x²) + eps). round: after the normalisation and after the weight.
+  void (*rms_norm)(const float* x, const float* w, int64_t n, float eps, bool round, float* out);
+  // g = silu(g) · u. round: g, u, silu and product.
+  void (*silu_mul)(float* g, const float* u, int64_t n, bool round);
+  // x = 0.5 x (1 + erf(x / √2)).
+  void (*gelu)(float* x, int64_t n);
+  // Rotates `heads` consecutive heads of 2·half values each: pairs (j, j + half) by the angle whose
+  // cosine and sine are c[j], s[j]. round: both products and their sum.
+  void (*rotate)(float* x, int heads, int64_t half, const float* c, const float* s, bool round);
+  // h += y. round: y and the sum.
+  void (*add)(float* h, const float* y, int64_t n, bool round);
+};
+
+namespace baseline {
+extern const CpuKernels kKernels;
+}
+namespace avx2 {
+extern const CpuKernels kKernels;
+}
+namespace avx512 {
+extern const CpuKernels kKernels;
+}
+
+// The widest this processor runs.
+const CpuKernels& Kernels();
+
+}  // namespace chord::engine

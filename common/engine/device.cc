@@ -1,0 +1,155 @@
+#include "common/engine/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <dlfcn.h>
+#include <sched.h>
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "common/base/errors.h"
+#include "common/base/status_macros.h"
+#include "common/engine/thread_pool.h"
+#include "common/engine/torch_guard.h"
+
+extern "C" void sgemm_();  // only its address is taken
+
+namespace chord::engine {
+namespace {
+
+using model::DType;
+
+// The file that defines `symbol`, as the dynamic linker resolved it.
+std::string FileOf(const void* symbol) {
+  Dl_info info;
+  return dladdr(symbol, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
+}
+
+// libtorch's CUDA half registers itself when it is loaded, so one binary serves hosts with and
+// without it. Linking it would also add 193 KB of static TLS to every thread.
+absl::Status LoadCuda() {
+  static const absl::Status status = []() -> absl::Status {
+    std::string path = FileOf(reinterpret_cast<const void*>(&at::globalContext));
+    path.resize(path.rfind('/') + 1);
+    path += "libtorch_cuda.so";
+    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      return errors::DeviceUnavailable(
+          absl::StrCat("libtorch's CUDA library cannot be loaded: ", dlerror()));
+    }
+    return absl::OkStatus();
+  }();
+  return status;
+}
+
+absl::StatusOr<int> CudaDevices() {
+  CHORD_RETURN_IF_ERROR(LoadCuda());
+  return Guard([]() -> absl::StatusOr<int> {
+    // Never before LoadCuda: the first call decides for good whether there is CUDA.
+    const int count = at::detail::getCUDAHooks().deviceCount();
+    if (count <= 0) {
+      return errors::DeviceUnavailable("no CUDA device: no driver, or none is visible to it");
+    }
+    return count;
+  });
+}
+
+// Compute capability 8.0 and later multiply bf16. libcudart is there whenever libtorch is.
+bool CudaHasBf16(int index) {
+  using Get = int (*)(int* value, int attribute, int device);
+  const auto get = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "cudaDeviceGetAttribute"));
+  constexpr int kComputeCapabilityMajor = 75;
+  int major = 0;
+  return get != nullptr && get(&major, kComputeCapabilityMajor, index) == 0 && major >= 8;
+}
+
+bool CpuHasBf16() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+int UsableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return 1;
+}
+
+}  // namespace
+
+std::string Device::ToString() const {
+  return kind == Kind::kCpu ? "cpu" : absl::StrCat("cuda:", index);
+}
+
+absl::StatusOr<Device> ParseDevice(absl::string_view text) {
+  if (text == "cpu") return Device{};
+  if (text == "auto") {
+    if (CudaDevices().ok()) return Device{Device::Kind::kCuda, 0};
+    return Device{};
+  }
+  Device device{Device::Kind::kCuda, 0};
+  absl::string_view ordinal = text;
+  if (text != "cuda" && (!absl::ConsumePrefix(&ordinal, "cuda:") ||
+                         !absl::SimpleAtoi(ordinal, &device.index) || device.index < 0)) {
+    return errors::ConfigInvalid(
+        absl::StrCat("device \"", text, "\": must be cpu, cuda, cuda:N or auto"));
+  }
+  CHORD_ASSIGN_OR_RETURN(const int count, CudaDevices());
+  if (device.index >= count) {
+    return errors::DeviceUnavailable(
+        absl::StrCat("no device cuda:", device.index, ": this host has ", count));
+  }
+  return device;
+}
+
+absl::StatusOr<DType> ParseDType(absl::string_view text, const Device& device,
+                                 absl::string_view declared_dtype) {
+  const bool cuda = device.kind == Device::Kind::kCuda;
+  if (text == "fp32") return DType::kFloat32;
+  if (text == "bf16") return DType::kBFloat16;
+  if (text == "fp16") {
+    if (!cuda) return errors::ConfigInvalid("dtype fp16 needs a CUDA device; use fp32 or bf16");
+    return DType::kFloat16;
+  }
+  if (text != "auto") {
+    return errors::ConfigInvalid(
+        absl::StrCat("dtype \"", text, "\": must be auto, fp32, bf16 or fp16"));
+  }
+  if (declared_dtype == "float32") return DType::kFloat32;
+  if (cuda) {
+    if (declared_dtype == "float16" || !CudaHasBf16(device.index)) return DType::kFloat16;
+    return DType::kBFloat16;
+  }
+  // Without bf16 arithmetic float32 is as fast and exact, and bf16 weights still stay as they are.
+  return declared_dtype != "float16" && CpuHasBf16() ? DType::kBFloat16 : DType::kFloat32;
+}
+
+absl::Status InitEngine(int cpu_threads) {
+  if (cpu_threads < 0) return errors::ConfigInvalid("threads: must be 0 (all cores) or more");
+  // Another BLAS in front of libtorch's is 30 times slower and would go unnoticed.
+  const std::string blas = FileOf(reinterpret_cast<const void*>(&sgemm_));
+  if (!absl::StrContains(blas, "libtorch")) {
+    return errors::ConfigInvalid(
+        absl::StrCat("sgemm comes from ", blas, " and not from libtorch: link torch::cpu first"));
+  }
+  SetCpuThreads(cpu_threads == 0 ? UsableCores() : cpu_threads);
+  return Guard([]() -> absl::Status {
+    at::set_num_threads(1);  // our threads share out the work, each of them calls the BLAS alone
+    at::Context& context = at::globalContext();
+    context.setAllowTF32CuBLAS(false);
+    context.setAllowTF32CuDNN(false);
+    context.setAllowBF16ReductionCuBLAS(false);
+    context.setAllowFP16ReductionCuBLAS(false);
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace chord::engine

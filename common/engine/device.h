@@ -1,0 +1,30 @@
+// Where and in what the engine computes. No libtorch type appears in the engine's public headers.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "common/model/checkpoint.h"
+
+namespace chord::engine {
+
+struct Device {
+  enum class Kind { kCpu, kCuda } kind = Kind::kCpu;
+  int index = 0;                 // CUDA ordinal
+  std::string ToString() const;  // "cpu", "cuda:0"
+};
+
+// "cpu", "cuda", "cuda:N", or "auto" (cuda:0 when there is one, else the CPU).
+// DEVICE_UNAVAILABLE says why: libtorch without CUDA, no driver, no such ordinal.
+absl::StatusOr<Device> ParseDevice(absl::string_view text);
+
+// "auto" takes what suits device and checkpoint; "fp32", "bf16", "fp16" (CUDA only).
+absl::StatusOr<model::DType> ParseDType(absl::string_view text, const Device& device,
+                                        absl::string_view declared_dtype);
+
+// Once per process, before anything else of the engine: threads of the CPU backend (0: all cores
+// this process may use), deterministic reductions, no TF32, no reduced bf16 accumulation.
+absl::Status InitEngine(int cpu_threads);
+
+}  // namespace chord::engine

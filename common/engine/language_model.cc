@@ -1,0 +1,347 @@
+#include "common/engine/language_model.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/checked_math.h"
+#include "common/base/errors.h"
+#include "common/base/status_macros.h"
+#include "common/engine/backend.h"
+#include "common/engine/cpu_backend.h"
+#include "common/engine/embedding_buffer.h"
+#include "common/engine/rope.h"
+#include "common/engine/torch_guard.h"
+#include "common/engine/weights.h"
+
+namespace chord::engine {
+namespace {
+
+using model::DType;
+
+// Rows that go through the MLP or the head at once; bounds their intermediate results.
+constexpr int64_t kMlpChunk = 2'048;
+constexpr int64_t kHeadChunk = 64;
+
+struct Layer {
+  Mat input_norm, post_norm;
+  LinearLayer q, k, v, o, gate, up, down;
+  Mat keys, values;  // cache: [slots · max_sequence_tokens, kv · head_dim]
+};
+
+absl::Status CheckConfig(const model::TextConfig& c) {
+  const auto invalid = [](absl::string_view what) {
+    return errors::CheckpointInvalid(absl::StrCat("text config: ", what));
+  };
+  if (c.hidden_size < 1 || c.num_hidden_layers < 1 || c.num_attention_heads < 1 ||
+      c.num_key_value_heads < 1 || c.head_dim < 2 || c.intermediate_size < 1 || c.vocab_size < 1) {
+    return invalid("every size must be positive");
+  }
+  if (c.num_attention_heads % c.num_key_value_heads != 0) {
+    return invalid("num_attention_heads must be a multiple of num_key_value_heads");
+  }
+  int64_t sections = 0;
+  for (int section : c.mrope_section) sections += section;
+  if (c.head_dim % 2 != 0 || sections != c.head_dim / 2) {
+    return invalid("mrope_section must sum to head_dim / 2");
+  }
+  if (c.head_dim > kMaxHeadDim || c.hidden_size > kMaxWidth || c.intermediate_size > kMaxWidth ||
+      int64_t{c.num_attention_heads} * c.head_dim > kMaxWidth ||
+      c.num_attention_heads / c.num_key_value_heads > kMaxQueryGroup) {
+    return invalid("wider than this engine takes");
+  }
+  return absl::OkStatus();
+}
+
+class LanguageModelImpl final : public LanguageModel {
+ public:
+  LanguageModelImpl(std::shared_ptr<const model::Checkpoint> checkpoint,
+                    const model::TextConfig& config, const Options& options)
+      : checkpoint_(std::move(checkpoint)),
+        config_(config),
+        options_(options),
+        backend_(Backend::Create(options.device, options.dtype)),
+        heads_{config.num_attention_heads, config.num_key_value_heads, config.head_dim},
+        rope_(MakeRopeTable(config.rope_theta, config.head_dim, options.max_sequence_tokens,
+                            options.dtype)),
+        axes_(RopeAxes(config.mrope_section)) {}
+
+  absl::Status LoadWeights() {
+    const model::TextConfig& c = config_;
+    const int64_t width = c.hidden_size, inner = c.intermediate_size;
+    const int64_t q_width = heads_.query * heads_.dim, kv_width = heads_.kv * heads_.dim;
+    const auto kv_rows =
+        CheckedMul<int64_t>(options_.max_sequences, options_.max_sequence_tokens);
+    WeightReader reader(*checkpoint_, *backend_);
+    CHORD_ASSIGN_OR_RETURN(embed_,
+                           reader.Matrix("model.embed_tokens.weight", {c.vocab_size, width}));
+    for (int i = 0; i < c.num_hidden_layers; ++i) {
+      const std::string name = absl::StrCat("model.layers.", i, ".");
+      Layer l;
+      CHORD_ASSIGN_OR_RETURN(l.input_norm, reader.Vector(name + "input_layernorm.weight", width));
+      CHORD_ASSIGN_OR_RETURN(l.post_norm,
+                             reader.Vector(name + "post_attention_layernorm.weight", width));
+      CHORD_ASSIGN_OR_RETURN(l.q, reader.Linear(name + "self_attn.q_proj", q_width, width, true));
+      CHORD_ASSIGN_OR_RETURN(l.k, reader.Linear(name + "self_attn.k_proj", kv_width, width, true));
+      CHORD_ASSIGN_OR_RETURN(l.v, reader.Linear(name + "self_attn.v_proj", kv_width, width, true));
+      CHORD_ASSIGN_OR_RETURN(l.o, reader.Linear(name + "self_attn.o_proj", width, q_width, false));
+      CHORD_ASSIGN_OR_RETURN(l.gate, reader.Linear(name + "mlp.gate_proj", inner, width, false));
+      CHORD_ASSIGN_OR_RETURN(l.up, reader.Linear(name + "mlp.up_proj", inner, width, false));
+      CHORD_ASSIGN_OR_RETURN(l.down, reader.Linear(name + "mlp.down_proj", width, inner, false));
+      l.keys = backend_->Allocate(*kv_rows, kv_width);
+      l.values = backend_->Allocate(*kv_rows, kv_width);
+      layers_.push_back(l);
+    }
+    CHORD_ASSIGN_OR_RETURN(final_norm_, reader.Vector("model.norm.weight", width));
+    if (c.tie_word_embeddings) {
+      head_.weight = embed_;
+    } else {
+      CHORD_ASSIGN_OR_RETURN(head_.weight,
+                             reader.Matrix("lm_head.weight", {c.vocab_size, width}));
+    }
+    Backend* backend = backend_.get();
+    for (Rows* rows : {&all_, &asked_}) {
+      rows->hidden = Workspace(backend, width);
+      rows->normed = Workspace(backend, width);
+      rows->cos = Workspace(backend, heads_.dim / 2, DType::kFloat32);
+      rows->sin = Workspace(backend, heads_.dim / 2, DType::kFloat32);
+    }
+    q_ = Workspace(backend, q_width);
+    k_ = Workspace(backend, kv_width);
+    v_ = Workspace(backend, kv_width);
+    attended_ = Workspace(backend, q_width);
+    inner_ = Workspace(backend, inner);
+    logits_ = Workspace(backend, c.vocab_size);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<EmbeddingBuffer>> CreateEmbeddings(int64_t rows,
+                                                                    DType source_dtype) override {
+    if (rows < 0 || rows > options_.max_sequence_tokens) {
+      return errors::ContextLimit(rows, options_.max_sequence_tokens);
+    }
+    if (source_dtype != DType::kFloat32 && source_dtype != DType::kBFloat16 &&
+        source_dtype != DType::kFloat16) {
+      return errors::EmbeddingMismatch("dtype");
+    }
+    return Guard([&]() -> absl::StatusOr<std::unique_ptr<EmbeddingBuffer>> {
+      return std::make_unique<DeviceEmbeddings>(backend_, rows, config_.hidden_size, source_dtype);
+    });
+  }
+
+  absl::Status Step(absl::Span<const Chunk> chunks, std::vector<float>* logits) override {
+    CHORD_RETURN_IF_ERROR(Check(chunks));
+    return Guard([&]() -> absl::Status {
+      Run(chunks, logits);
+      return absl::OkStatus();
+    });
+  }
+
+  int vocab_size() const override { return config_.vocab_size; }
+  const Options& options() const override { return options_; }
+  int64_t kv_bytes() const override {
+    const Mat& keys = layers_.front().keys;
+    return 2 * static_cast<int64_t>(layers_.size()) * keys.rows * keys.cols *
+           model::SizeOf(keys.dtype);
+  }
+
+ private:
+  // Rows on their way through the layers: all tokens of the step, or the asked ones alone.
+  struct Rows {
+    Workspace hidden, normed, cos, sin;
+  };
+
+  absl::Status Check(absl::Span<const Chunk> chunks) {
+    const int64_t limit = options_.max_sequence_tokens;
+    std::vector<bool>& used = used_slots_;
+    used.assign(options_.max_sequences, false);
+    for (const Chunk& chunk : chunks) {
+      const int64_t n = chunk.ids.size();
+      if (chunk.slot < 0 || chunk.slot >= options_.max_sequences || used[chunk.slot]) {
+        return absl::InvalidArgumentError("slot out of range or used twice in one step");
+      }
+      used[chunk.slot] = true;
+      if (n < 1 || chunk.start < 0 || static_cast<int64_t>(chunk.positions.size()) != 3 * n ||
+          (!chunk.image_rows.empty() && static_cast<int64_t>(chunk.image_rows.size()) != n)) {
+        return absl::InvalidArgumentError("a chunk's spans disagree in length");
+      }
+      if (chunk.start + n > limit) return errors::ContextLimit(chunk.start + n, limit);
+      for (int32_t position : chunk.positions) {
+        if (position < 0 || position >= limit) {
+          return absl::InvalidArgumentError("a position lies outside the sequence");
+        }
+      }
+      const auto* embeddings = static_cast<const DeviceEmbeddings*>(chunk.embeddings);
+      for (int64_t i = 0; i < n; ++i) {
+        const int32_t row = chunk.image_rows.empty() ? -1 : chunk.image_rows[i];
+        if (row < -1 || (row >= 0 && (embeddings == nullptr || row >= embeddings->rows()))) {
+          return absl::InvalidArgumentError("an image row lies outside the embeddings");
+        }
+        if (row < 0 && (chunk.ids[i] < 0 || chunk.ids[i] >= config_.vocab_size)) {
+          return absl::InvalidArgumentError("a token id lies outside the vocabulary");
+        }
+      }
+      if (embeddings != nullptr) CHORD_RETURN_IF_ERROR(embeddings->status());
+    }
+    return absl::OkStatus();
+  }
+
+  void Run(absl::Span<const Chunk> chunks, std::vector<float>* logits) {
+    const int64_t n = Plan(chunks);
+    const int64_t asked = static_cast<int64_t>(asked_rows_.size());
+    logits->resize(asked * config_.vocab_size);
+    if (n == 0) return;
+
+    Mat hidden = all_.hidden.Take(n), normed = all_.normed.Take(n);
+    Mat cos = all_.cos.Take(n), sin = all_.sin.Take(n);
+    backend_->Upload(host_cos_.data(), cos.cols, {}, cos);
+    backend_->Upload(host_sin_.data(), sin.cols, {}, sin);
+    Embed(chunks, hidden);
+    absl::Span<const QueryRun> runs = runs_;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Layer& layer = layers_[i];
+      backend_->RmsNorm(hidden, layer.input_norm, config_.rms_norm_eps, normed);
+      const Mat k = k_.Take(n), v = v_.Take(n);
+      // The last layer's keys and values are wanted of every token, the rest of it only of those
+      // whose logits are.
+      const bool last = i + 1 == layers_.size() && asked < n;
+      if (last) {
+        const Backend::LinearJob jobs[] = {{&layer.k, k}, {&layer.v, v}};
+        backend_->Linear(normed, jobs, /*add=*/false);
+      } else {
+        const Backend::LinearJob jobs[] = {{&layer.q, q_.Take(n)}, {&layer.k, k}, {&layer.v, v}};
+        backend_->Linear(normed, jobs, /*add=*/false);
+      }
+      backend_->Rotate(k, heads_.kv, cos, sin, /*round_each=*/true);
+      backend_->ScatterRows(k, kv_rows_, layer.keys);
+      backend_->ScatterRows(v, kv_rows_, layer.values);
+      if (last) {
+        if (asked == 0) return;
+        hidden = Asked(hidden, &asked_.hidden);
+        normed = Asked(normed, &asked_.normed);
+        cos = Asked(cos, &asked_.cos);
+        sin = Asked(sin, &asked_.sin);
+        runs = asked_runs_;
+        backend_->Linear(normed, layer.q, q_.Take(asked));
+      }
+      const Mat q = q_.Take(hidden.rows), attended = attended_.Take(hidden.rows);
+      backend_->Rotate(q, heads_.query, cos, sin, /*round_each=*/true);
+      backend_->CachedAttention(q, layer.keys, layer.values, heads_, runs, attended);
+      backend_->LinearAdd(attended, layer.o, hidden);
+      backend_->RmsNorm(hidden, layer.post_norm, config_.rms_norm_eps, normed);
+      for (int64_t begin = 0; begin < hidden.rows; begin += kMlpChunk) {
+        const int64_t rows = std::min(kMlpChunk, hidden.rows - begin);
+        const Mat inner = inner_.Take(rows);
+        backend_->GatedLinear(normed.Rows(begin, rows), layer.gate, layer.up, inner);
+        backend_->LinearAdd(inner, layer.down, hidden.Rows(begin, rows));
+      }
+    }
+    backend_->RmsNorm(hidden, final_norm_, config_.rms_norm_eps, normed);
+    for (int64_t begin = 0; begin < asked; begin += kHeadChunk) {
+      const int64_t rows = std::min(kHeadChunk, asked - begin);
+      const Mat out = logits_.Take(rows);
+      backend_->Linear(normed.Rows(begin, rows), head_, out);
+      backend_->DownloadFloat(out, logits->data() + begin * config_.vocab_size);
+    }
+  }
+
+  // Lays the chunks' tokens one after another; returns how many there are.
+  int64_t Plan(absl::Span<const Chunk> chunks) {
+    runs_.clear();
+    asked_runs_.clear();
+    asked_rows_.clear();
+    kv_rows_.clear();
+    int64_t total = 0;
+    for (const Chunk& chunk : chunks) total += chunk.ids.size();
+    host_cos_.resize(total * rope_.freqs);
+    host_sin_.resize(total * rope_.freqs);
+    int64_t begin = 0;
+    for (const Chunk& chunk : chunks) {
+      const int64_t n = chunk.ids.size();
+      const int64_t kv_begin = int64_t{chunk.slot} * options_.max_sequence_tokens;
+      AssembleMrope(rope_, axes_, chunk.positions, n, host_cos_.data() + begin * rope_.freqs,
+                    host_sin_.data() + begin * rope_.freqs);
+      runs_.push_back({begin, n, kv_begin, chunk.start});
+      for (int64_t i = 0; i < n; ++i) {
+        kv_rows_.push_back(static_cast<int32_t>(kv_begin + chunk.start + i));
+      }
+      const int64_t first = chunk.logits == Chunk::Logits::kAll    ? 0
+                            : chunk.logits == Chunk::Logits::kLast ? n - 1
+                                                                   : n;
+      if (first < n) {
+        asked_runs_.push_back({static_cast<int64_t>(asked_rows_.size()), n - first, kv_begin,
+                               chunk.start + first});
+      }
+      for (int64_t i = first; i < n; ++i) asked_rows_.push_back(static_cast<int32_t>(begin + i));
+      begin += n;
+    }
+    return total;
+  }
+
+  void Embed(absl::Span<const Chunk> chunks, const Mat& hidden) {
+    int64_t begin = 0;
+    for (const Chunk& chunk : chunks) {
+      const int64_t n = chunk.ids.size();
+      const Mat out = hidden.Rows(begin, n);
+      if (chunk.image_rows.empty()) {
+        backend_->GatherRows(embed_, chunk.ids, out);
+      } else {
+        text_rows_.assign(chunk.ids.begin(), chunk.ids.end());
+        for (int64_t i = 0; i < n; ++i) {
+          if (chunk.image_rows[i] >= 0) text_rows_[i] = -1;
+        }
+        backend_->GatherRows(embed_, text_rows_, out);
+        if (chunk.embeddings != nullptr) {
+          const auto* embeddings = static_cast<const DeviceEmbeddings*>(chunk.embeddings);
+          backend_->GatherRows(embeddings->mat(), chunk.image_rows, out);
+        }
+      }
+      begin += n;
+    }
+  }
+
+  Mat Asked(const Mat& all, Workspace* workspace) {
+    const Mat out = workspace->Take(asked_rows_.size());
+    backend_->GatherRows(all, asked_rows_, out);
+    return out;
+  }
+
+  const std::shared_ptr<const model::Checkpoint> checkpoint_;  // its mapping holds the weights
+  const model::TextConfig config_;
+  const Options options_;
+  const std::shared_ptr<Backend> backend_;  // shared with the embedding buffers
+  const AttentionHeads heads_;
+  const RopeTable rope_;
+  const std::vector<int> axes_;
+  Mat embed_, final_norm_;
+  LinearLayer head_;
+  std::vector<Layer> layers_;
+  Rows all_, asked_;
+  Workspace q_, k_, v_, attended_, inner_, logits_;
+  // Of the step that runs; kept for their memory.
+  std::vector<bool> used_slots_;
+  std::vector<QueryRun> runs_, asked_runs_;
+  std::vector<int32_t> kv_rows_, asked_rows_, text_rows_;
+  std::vector<float> host_cos_, host_sin_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
+    std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
+    const Options& options) {
+  CHORD_RETURN_IF_ERROR(CheckConfig(config.text));
+  constexpr int64_t kMaxKvRows = 1LL << 30;  // KV rows are int32
+  if (options.max_sequences < 1 || options.max_sequence_tokens < 1 ||
+      int64_t{options.max_sequences} * options.max_sequence_tokens > kMaxKvRows) {
+    return errors::ConfigInvalid("sequences and their tokens: at least 1, at most 2^30 together");
+  }
+  return Guard([&]() -> absl::StatusOr<std::unique_ptr<LanguageModel>> {
+    auto model = std::make_unique<LanguageModelImpl>(std::move(checkpoint), config.text, options);
+    CHORD_RETURN_IF_ERROR(model->LoadWeights());
+    return model;
+  });
+}
+
+}  // namespace chord::engine

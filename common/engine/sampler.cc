@@ -1,0 +1,53 @@
+#include "common/engine/sampler.h"
+
+#include <cmath>
+#include <limits>
+
+namespace chord::engine {
+
+void SeenTokens::Add(int32_t id) {
+  if (id < 0 || static_cast<size_t>(id) >= seen_.size() || seen_[id]) return;
+  seen_[id] = true;
+  order_.push_back(id);
+}
+
+void SeenTokens::Add(absl::Span<const int32_t> ids) {
+  for (int32_t id : ids) Add(id);
+}
+
+void ApplyRepetitionPenalty(absl::Span<float> logits, const SeenTokens& seen, float penalty) {
+  if (penalty == 1.0f) return;
+  for (int32_t id : seen.ids()) {
+    if (static_cast<size_t>(id) >= logits.size()) continue;
+    float& z = logits[id];
+    z = z < 0 ? z * penalty : z / penalty;
+  }
+}
+
+int32_t Argmax(absl::Span<const float> logits) {
+  int32_t best = 0;
+  float top = -std::numeric_limits<float>::infinity();
+  bool found = false;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] > top || (!found && logits[i] == top)) {
+      top = logits[i];
+      best = static_cast<int32_t>(i);
+      found = true;
+    }
+  }
+  return best;
+}
+
+double LogProbability(absl::Span<const float> logits, int32_t id) {
+  double top = -std::numeric_limits<double>::infinity();
+  for (float z : logits) {
+    if (z > top) top = z;
+  }
+  double sum = 0;
+  for (float z : logits) {
+    if (!std::isnan(z)) sum += std::exp(double{z} - top);
+  }
+  return double{logits[id]} - top - std::log(sum);
+}
+
+}  // namespace chord::engine

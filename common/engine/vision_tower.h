@@ -1,0 +1,45 @@
+// The ViT of Qwen2.5-VL (spec §3): patches in, one row of embeddings per merged cell out.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/base/cancel.h"
+#include "common/engine/device.h"
+#include "common/image/frame_plan.h"
+#include "common/model/checkpoint.h"
+#include "common/model/model_config.h"
+
+namespace chord::engine {
+
+class VisionTower {
+ public:
+  struct Options {
+    Device device;
+    model::DType dtype = model::DType::kFloat32;
+  };
+  static absl::StatusOr<std::unique_ptr<VisionTower>> Load(
+      std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
+      const Options& options);
+  virtual ~VisionTower() = default;
+
+  // Embeddings of a packed batch of images.
+  struct Output {
+    model::DType dtype;            // the model's
+    int64_t rows = 0;              // sum of the grids' tokens
+    int64_t width = 0;             // text hidden size
+    std::vector<std::byte> bytes;  // row major, raster order per image, images one after another
+  };
+  // `patches` [sum of grid patches, 1176] float32, images one after another, merge-group order.
+  // Looks at `cancel` between blocks. Not thread-safe: one call at a time.
+  // DEVICE_MEMORY when the device is full; the tower stays usable.
+  virtual absl::StatusOr<Output> Encode(absl::Span<const float> patches,
+                                        absl::Span<const image::Grid> grids,
+                                        const CancelToken& cancel) = 0;
+};
+
+}  // namespace chord::engine

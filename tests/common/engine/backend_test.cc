@@ -1,0 +1,262 @@
+// Our kernels and tiles against ATen's operators on the same matrices.
+#include "common/engine/backend.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "common/engine/cpu_backend.h"
+#include "common/engine/torch_backend.h"
+#include "tests/common/engine/tiny_model.h"
+
+namespace chord::engine {
+namespace {
+
+using model::DType;
+
+// The same operation on both backends.
+struct Pair {
+  explicit Pair(DType compute, bool native_bf16 = false)
+      : dtype(compute),
+        ours(MakeCpuBackend(dtype, native_bf16)),
+        reference(MakeTorchBackend(Device{}, dtype)) {}
+
+  template <typename Fn>
+  void Both(const Fn& fn) {
+    a = Run(*ours, fn);
+    b = Run(*reference, fn);
+    ASSERT_EQ(a.size(), b.size());
+    // float32 differs by the order of sums; bf16 by what that does at a rounding or two.
+    const double relative = dtype == DType::kFloat32 ? 2e-5 : 2.0 / 128;
+    double size = 0;
+    for (float value : b) size += double{value} * value;
+    const double typical = std::sqrt(size / static_cast<double>(b.size()));
+    for (size_t i = 0; i < a.size(); ++i) {
+      ASSERT_NEAR(a[i], b[i], relative * (std::abs(b[i]) + (dtype == DType::kFloat32 ? typical : 0.3 * typical)))
+          << i;
+    }
+  }
+  template <typename Fn>
+  std::vector<float> Run(Backend& backend, const Fn& fn) {
+    const Mat out = fn(backend);
+    std::vector<float> values(out.rows * out.cols);
+    backend.DownloadFloat(out, values.data());
+    return values;
+  }
+
+  DType dtype;
+  std::unique_ptr<Backend> ours, reference;
+  std::vector<float> a, b;
+};
+
+Mat Random(Backend& backend, int64_t rows, int64_t cols, int seed, float scale = 1) {
+  const Mat mat = backend.Allocate(rows, cols);
+  backend.Upload(RandomFloats(rows * cols, seed, scale).data(), cols, {}, mat);
+  return mat;
+}
+
+// A weight as a checkpoint holds it; `stored` need not be what is computed in.
+struct Stored {
+  Stored(DType dtype, int64_t rows, int64_t cols, int seed)
+      : bytes(Encode(dtype, RandomFloats(rows * cols, seed, 1 / std::sqrt(float(cols))))) {
+    view.dtype = dtype;
+    view.shape = {rows, cols};
+    view.data = bytes.data();
+    view.bytes = static_cast<int64_t>(bytes.size());
+  }
+  std::vector<std::byte> bytes;
+  model::TensorView view;
+};
+
+struct Types {
+  DType compute, stored;
+  bool native = false;
+};
+
+class BackendTest : public testing::TestWithParam<Types> {
+ protected:
+  BackendTest() : pair(GetParam().compute, GetParam().native) {}
+  Pair pair;
+};
+
+TEST_P(BackendTest, MultipliesByAnyShapeOfWeight) {
+  const struct {
+    int64_t m, k, n;
+  } shapes[] = {{1, 64, 96}, {1, 100, 700}, {3, 100, 33}, {8, 257, 70},
+                {9, 77, 130}, {300, 192, 200}, {70, 2100, 64}, {520, 40, 300}};
+  for (const auto& [m, k, n] : shapes) {
+    SCOPED_TRACE(testing::Message() << m << " x " << k << " x " << n);
+    const Stored w(GetParam().stored, n, k, 1), u(GetParam().stored, n, k, 2);
+    const Stored bias(GetParam().stored, 1, n, 3);
+    for (bool with_bias : {false, true}) {
+      const auto layer = [&](Backend& backend, const Stored& weight) {
+        LinearLayer l;
+        l.weight = backend.AdoptMatrix(weight.view, n, k);
+        if (with_bias) l.bias = backend.AdoptVector(bias.view, n);
+        return l;
+      };
+      pair.Both([&](Backend& backend) {
+        const Mat x = Random(backend, m, k, 4), out = backend.Allocate(m, n);
+        backend.Linear(x, layer(backend, w), out);
+        return out;
+      });
+      pair.Both([&](Backend& backend) {
+        const Mat x = Random(backend, m, k, 4), out = Random(backend, m, n, 5);
+        backend.LinearAdd(x, layer(backend, w), out);
+        return out;
+      });
+      pair.Both([&](Backend& backend) {
+        const Mat x = Random(backend, m, k, 4), out = backend.Allocate(m, n);
+        backend.GatedLinear(x, layer(backend, w), layer(backend, u), out);
+        return out;
+      });
+    }
+  }
+}
+
+TEST_P(BackendTest, MultipliesSeveralLayersAtOnceIntoStridedPlaces) {
+  const Stored w(GetParam().stored, 50, 36, 1), u(GetParam().stored, 30, 36, 2);
+  for (int64_t m : {1, 5, 40}) {
+    pair.Both([&](Backend& backend) {
+      const Mat x = Random(backend, m, 40, 4).Cols(4, 36);
+      const Mat out = backend.Allocate(m, 90);
+      const LinearLayer first{backend.AdoptMatrix(w.view, 50, 36), {}};
+      const LinearLayer second{backend.AdoptMatrix(u.view, 30, 36), {}};
+      const Backend::LinearJob jobs[] = {{&first, out.Cols(3, 50)}, {&second, out.Cols(60, 30)}};
+      backend.Linear(x, jobs, /*add=*/false);
+      return out;
+    });
+  }
+}
+
+TEST_P(BackendTest, NormalizesAndActivates) {
+  const Stored w(GetParam().stored, 1, 75, 1);
+  pair.Both([&](Backend& backend) {
+    const Mat x = Random(backend, 90, 75, 2, 3), out = backend.Allocate(90, 75);
+    backend.RmsNorm(x, backend.AdoptVector(w.view, 75), 1e-6f, out);
+    return out;
+  });
+  pair.Both([&](Backend& backend) {
+    const Mat x = Random(backend, 33, 75, 3, 2);
+    backend.Gelu(x);
+    return x;
+  });
+}
+
+TEST_P(BackendTest, Rotates) {
+  for (bool round_each : {false, true}) {
+    pair.Both([&](Backend& backend) {
+      const Mat x = Random(backend, 50, 3 * 20 + 7, 2).Cols(0, 60);
+      const Mat cos = backend.Allocate(50, 10, DType::kFloat32);
+      const Mat sin = backend.Allocate(50, 10, DType::kFloat32);
+      backend.Upload(RandomFloats(500, 3).data(), 10, {}, cos);
+      backend.Upload(RandomFloats(500, 4).data(), 10, {}, sin);
+      backend.Rotate(x, 3, cos, sin, round_each);
+      return x;
+    });
+  }
+}
+
+TEST_P(BackendTest, AttendsWithinSegments) {
+  const std::vector<Segment> segments = {{0, 4}, {4, 64}, {68, 64}, {132, 130}, {262, 700}};
+  for (int64_t dim : {8, 20, 80}) {
+    pair.Both([&](Backend& backend) {
+      const Mat qkv = Random(backend, 962, 3 * 3 * dim, 2), out = backend.Allocate(962, 3 * dim);
+      backend.SegmentAttention(qkv, 3, segments, out);
+      return out;
+    });
+  }
+}
+
+TEST_P(BackendTest, AttendsToTheCacheCausally) {
+  // One run of every kind: a first prefill, single tokens near and far, a chunk that goes on.
+  const std::vector<QueryRun> runs = {
+      {0, 5, 0, 0}, {5, 1, 700, 640}, {6, 130, 1'400, 70}, {136, 1, 2'100, 0}, {137, 600, 2'800, 0}};
+  for (const AttentionHeads heads : {AttentionHeads{6, 2, 16}, {7, 1, 8}, {4, 4, 128}}) {
+    pair.Both([&](Backend& backend) {
+      const int64_t width = heads.query * heads.dim, kv = heads.kv * heads.dim;
+      const Mat q = Random(backend, 737, width, 2), out = backend.Allocate(737, width);
+      const Mat keys = Random(backend, 3'500, kv, 3), values = Random(backend, 3'500, kv, 4);
+      backend.CachedAttention(q, keys, values, heads, runs, out);
+      return out;
+    });
+  }
+}
+
+TEST_P(BackendTest, MovesRows) {
+  const Stored table(GetParam().stored, 20, 9, 1);
+  pair.Both([&](Backend& backend) {
+    const Mat out = Random(backend, 4, 9, 2);
+    backend.GatherRows(backend.AdoptMatrix(table.view, 20, 9), {19, -1, 0, 19}, out);
+    return out;
+  });
+  pair.Both([&](Backend& backend) {
+    const Mat out = Random(backend, 8, 9, 2);
+    backend.ScatterRows(Random(backend, 3, 9, 3), {7, 0, 2}, out);
+    return out;
+  });
+  pair.Both([&](Backend& backend) {
+    const Mat out = backend.Allocate(3, 9);
+    const std::vector<float> host = RandomFloats(5 * 9, 4);
+    backend.Upload(host.data(), 9, {4, 0, 3}, out);
+    backend.UploadFlat(host.data(), 10, 5, out);
+    return out;
+  });
+  for (Backend* backend : {pair.ours.get(), pair.reference.get()}) {
+    const Mat src = Random(*backend, 3, 9, 5);
+    std::vector<std::byte> rows(3 * 9 * model::SizeOf(src.dtype));
+    backend->DownloadRows(src, {2, 0, 1}, rows.data());
+    const std::vector<std::byte> expected = Encode(src.dtype, RandomFloats(3 * 9, 5));
+    const auto row = static_cast<int64_t>(rows.size()) / 3;
+    EXPECT_TRUE(std::equal(rows.begin() + 2 * row, rows.end(), expected.begin()));
+    EXPECT_TRUE(std::equal(rows.begin(), rows.begin() + row, expected.begin() + row));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    DTypes, BackendTest,
+    testing::Values(Types{DType::kFloat32, DType::kFloat32}, Types{DType::kFloat32, DType::kBFloat16},
+                    Types{DType::kBFloat16, DType::kBFloat16},
+                    Types{DType::kBFloat16, DType::kFloat32},
+                    Types{DType::kBFloat16, DType::kBFloat16, /*native=*/true}),
+    [](const auto& info) {
+      return std::string(info.param.compute == DType::kFloat32 ? "Fp32" : "Bf16") + "From" +
+             (info.param.stored == DType::kFloat32 ? "Fp32" : "Bf16") +
+             (info.param.native ? "Native" : "");
+    });
+
+TEST(CpuBackend, UsesMappedWeightsWhereTheyLie) {
+  const Stored bf16(DType::kBFloat16, 4, 8, 1), fp32(DType::kFloat32, 4, 8, 1);
+  const auto exact = MakeCpuBackend(DType::kFloat32), rounded = MakeCpuBackend(DType::kBFloat16);
+  EXPECT_EQ(exact->AdoptMatrix(bf16.view, 4, 8).data, bf16.bytes.data());
+  EXPECT_EQ(exact->AdoptMatrix(fp32.view, 4, 8).data, fp32.bytes.data());
+  EXPECT_EQ(rounded->AdoptMatrix(bf16.view, 4, 8).data, bf16.bytes.data());
+  EXPECT_NE(rounded->AdoptMatrix(fp32.view, 4, 8).data, fp32.bytes.data());
+  // A tensor of an old file may begin anywhere.
+  std::vector<std::byte> shifted(1, std::byte{0});
+  shifted.insert(shifted.end(), fp32.bytes.begin(), fp32.bytes.end());
+  model::TensorView odd = fp32.view;
+  odd.data = shifted.data() + 1;
+  const Mat copy = exact->AdoptMatrix(odd, 4, 8);
+  EXPECT_NE(copy.data, odd.data);
+  std::vector<float> values(32);
+  exact->DownloadFloat(copy, values.data());
+  EXPECT_EQ(Encode(DType::kFloat32, values), fp32.bytes);
+}
+
+TEST(CpuBackend, WidensHalfPrecisionWeights) {
+  // 1, -2, 65504, 2^-24 (the smallest subnormal), 1/3 rounded.
+  const uint16_t halves[] = {0x3C00, 0xC000, 0x7BFF, 0x0001, 0x3555};
+  model::TensorView view;
+  view.dtype = DType::kFloat16;
+  view.data = reinterpret_cast<const std::byte*>(halves);
+  view.bytes = sizeof(halves);
+  const auto backend = MakeCpuBackend(DType::kFloat32);
+  std::vector<float> values(5);
+  backend->DownloadFloat(backend->AdoptMatrix(view, 1, 5), values.data());
+  EXPECT_EQ(values, (std::vector<float>{1, -2, 65'504, 0x1p-24f, 0x1.554p-2f}));
+}
+
+}  // namespace
+}  // namespace chord::engine

@@ -1,0 +1,245 @@
+#include "common/engine/cpu_kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "tests/common/engine/tiny_model.h"
+
+namespace chord::engine {
+namespace {
+
+// Lengths around every register width.
+constexpr int64_t kLengths[] = {1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257};
+
+std::vector<const CpuKernels*> Available() {
+  std::vector<const CpuKernels*> kernels = {&baseline::kKernels};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    kernels.push_back(&avx2::kKernels);
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    kernels.push_back(&avx512::kKernels);
+  }
+#endif
+  return kernels;
+}
+
+std::vector<uint16_t> Bf16(const std::vector<float>& values) {
+  std::vector<uint16_t> out;
+  for (float value : values) out.push_back(ToBf16(value));
+  return out;
+}
+
+float FromBf16(uint16_t half) {
+  const uint32_t bits = uint32_t{half} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+class CpuKernelsTest : public testing::TestWithParam<const CpuKernels*> {
+ protected:
+  const CpuKernels& k = *GetParam();
+};
+
+TEST_P(CpuKernelsTest, RoundsToNearestEvenAndKeepsNan) {
+  std::vector<float> in = {1.0f, 1.00390625f, 1.01171875f, -1.00390625f, 0.0f, -0.0f, 3.4e38f,
+                           INFINITY, -INFINITY, 1e-40f, 0.1f};
+  std::vector<uint16_t> expected;
+  for (float value : in) expected.push_back(ToBf16(value));
+  uint32_t nan_bits = 0x7FFFFFFF;  // carries into the sign when rounded as a number
+  float nan;
+  std::memcpy(&nan, &nan_bits, sizeof(nan));
+  in.push_back(nan);
+  while (in.size() < 40) in.push_back(0.3f), expected.push_back(ToBf16(0.3f));
+  std::vector<uint16_t> out(in.size());
+  k.narrow(in.data(), out.data(), in.size());
+  EXPECT_TRUE(std::isnan(FromBf16(out[11])));
+  expected.insert(expected.begin() + 11, out[11]);
+  expected.resize(out.size());
+  EXPECT_EQ(out, expected);
+  std::vector<float> back(out.size());
+  k.widen(out.data(), back.data(), out.size());
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (i != 11) {
+      EXPECT_EQ(back[i], FromBf16(out[i])) << i;
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, MultipliesRows) {
+  for (int64_t depth : kLengths) {
+    for (int m : {1, 2, 3, 4, 5, 8}) {
+      const int64_t n = 11, ld_w = depth + 3;
+      const std::vector<float> x = RandomFloats(m * depth, 1), w = RandomFloats(n * ld_w, 2);
+      const std::vector<uint16_t> w16 = Bf16(w);
+      std::vector<float> out(m * n), out16(m * n);
+      k.dots_f32(x.data(), depth, m, w.data(), ld_w, n, depth, out.data(), n);
+      k.dots_bf16(x.data(), depth, m, w16.data(), ld_w, n, depth, out16.data(), n);
+      for (int i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          double sum = 0, size = 0;
+          for (int64_t d = 0; d < depth; ++d) {
+            sum += double{x[i * depth + d]} * w[j * ld_w + d];
+            size += std::abs(double{x[i * depth + d]} * w[j * ld_w + d]);
+          }
+          EXPECT_NEAR(out[i * n + j], sum, 1e-6 * size);
+          EXPECT_NEAR(out16[i * n + j], sum, 1e-6 * size);  // the weights are bf16 values
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, AddsWeightedRows) {
+  for (int64_t width : kLengths) {
+    const int64_t n = 9, ld = width + 5;
+    const std::vector<float> p = RandomFloats(n, 3), v = RandomFloats(n * ld, 4);
+    const std::vector<uint16_t> v16 = Bf16(v);
+    std::vector<float> out(width, 0.5f), out16(width, 0.5f);
+    k.weighted_sum_f32(p.data(), v.data(), ld, n, width, out.data());
+    k.weighted_sum_bf16(p.data(), v16.data(), ld, n, width, out16.data());
+    for (int64_t c = 0; c < width; ++c) {
+      double sum = 0.5;
+      for (int64_t j = 0; j < n; ++j) sum += double{p[j]} * v[j * ld + c];
+      EXPECT_NEAR(out[c], sum, 1e-5);
+      EXPECT_NEAR(out16[c], sum, 1e-5);
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, JoinsSoftmaxBlocks) {
+  for (int64_t n : kLengths) {
+    // The second block holds the larger scores, so the first must be scaled down.
+    std::vector<float> scores = RandomFloats(2 * n, 5, 4);
+    for (int64_t i = 0; i < n; ++i) scores[n + i] += 10;
+    const std::vector<float> raw = scores;
+    const float scale = 0.25f;
+    float max = -INFINITY, sum = 0;
+    EXPECT_EQ(k.softmax_block(scores.data(), n, scale, &max, &sum), 0);
+    const float rescale = k.softmax_block(scores.data() + n, n, scale, &max, &sum);
+    EXPECT_LT(rescale, 1);
+    double top = -INFINITY, total = 0;
+    for (float s : raw) top = std::max(top, double{s} * scale);
+    for (float s : raw) total += std::exp(double{s} * scale - top);
+    for (int64_t i = 0; i < 2 * n; ++i) {
+      const double expected = std::exp(double{raw[i]} * scale - top) / total;
+      const double got = double{scores[i]} * (i < n ? rescale : 1) / sum;
+      EXPECT_NEAR(got, expected, 1e-6 * expected + 1e-12);
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, NormalizesInTheReferenceOrder) {
+  for (int64_t n : kLengths) {
+    const std::vector<float> x = RandomFloats(n, 6, 3), w = RandomFloats(n, 7);
+    std::vector<float> out(n), rounded(n);
+    k.rms_norm(x.data(), w.data(), n, 1e-5f, false, out.data());
+    k.rms_norm(x.data(), w.data(), n, 1e-5f, true, rounded.data());
+    double squares = 0;
+    for (float value : x) squares += double{value} * value;
+    const double factor = 1 / std::sqrt(squares / n + 1e-5);
+    for (int64_t i = 0; i < n; ++i) {
+      EXPECT_NEAR(out[i], x[i] * factor * w[i], 1e-6 * std::abs(out[i]));
+      // Two roundings: float32 may fall on the other side of a tie of the first.
+      const double y = x[i] * factor;
+      const float one = FromBf16(ToBf16(static_cast<float>(y)));
+      const double expected = FromBf16(ToBf16(one * w[i]));
+      EXPECT_NEAR(rounded[i], expected, std::abs(expected) / 100);
+      EXPECT_EQ(rounded[i], FromBf16(ToBf16(rounded[i])));
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, RoundsTwiceWhenNormalizing) {
+  // x/|x| = 1 in every place; the weight's product must see the rounded 1/√(1 + eps) factor.
+  const std::vector<float> x(40, 1.0f), w(40, FromBf16(ToBf16(1.3f)));
+  std::vector<float> out(40);
+  const float eps = 0.0117f;  // factor 0.99420: bf16 0.99609; product 1.3008·0.99609 = 1.2957
+  k.rms_norm(x.data(), w.data(), 40, eps, true, out.data());
+  const float y = FromBf16(ToBf16(1 / std::sqrt(1 + eps)));
+  for (float value : out) EXPECT_EQ(value, FromBf16(ToBf16(y * w[0])));
+}
+
+TEST_P(CpuKernelsTest, GatesBySilu) {
+  for (int64_t n : kLengths) {
+    const std::vector<float> g = RandomFloats(n, 8, 6), u = RandomFloats(n, 9);
+    std::vector<float> out = g, rounded = g;
+    k.silu_mul(out.data(), u.data(), n, false);
+    k.silu_mul(rounded.data(), u.data(), n, true);
+    for (int64_t i = 0; i < n; ++i) {
+      const double silu = g[i] / (1 + std::exp(-double{g[i]}));
+      EXPECT_NEAR(out[i], silu * u[i], 5e-7 * std::abs(silu * u[i]) + 1e-30);
+      const float half = FromBf16(ToBf16(static_cast<float>(silu)));
+      const float expected = FromBf16(ToBf16(half * u[i]));
+      EXPECT_NEAR(rounded[i], expected, std::abs(expected) / 100);
+    }
+  }
+  float extreme[] = {200, -200, 0, -88, 88}, one[] = {1, 1, 1, 1, 1};
+  k.silu_mul(extreme, one, 5, false);
+  EXPECT_EQ(extreme[0], 200);
+  EXPECT_NEAR(extreme[1], 0, 1e-30);
+  EXPECT_EQ(extreme[2], 0);
+}
+
+TEST_P(CpuKernelsTest, ComputesTheExactGelu) {
+  std::vector<float> x;
+  for (float v = -6; v <= 6; v += 0.0137f) x.push_back(v);
+  std::vector<float> out = x;
+  k.gelu(out.data(), out.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double expected = 0.5 * x[i] * (1 + std::erf(x[i] / std::sqrt(2.0)));
+    EXPECT_NEAR(out[i], expected, 4e-7 * std::max(1.0, std::abs(double{x[i]}))) << x[i];
+  }
+}
+
+TEST_P(CpuKernelsTest, RotatesPairsHalfAHeadApart) {
+  for (int64_t half : {1, 4, 6, 8, 20, 40, 64}) {
+    const int heads = 3;
+    const std::vector<float> x = RandomFloats(heads * 2 * half, 10);
+    std::vector<float> c, s;
+    for (int64_t j = 0; j < half; ++j) {
+      c.push_back(std::cos(0.1f * j));
+      s.push_back(std::sin(0.1f * j));
+    }
+    std::vector<float> out = x;
+    k.rotate(out.data(), heads, half, c.data(), s.data(), false);
+    for (int h = 0; h < heads; ++h) {
+      for (int64_t j = 0; j < half; ++j) {
+        const float a = x[h * 2 * half + j], b = x[h * 2 * half + half + j];
+        EXPECT_NEAR(out[h * 2 * half + j], a * c[j] - b * s[j], 1e-6);
+        EXPECT_NEAR(out[h * 2 * half + half + j], b * c[j] + a * s[j], 1e-6);
+      }
+    }
+    std::vector<float> rounded = x;
+    k.rotate(rounded.data(), heads, half, c.data(), s.data(), true);
+    const auto round = [](float v) { return FromBf16(ToBf16(v)); };
+    for (int64_t j = 0; j < half; ++j) {
+      EXPECT_EQ(rounded[j], round(round(x[j] * c[j]) - round(x[half + j] * s[j])));
+      EXPECT_EQ(rounded[half + j], round(round(x[half + j] * c[j]) + round(x[j] * s[j])));
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, AddsWithTheRoundingsOfAResidual) {
+  const std::vector<float> h = RandomFloats(37, 11), y = RandomFloats(37, 12);
+  std::vector<float> plain = h, rounded = h, fine = y;
+  for (float& value : fine) value *= 1.001f;  // not bf16 values
+  k.add(plain.data(), fine.data(), 37, false);
+  k.add(rounded.data(), fine.data(), 37, true);
+  for (int i = 0; i < 37; ++i) {
+    EXPECT_EQ(plain[i], h[i] + fine[i]);
+    EXPECT_EQ(rounded[i], FromBf16(ToBf16(h[i] + FromBf16(ToBf16(fine[i])))));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(AllInstructionSets, CpuKernelsTest, testing::ValuesIn(Available()),
+                         [](const auto& info) { return info.param->instruction_set; });
+
+}  // namespace
+}  // namespace chord::engine

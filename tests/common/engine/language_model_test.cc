@@ -1,0 +1,350 @@
+#include "common/engine/language_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "common/base/errors.h"
+#include "tests/common/engine/tiny_model.h"
+
+namespace chord::engine {
+namespace {
+
+using model::DType;
+using Chunk = LanguageModel::Chunk;
+
+constexpr int kVocab = 101;
+constexpr int kWidth = 48;
+
+// A prompt with a picture of 3 x 4 cells at index 10, positions by spec §4.2.
+struct Prompt {
+  std::vector<int32_t> ids, positions, image_rows;
+  int64_t size() const { return static_cast<int64_t>(ids.size()); }
+
+  // The part [begin, end), as a chunk over `storage`.
+  Chunk Part(int64_t begin, int64_t end, std::vector<int32_t>* storage) const {
+    storage->clear();
+    for (int axis = 0; axis < 3; ++axis) {
+      const auto row = positions.begin() + axis * size();
+      storage->insert(storage->end(), row + begin, row + end);
+    }
+    Chunk chunk;
+    chunk.start = static_cast<int>(begin);
+    chunk.ids = absl::MakeConstSpan(ids).subspan(begin, end - begin);
+    chunk.positions = *storage;
+    chunk.image_rows = absl::MakeConstSpan(image_rows).subspan(begin, end - begin);
+    return chunk;
+  }
+};
+
+Prompt MakePrompt(int length = 40, int seed = 3) {
+  Prompt prompt;
+  std::vector<int32_t> axes[3];
+  int position = 0;
+  for (int i = 0; i < length; ++i) {
+    prompt.ids.push_back((i * 37 + seed * 11) % kVocab);
+    const int cell = i - 10;
+    const bool image = cell >= 0 && cell < 12;
+    prompt.image_rows.push_back(image ? cell : -1);
+    if (!image) {
+      if (cell == 12) position += 4;
+      for (auto& axis : axes) axis.push_back(position);
+      ++position;
+    } else {
+      axes[0].push_back(position);
+      axes[1].push_back(position + cell / 4);
+      axes[2].push_back(position + cell % 4);
+    }
+  }
+  for (const auto& axis : axes) {
+    prompt.positions.insert(prompt.positions.end(), axis.begin(), axis.end());
+  }
+  return prompt;
+}
+
+class LanguageModelTest : public testing::TestWithParam<DType> {
+ protected:
+  LanguageModelTest() { model = Load(GetParam(), DType::kBFloat16); }
+
+  static std::unique_ptr<LanguageModel> Load(DType dtype, DType stored,
+                                             model::ModelConfig config = TinyConfig()) {
+    LanguageModel::Options options;
+    options.dtype = dtype;
+    options.max_sequences = 3;
+    options.max_sequence_tokens = 64;
+    auto loaded = LanguageModel::Load(TinyCheckpoint(config, stored), config, options);
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    return *std::move(loaded);
+  }
+
+  std::unique_ptr<EmbeddingBuffer> Picture(LanguageModel& m, int seed = 5) {
+    auto buffer = *m.CreateEmbeddings(12, DType::kFloat32);
+    const auto bytes = Encode(DType::kFloat32, RandomFloats(12 * kWidth, seed));
+    EXPECT_TRUE(buffer->Write(0, bytes).ok());
+    return buffer;
+  }
+
+  // All logits of a prompt, in parts that end at `ends`.
+  std::vector<float> Prefill(LanguageModel& m, const Prompt& prompt, const EmbeddingBuffer* picture,
+                             std::vector<int64_t> ends, int slot = 0) {
+    std::vector<float> all, logits;
+    std::vector<int32_t> storage;
+    int64_t begin = 0;
+    ends.push_back(prompt.size());
+    for (int64_t end : ends) {
+      Chunk chunk = prompt.Part(begin, end, &storage);
+      chunk.slot = slot;
+      chunk.embeddings = picture;
+      chunk.logits = Chunk::Logits::kAll;
+      EXPECT_TRUE(m.Step({&chunk, 1}, &logits).ok());
+      all.insert(all.end(), logits.begin(), logits.end());
+      begin = end;
+    }
+    EXPECT_EQ(all.size(), prompt.size() * kVocab);
+    return all;
+  }
+
+  // Sums in another order move float32 by this much, bf16 by its own error.
+  double tolerance() const { return GetParam() == DType::kFloat32 ? 5e-6 : 0.03; }
+
+  std::unique_ptr<LanguageModel> model;
+};
+
+TEST_P(LanguageModelTest, PrefillEqualsTokenByToken) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt();
+  const std::vector<float> whole = Prefill(*model, prompt, picture.get(), {});
+  std::vector<int64_t> ends;
+  for (int64_t i = 1; i < prompt.size(); ++i) ends.push_back(i);
+  EXPECT_LT(Distance(Prefill(*model, prompt, picture.get(), ends), whole), tolerance());
+}
+
+TEST_P(LanguageModelTest, PrefillInChunksMayCutAnImage) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt();
+  const std::vector<float> whole = Prefill(*model, prompt, picture.get(), {});
+  EXPECT_LT(Distance(Prefill(*model, prompt, picture.get(), {15}), whole), tolerance());
+  EXPECT_LT(Distance(Prefill(*model, prompt, picture.get(), {3, 11, 14, 29}), whole), tolerance());
+}
+
+TEST_P(LanguageModelTest, SlotsAreIndependent) {
+  const auto picture = Picture(*model), other = Picture(*model, 6);
+  const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
+  const std::vector<float> alone = Prefill(*model, prompt, picture.get(), {}, 0);
+  Prefill(*model, second, other.get(), {}, 1);
+  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {}, 2), alone);
+}
+
+TEST_P(LanguageModelTest, SequencesOfOneStepNeverSeeEachOther) {
+  const auto picture = Picture(*model), other = Picture(*model, 6);
+  const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
+  const std::vector<float> first_alone = Prefill(*model, prompt, picture.get(), {}, 0);
+  const std::vector<float> second_alone = Prefill(*model, second, other.get(), {}, 1);
+
+  // Slot 0 goes on with its last token while slot 2 prefills, and slot 1 takes its last three.
+  std::vector<float> logits;
+  std::vector<int32_t> storage[3];
+  Chunk chunks[3] = {prompt.Part(39, 40, &storage[0]), prompt.Part(0, 40, &storage[1]),
+                     second.Part(30, 33, &storage[2])};
+  chunks[0].slot = 0, chunks[1].slot = 2, chunks[2].slot = 1;
+  chunks[0].embeddings = chunks[1].embeddings = picture.get();
+  chunks[2].embeddings = other.get();
+  chunks[1].logits = Chunk::Logits::kAll;
+  ASSERT_TRUE(model->Step(chunks, &logits).ok());
+  ASSERT_EQ(logits.size(), (1 + 40 + 1) * kVocab);
+  const auto row = [](const std::vector<float>& from, int64_t begin, int64_t rows) {
+    return std::vector<float>(from.begin() + begin * kVocab, from.begin() + (begin + rows) * kVocab);
+  };
+  EXPECT_LT(Distance(row(logits, 0, 1), row(first_alone, 39, 1)), tolerance());
+  EXPECT_LT(Distance(row(logits, 1, 40), first_alone), tolerance());
+  EXPECT_LT(Distance(row(logits, 41, 1), row(second_alone, 32, 1)), tolerance());
+}
+
+TEST_P(LanguageModelTest, GivesOnlyTheAskedRows) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt();
+  const std::vector<float> all = Prefill(*model, prompt, picture.get(), {});
+  std::vector<float> logits;
+  std::vector<int32_t> storage;
+  Chunk chunk = prompt.Part(0, 39, &storage);
+  chunk.embeddings = picture.get();
+  chunk.logits = Chunk::Logits::kNone;
+  ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
+  EXPECT_TRUE(logits.empty());
+  chunk = prompt.Part(39, 40, &storage);  // needs the rows that gave no logits
+  ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
+  const std::vector<float> last(all.end() - kVocab, all.end());
+  EXPECT_LT(Distance(logits, last), tolerance());
+  chunk = prompt.Part(0, 40, &storage);
+  chunk.embeddings = picture.get();
+  ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
+  EXPECT_LT(Distance(logits, last), tolerance());
+  EXPECT_TRUE(model->Step({}, &logits).ok());
+  EXPECT_TRUE(logits.empty());
+}
+
+TEST_P(LanguageModelTest, PositionsAndEmbeddingsMatter) {
+  const auto picture = Picture(*model), other = Picture(*model, 6);
+  const Prompt prompt = MakePrompt();
+  const std::vector<float> logits = Prefill(*model, prompt, picture.get(), {});
+  EXPECT_GT(Distance(Prefill(*model, prompt, other.get(), {}), logits), 0.05);
+  for (int axis = 0; axis < 3; ++axis) {
+    Prompt moved = prompt;
+    for (int i = 10; i < 22; ++i) moved.positions[axis * 40 + i] += 7;
+    EXPECT_GT(Distance(Prefill(*model, moved, picture.get(), {}), logits), 0.01) << axis;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, LanguageModelTest,
+                         testing::Values(DType::kFloat32, DType::kBFloat16),
+                         [](const auto& info) {
+                           return info.param == DType::kFloat32 ? "Fp32" : "Bf16";
+                         });
+
+class LanguageModelFp32Test : public LanguageModelTest {};
+INSTANTIATE_TEST_SUITE_P(Fp32, LanguageModelFp32Test, testing::Values(DType::kFloat32));
+
+TEST_P(LanguageModelFp32Test, ComputesTheSameFromBf16AndFloat32Files) {
+  const auto from_fp32 = Load(DType::kFloat32, DType::kFloat32);
+  const Prompt prompt = MakePrompt();
+  const auto a = Picture(*model), b = Picture(*from_fp32);
+  EXPECT_LT(Distance(Prefill(*model, prompt, a.get(), {}),
+                     Prefill(*from_fp32, prompt, b.get(), {})), 1e-6);
+}
+
+TEST_P(LanguageModelFp32Test, TiesTheHeadWhenToldTo) {
+  model::ModelConfig config = TinyConfig();
+  config.text.tie_word_embeddings = true;
+  const auto tied = Load(DType::kFloat32, DType::kBFloat16, config);
+  const Prompt prompt = MakePrompt();
+  const auto a = Picture(*model), b = Picture(*tied);
+  EXPECT_GT(Distance(Prefill(*tied, prompt, b.get(), {}), Prefill(*model, prompt, a.get(), {})), 0.5);
+}
+
+TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt();
+  const std::vector<float> whole = Prefill(*model, prompt, picture.get(), {});
+  std::vector<int32_t> storage;
+  const Chunk good = [&] {
+    Chunk chunk = prompt.Part(0, 40, &storage);
+    chunk.embeddings = picture.get();
+    return chunk;
+  }();
+  std::vector<float> logits;
+  const auto refuses = [&](const std::function<void(Chunk*)>& spoil) {
+    Chunk chunk = good;
+    spoil(&chunk);
+    return !model->Step({&chunk, 1}, &logits).ok();
+  };
+  EXPECT_TRUE(refuses([](Chunk* c) { c->slot = 3; }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->slot = -1; }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->start = -1; }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->start = 25; }));  // 25 + 40 > 64
+  EXPECT_TRUE(refuses([](Chunk* c) { c->ids = {}; }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->positions.remove_suffix(1); }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->image_rows.remove_suffix(1); }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->embeddings = nullptr; }));
+  std::vector<int32_t> ids = prompt.ids, positions = prompt.positions, rows = prompt.image_rows;
+  const auto with = [&](std::vector<int32_t>& values, int at, int32_t value) {
+    const int32_t old = values[at];
+    values[at] = value;
+    const bool refused = refuses([&](Chunk* c) {
+      c->ids = ids;
+      c->positions = positions;
+      c->image_rows = rows;
+    });
+    values[at] = old;
+    return refused;
+  };
+  EXPECT_TRUE(with(ids, 0, kVocab));
+  EXPECT_TRUE(with(ids, 0, -1));
+  EXPECT_TRUE(with(positions, 119, 64));
+  EXPECT_TRUE(with(positions, 0, -1));
+  EXPECT_TRUE(with(rows, 0, 12));
+  EXPECT_TRUE(with(rows, 0, -2));
+  const Chunk twice[] = {good, good};
+  EXPECT_FALSE(model->Step(twice, &logits).ok());
+  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {}), whole);
+}
+
+TEST_P(LanguageModelFp32Test, AccountsForItsCache) {
+  EXPECT_EQ(model->kv_bytes(), 2 * 3 * (3 * 64) * (2 * 8) * 4);
+  EXPECT_EQ(model->vocab_size(), kVocab);
+}
+
+TEST_P(LanguageModelFp32Test, RefusesImpossibleConfigurations) {
+  const auto load = [](const std::function<void(model::ModelConfig*, LanguageModel::Options*)>& spoil) {
+    model::ModelConfig config = TinyConfig();
+    LanguageModel::Options options;
+    options.max_sequence_tokens = 16;
+    const auto checkpoint = TinyCheckpoint(config, DType::kBFloat16);
+    spoil(&config, &options);
+    return ErrorReason(LanguageModel::Load(checkpoint, config, options).status());
+  };
+  EXPECT_EQ(load([](auto* c, auto*) { c->text.mrope_section = {1, 1, 1}; }), "CHECKPOINT_INVALID");
+  EXPECT_EQ(load([](auto* c, auto*) { c->text.num_key_value_heads = 4; }), "CHECKPOINT_INVALID");
+  EXPECT_EQ(load([](auto* c, auto*) { c->text.vocab_size = 100; }), "CHECKPOINT_INVALID");
+  EXPECT_EQ(load([](auto* c, auto*) { c->text.num_hidden_layers = 4; }), "CHECKPOINT_INVALID");
+  EXPECT_EQ(load([](auto*, auto* o) { o->max_sequences = 0; }), "CONFIG_INVALID");
+  EXPECT_EQ(load([](auto*, auto* o) { o->max_sequence_tokens = 1 << 30; }), "CONFIG_INVALID");
+}
+
+// --- embeddings -----------------------------------------------------------------------------------
+
+TEST_P(LanguageModelTest, TakesEmbeddingsInPiecesAndAnyDType) {
+  const Prompt prompt = MakePrompt();
+  const auto whole = Picture(*model);
+  const std::vector<float> expected = Prefill(*model, prompt, whole.get(), {});
+  for (DType source : {DType::kFloat32, DType::kBFloat16}) {
+    const auto bytes = Encode(source, RandomFloats(12 * kWidth, 5));
+    auto buffer = *model->CreateEmbeddings(12, source);
+    EXPECT_EQ(buffer->rows(), 12);
+    // The last piece first, cut within a row.
+    const size_t cut = 100 * model::SizeOf(source);
+    ASSERT_TRUE(buffer->Write(cut, absl::MakeConstSpan(bytes).subspan(cut)).ok());
+    ASSERT_TRUE(buffer->Write(0, absl::MakeConstSpan(bytes).subspan(0, cut)).ok());
+    EXPECT_EQ(Prefill(*model, prompt, buffer.get(), {}), expected);
+  }
+}
+
+TEST_P(LanguageModelTest, RefusesEmbeddingsThatAreNotFinite) {
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    auto buffer = *model->CreateEmbeddings(12, DType::kFloat32);
+    std::vector<float> values(12 * kWidth, 1);
+    values[77] = bad;
+    EXPECT_EQ(ErrorReason(buffer->Write(0, Encode(DType::kFloat32, values))),
+              "EMBEDDING_NOT_FINITE");
+    values[77] = 1;  // too late: the buffer is lost
+    EXPECT_FALSE(buffer->Write(0, Encode(DType::kFloat32, values)).ok());
+    const Prompt prompt = MakePrompt();
+    std::vector<int32_t> storage;
+    Chunk chunk = prompt.Part(0, 40, &storage);
+    chunk.embeddings = buffer.get();
+    std::vector<float> logits;
+    EXPECT_EQ(ErrorReason(model->Step({&chunk, 1}, &logits)), "EMBEDDING_NOT_FINITE");
+  }
+}
+
+TEST_P(LanguageModelTest, RefusesEmbeddingsThatDoNotFit) {
+  const std::vector<std::byte> bytes(12 * kWidth * 2 + 2);
+  const auto write = [&](int64_t offset, size_t size) {
+    auto buffer = *model->CreateEmbeddings(12, DType::kBFloat16);
+    return buffer->Write(offset, absl::MakeConstSpan(bytes).subspan(0, size));
+  };
+  const size_t total = 12 * kWidth * 2;
+  EXPECT_TRUE(write(0, total).ok());
+  EXPECT_TRUE(write(total, 0).ok());
+  for (const auto& [offset, size] : std::vector<std::pair<int64_t, size_t>>{
+           {0, total + 2}, {2, total}, {-2, 4}, {1, 2}, {0, 3}, {INT64_MAX - 1, 4}, {INT64_MIN, 2}}) {
+    EXPECT_EQ(ErrorReason(write(offset, size)), "EMBEDDING_MISMATCH") << offset << " " << size;
+  }
+  EXPECT_EQ(ErrorReason(model->CreateEmbeddings(65, DType::kBFloat16).status()), "CONTEXT_TOO_LONG");
+  EXPECT_FALSE(model->CreateEmbeddings(-1, DType::kBFloat16).ok());
+  EXPECT_EQ(ErrorReason(model->CreateEmbeddings(1, DType::kInt64).status()), "EMBEDDING_MISMATCH");
+}
+
+}  // namespace
+}  // namespace chord::engine
