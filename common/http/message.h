@@ -1,0 +1,57 @@
+// What the HTTP server hands to a handler and what it takes back. Plain data; no library types.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/base/cancel.h"
+
+namespace chord::http {
+
+using Fields = std::vector<std::pair<std::string, std::string>>;
+
+struct Request {
+  std::string id;          // ours, unique; "X-Request-Id" of the answer
+  std::string client_id;   // the client's own "X-Request-Id" when well-formed, else empty
+  std::string method;      // as sent; GET also for HEAD's handler
+  std::string path;        // of the target, without query; not percent-decoded
+  std::string query;       // after '?', not decoded
+  Fields fields;           // names in lower case, values without surrounding blanks
+  std::string body;        // at most the route's body limit
+  absl::Time received_at;  // when the first byte of the request was seen
+  // Fires when the client goes away or the server gives up waiting for it to finish.
+  CancelToken cancel;
+
+  // The first value of `lower_case_name`; empty when absent.
+  absl::string_view field(absl::string_view lower_case_name) const;
+};
+
+struct Response {
+  int status = 200;
+  std::string content_type;  // empty: no body is announced
+  Fields fields;             // besides those the server adds itself
+  std::string body;
+};
+
+using Handler = std::function<Response(const Request&)>;
+
+// One address. A path that ends in "/*" takes everything under it. Method "" takes any.
+struct Route {
+  std::string method;
+  std::string path;
+  Handler handler = nullptr;
+  int64_t body_limit = 0;  // bytes; more is refused before it is read
+  // Runs on an I/O thread without queueing: answers while all handler threads are busy. Such a
+  // handler must not block.
+  bool quick = false;
+  // Asked after the header and before the body: a refusal costs no body memory. May be null.
+  std::function<absl::Status()> admit = nullptr;
+};
+
+}  // namespace chord::http

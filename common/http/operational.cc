@@ -1,0 +1,43 @@
+#include "common/http/operational.h"
+
+#include <utility>
+
+#include "common/http/problem.h"
+
+namespace chord::http {
+namespace {
+
+Response State(const char* word) {
+  Response out;
+  out.content_type = "application/json";
+  out.fields.emplace_back("Cache-Control", "no-store");
+  out.body = std::string("{\"status\":\"") + word + "\"}\n";
+  return out;
+}
+
+}  // namespace
+
+std::vector<Route> OperationalHandler(std::function<std::string()> metrics,
+                                      std::function<absl::Status()> ready) {
+  std::vector<Route> routes(3);
+  routes[0] = {
+      .method = "GET", .path = "/healthz", .handler = [](const Request&) { return State("ok"); }};
+  routes[1] = {.method = "GET",
+               .path = "/readyz",
+               .handler = [ready = std::move(ready)](const Request& request) {
+                 const absl::Status status = ready();
+                 return status.ok() ? State("ready") : Problem(status, request.id);
+               }};
+  routes[2] = {.method = "GET",
+               .path = "/metrics",
+               .handler = [metrics = std::move(metrics)](const Request&) {
+                 Response out;
+                 out.content_type = "text/plain; version=0.0.4; charset=utf-8";
+                 out.body = metrics();
+                 return out;
+               }};
+  for (Route& route : routes) route.quick = true;
+  return routes;
+}
+
+}  // namespace chord::http

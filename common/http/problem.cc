@@ -1,0 +1,127 @@
+#include "common/http/problem.h"
+
+#include <algorithm>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "common/base/errors.h"
+
+namespace chord::http {
+namespace {
+
+struct ReasonStatus {
+  absl::string_view reason;
+  int http_status;
+};
+// Reasons that HTTP can tell more exactly than their canonical code does.
+constexpr ReasonStatus kByReason[] = {
+    {"BODY_TOO_LARGE", 413},           {"IMAGE_TOO_MANY_BYTES", 413},
+    {"CONTENT_TYPE_UNSUPPORTED", 415}, {"IMAGE_FORMAT_UNKNOWN", 415},
+    {"IMAGE_FORMAT_UNSUPPORTED", 415}, {"IMAGE_CODING_UNSUPPORTED", 415},
+    {"IMAGE_ANIMATED", 415},           {"METHOD_NOT_ALLOWED", 405},
+    {"HEADERS_TOO_LARGE", 431},        {"HTTP_VERSION_UNSUPPORTED", 505},
+    {"EXPECTATION_UNSUPPORTED", 417},  {"REQUEST_TIMEOUT", 408},
+    {"MODEL_MISMATCH", 503},           {"DEVICE_MEMORY", 503},
+};
+
+int ByCode(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kOk:
+      return 200;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kFailedPrecondition:
+      return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
+    case absl::StatusCode::kPermissionDenied:
+      return 403;
+    case absl::StatusCode::kNotFound:
+      return 404;
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted:
+      return 409;
+    case absl::StatusCode::kResourceExhausted:
+      return 429;
+    case absl::StatusCode::kCancelled:
+      return 499;
+    case absl::StatusCode::kUnimplemented:
+      return 501;
+    case absl::StatusCode::kUnavailable:
+      return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
+    default:
+      return 500;
+  }
+}
+
+}  // namespace
+
+int HttpStatus(const absl::Status& status) {
+  const std::string reason = ErrorReason(status);
+  for (const ReasonStatus& row : kByReason) {
+    if (row.reason == reason) return row.http_status;
+  }
+  return ByCode(status.code());
+}
+
+absl::string_view ReasonPhrase(int http_status) {
+  switch (http_status) {
+    // clang-format off
+    case 100: return "Continue";
+    case 200: return "OK";
+    case 204: return "No Content";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 403: return "Forbidden";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 408: return "Request Timeout";
+    case 409: return "Conflict";
+    case 413: return "Content Too Large";
+    case 415: return "Unsupported Media Type";
+    case 417: return "Expectation Failed";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 499: return "Client Closed Request";
+    case 500: return "Internal Server Error";
+    case 501: return "Not Implemented";
+    case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
+    case 505: return "HTTP Version Not Supported";
+    default: return "Unknown";
+      // clang-format on
+  }
+}
+
+Response Problem(const absl::Status& status, absl::string_view request_id) {
+  const absl::Status shown = ForClient(status);
+  const std::string code = ErrorReason(shown);
+  Response out;
+  out.status = HttpStatus(shown);
+  out.content_type = "application/problem+json";
+  nlohmann::ordered_json body;
+  // Stable per code, as `code` is: clients that know RFC 9457 only switch on `type`.
+  body["type"] = absl::StrCat("urn:chord:error:",
+                              absl::StrReplaceAll(absl::AsciiStrToLower(code), {{"_", "-"}}));
+  body["title"] = std::string(ReasonPhrase(out.status));
+  body["status"] = out.status;
+  body["detail"] = std::string(shown.message());
+  body["code"] = code;
+  body["request_id"] = std::string(request_id);
+  if (const absl::Duration wait = RetryAfter(shown); wait > absl::ZeroDuration()) {
+    body["retry_after_seconds"] = absl::ToDoubleSeconds(wait);
+    // Whole seconds, rounded up: the header knows no fractions.
+    out.fields.emplace_back("Retry-After",
+                            absl::StrCat(absl::ToInt64Seconds(absl::Ceil(wait, absl::Seconds(1)))));
+  }
+  out.body =
+      body.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace) + "\n";
+  return out;
+}
+
+}  // namespace chord::http

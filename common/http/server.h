@@ -1,0 +1,69 @@
+// The HTTP/1.1 server of the gateway and, for /metrics and probes, of the workers.
+//
+// Hostile clients are expected: every size is bounded before memory is taken for it, every phase of
+// a connection has its time, and a refusal of any kind (malformed HTTP included) is
+// application/problem+json with a request id. Connections are served by a few I/O threads;
+// handlers run on a bounded pool and may block. A client that goes away while its handler runs
+// fires Request::cancel; one that only shuts down its sending side counts as gone too.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/http/message.h"
+
+namespace chord::http {
+
+class Server {
+ public:
+  // One answered (or refused) request, for logs and metrics.
+  struct Exchange {
+    std::string request_id;
+    std::string client_request_id;  // "X-Request-Id" of the client when well-formed, else empty
+    std::string method;             // as sent; empty when the header could not be read
+    std::string route;              // the route's path, never the client's; empty when none matched
+    int status = 0;
+    std::string reason;  // stable code of a refusal made by the server itself; empty otherwise
+    int64_t request_bytes = 0;  // of the body
+    int64_t response_bytes = 0;
+    absl::Duration duration;  // first byte seen to answer ready
+  };
+
+  struct Options {
+    std::string address;  // host:port, [v6]:port or :port; port 0: any
+    int io_threads = 2;
+    int handler_threads = 8;  // handlers at once; threads start when needed
+    int max_queued = 16;      // requests that wait for a handler thread; more are OVERLOADED
+    int max_connections = 512;
+    int64_t max_header_bytes = 16 << 10;
+    // Bodies held at once, of all connections. A body that does not fit is OVERLOADED.
+    int64_t max_body_memory = 256LL << 20;
+    absl::Duration header_timeout = absl::Seconds(10);  // first byte (or accept) to end of header
+    absl::Duration idle_timeout = absl::Seconds(60);    // between requests of one connection
+    // A transfer of n bytes, either way, may take body_grace + n / min_bytes_per_second.
+    absl::Duration body_grace = absl::Seconds(10);
+    int64_t min_bytes_per_second = 16 << 10;
+    // How long a refused client may go on sending before the connection is cut, so that it finds
+    // the answer instead of a reset.
+    absl::Duration linger = absl::Seconds(5);
+    std::function<void(const Exchange&)> on_exchange;  // any thread; must not block. May be null.
+  };
+
+  // Listens and serves at once. CONFIG_INVALID when the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(Options options, std::vector<Route> routes);
+
+  // Shutdown(now) unless it has run.
+  virtual ~Server() = default;
+  virtual int port() const = 0;
+  virtual std::string address() const = 0;  // as bound: "127.0.0.1:8080"
+
+  // Stops accepting and closes idle connections; requests under way finish (their answers say
+  // "Connection: close") until `deadline`, then their tokens fire. Returns when all connections are
+  // closed. Idempotent.
+  virtual void Shutdown(absl::Time deadline) = 0;
+};
+
+}  // namespace chord::http

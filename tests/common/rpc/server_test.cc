@@ -1,0 +1,106 @@
+#include "common/rpc/server.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "chord/internal/v1/decode.grpc.pb.h"
+#include "common/base/errors.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/deadline.h"
+#include "common/rpc/frame_codec.h"
+#include "common/rpc/status_map.h"
+
+namespace chord::rpc {
+namespace {
+
+class Refuser : public internal::v1::Language::Service {
+  grpc::Status Decode(grpc::ServerContext* context, const internal::v1::DecodeRequest*,
+                      grpc::ServerWriter<internal::v1::DecodeEvent>*) override {
+    left = DeadlineOf(*context) - absl::Now();
+    return ToGrpc(errors::TicketReused(), "req_x");
+  }
+
+ public:
+  absl::Duration left;
+};
+
+absl::Status Call(const std::string& address, size_t prompt_bytes,
+                  absl::Duration deadline = absl::Seconds(5)) {
+  auto stub = internal::v1::Language::NewStub(MakeChannel(address));
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Now() + deadline, absl::Milliseconds(100));
+  internal::v1::DecodeRequest request;
+  request.mutable_ticket()->set_id(std::string(prompt_bytes, 'x'));
+  auto stream = stub->Decode(&context, request);
+  internal::v1::DecodeEvent event;
+  while (stream->Read(&event)) {
+  }
+  return FromGrpc(stream->Finish());
+}
+
+TEST(ServerTest, ErrorsAndDeadlinesCrossAUnixSocketAndTcp) {
+  Refuser service;
+  for (const std::string& address :
+       {absl::StrCat("unix:", testing::TempDir(), "/rpc_test.sock"), std::string("127.0.0.1:0")}) {
+    auto server = Server::Start({.address = address}, {&service});
+    ASSERT_TRUE(server.ok()) << server.status();
+    const std::string target =
+        (*server)->port() == 0 ? address : absl::StrCat("127.0.0.1:", (*server)->port());
+    EXPECT_EQ(ErrorReason(Call(target, 8)), "TICKET_REUSED");
+    EXPECT_LT(service.left, absl::Seconds(5));
+    (*server)->Shutdown(absl::Now() + absl::Seconds(1));
+  }
+}
+
+TEST(ServerTest, RefusesMessagesOverTheDefaultLimit) {
+  Refuser service;
+  auto server = Server::Start({.address = "127.0.0.1:0"}, {&service});
+  ASSERT_TRUE(server.ok());
+  EXPECT_EQ(Call(absl::StrCat("127.0.0.1:", (*server)->port()), 5 << 20).code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
+TEST(ServerTest, SaysSoWhenTheAddressIsTaken) {
+  Refuser service;
+  auto first = Server::Start({.address = "127.0.0.1:0"}, {&service});
+  ASSERT_TRUE(first.ok());
+  Refuser other;
+  auto second = Server::Start({.address = absl::StrCat("127.0.0.1:", (*first)->port())}, {&other});
+  EXPECT_EQ(ErrorReason(second.status()), "CONFIG_INVALID");
+}
+
+TEST(ServerTest, NeverDeletesAFileThatIsNotASocket) {
+  const std::string path = testing::TempDir() + "/precious";
+  std::ofstream(path) << "text";
+  Refuser service;
+  EXPECT_EQ(ErrorReason(Server::Start({.address = "unix:" + path}, {&service}).status()),
+            "CONFIG_INVALID");
+  EXPECT_TRUE(std::ifstream(path).good());
+}
+
+TEST(FrameCodecTest, RoundTripsAndRefusesNonsense) {
+  image::FramePlan plan;
+  plan.stored = {1024, 768};
+  plan.orientation = 6;
+  plan.upright = {768, 1024};
+  plan.resized = {756, 1036};
+  plan.grid = {74, 54};
+  plan.tokens = 999;
+  auto back = FromProto(ToProto(plan));
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(*back, plan);
+  for (int field = 0; field < 4; ++field) {
+    auto bad = ToProto(plan);
+    if (field == 0) bad.set_orientation(9);
+    if (field == 1) bad.set_stored_width(0);
+    if (field == 2) bad.set_grid_h(-1);
+    if (field == 3) bad.set_tokens(0);
+    EXPECT_EQ(ErrorReason(FromProto(bad).status()), "FRAME_MISMATCH");
+  }
+}
+
+}  // namespace
+}  // namespace chord::rpc
