@@ -1,0 +1,132 @@
+#include "services/llm_worker/decode_input.h"
+
+#include <variant>
+
+#include "common/base/errors.h"
+#include "common/base/ids.h"
+#include "common/base/limits.h"
+#include "common/base/status_macros.h"
+
+namespace chord::llm_worker {
+namespace {
+
+constexpr size_t kMaxTurns = 64;
+constexpr size_t kMaxParts = 16;
+constexpr size_t kMaxImages = 1;
+// All turns together; a conversation of long questions still fits, a flood does not reach the
+// tokenizer.
+constexpr int64_t kMaxTextBytes = 8 * limits::kCeilingPromptBytes;
+
+absl::Status CheckText(absl::string_view text) {
+  const auto bytes = static_cast<int64_t>(text.size());
+  if (bytes > limits::kCeilingPromptBytes) {
+    return errors::PromptBytesLimit(bytes, limits::kCeilingPromptBytes);
+  }
+  if (text.find('\0') != absl::string_view::npos) return errors::PromptHasNul();
+  if (!IsUtf8(text)) return errors::PromptNotUtf8();
+  return absl::OkStatus();
+}
+
+absl::Status CheckMessages(const DecodeInput& input) {
+  if (input.messages.empty() || input.messages.size() > kMaxTurns) {
+    return errors::ParameterInvalid("turns", "a list of 1 to 64 turns");
+  }
+  int64_t text_bytes = 0;
+  int next_image = 0;
+  for (const model::Message& message : input.messages) {
+    if (message.role != "system" && message.role != "user" && message.role != "assistant") {
+      return errors::ParameterInvalid("role", "\"system\", \"user\" or \"assistant\"");
+    }
+    if (message.parts.empty() || message.parts.size() > kMaxParts) {
+      return errors::ParameterInvalid("parts", "a list of 1 to 16 parts");
+    }
+    for (const model::Part& part : message.parts) {
+      if (const auto* text = std::get_if<std::string>(&part)) {
+        CHORD_RETURN_IF_ERROR(CheckText(*text));
+        text_bytes += static_cast<int64_t>(text->size());
+        continue;
+      }
+      // In order of use and each once: the first rows that arrive belong to the first place.
+      if (std::get<model::ImagePart>(part).index != next_image++) {
+        return errors::ParameterInvalid("image", "each index of images once, in order");
+      }
+    }
+  }
+  if (next_image != static_cast<int>(input.images.size())) {
+    return errors::ParameterInvalid("image", "each index of images once, in order");
+  }
+  if (text_bytes > kMaxTextBytes) return errors::PromptBytesLimit(text_bytes, kMaxTextBytes);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const PromptFacts& facts) {
+  if (!IsTicketId(input.ticket_id)) return errors::TicketUnknown();
+  if (input.model_fingerprint != facts.fingerprint) return errors::ModelMismatch();
+  if (input.max_new_tokens < 1 || input.max_new_tokens > limits::kCeilingNewTokens) {
+    return errors::ParameterInvalid("max_new_tokens", "an integer from 1 to 4096");
+  }
+  if (input.images.size() > kMaxImages) {
+    return errors::ParameterInvalid("images", "a list of at most 1 picture");
+  }
+  CHORD_RETURN_IF_ERROR(CheckMessages(input));
+
+  PreparedPrompt out;
+  std::vector<image::Grid> grids;
+  for (const image::FramePlan& plan : input.images) {
+    CHORD_RETURN_IF_ERROR(image::VerifyFrame(plan, facts.config->geometry));
+    if (plan.tokens >= facts.max_sequence_tokens) {
+      return errors::ContextLimit(plan.tokens + input.max_new_tokens, facts.max_sequence_tokens);
+    }
+    grids.push_back(plan.grid);
+    out.embeddings.grid = plan.grid;
+    out.embeddings.rows += plan.tokens;
+  }
+  out.embeddings.width = facts.config->text.hidden_size;
+  out.embeddings.model_fingerprint = facts.fingerprint;
+
+  CHORD_ASSIGN_OR_RETURN(out.prompt, model::EncodePrompt(*facts.chat, *facts.tokenizer,
+                                                         *facts.config, input.messages, grids));
+  const auto prompt_tokens = static_cast<int64_t>(out.prompt.ids.size());
+  const int64_t room = facts.max_sequence_tokens - input.max_new_tokens - out.embeddings.rows;
+  const int64_t text_tokens = prompt_tokens - out.embeddings.rows;
+  if (text_tokens > room) {
+    // With room for an ordinary question the text is what is too long; else the whole is.
+    constexpr int64_t kOrdinaryQuestion = 64;
+    if (room >= kOrdinaryQuestion) return errors::PromptTokensLimit(text_tokens, room);
+    return errors::ContextLimit(prompt_tokens + input.max_new_tokens, facts.max_sequence_tokens);
+  }
+  return out;
+}
+
+bool IsUtf8(absl::string_view text) {
+  const auto* at = reinterpret_cast<const unsigned char*>(text.data());
+  const unsigned char* const end = at + text.size();
+  while (at < end) {
+    const unsigned char lead = *at++;
+    if (lead < 0x80) continue;
+    int more;
+    unsigned char low = 0x80, high = 0xBF;  // bounds of the second byte
+    if (lead >= 0xC2 && lead <= 0xDF) {
+      more = 1;
+    } else if (lead >= 0xE0 && lead <= 0xEF) {
+      more = 2;
+      if (lead == 0xE0) low = 0xA0;
+      if (lead == 0xED) high = 0x9F;
+    } else if (lead >= 0xF0 && lead <= 0xF4) {
+      more = 3;
+      if (lead == 0xF0) low = 0x90;
+      if (lead == 0xF4) high = 0x8F;
+    } else {
+      return false;
+    }
+    for (; more > 0; --more, low = 0x80, high = 0xBF) {
+      if (at == end || *at < low || *at > high) return false;
+      ++at;
+    }
+  }
+  return true;
+}
+
+}  // namespace chord::llm_worker

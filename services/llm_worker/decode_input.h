@@ -1,0 +1,46 @@
+// A Decode request as plain data, and every check it must pass before anything is reserved for it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/image/frame_plan.h"
+#include "common/model/model_config.h"
+#include "common/model/prompt.h"
+#include "common/model/tokenizer.h"
+#include "services/llm_worker/reservation.h"
+
+namespace chord::llm_worker {
+
+struct DecodeInput {
+  std::string ticket_id;
+  std::string request_id;
+  std::string model_fingerprint;
+  std::vector<model::Message> messages;
+  std::vector<image::FramePlan> images;
+  int max_new_tokens = 0;
+};
+
+// What of the model decides whether a request fits. Views; the owner outlives them.
+struct PromptFacts {
+  const model::ModelConfig* config = nullptr;
+  const model::Tokenizer* tokenizer = nullptr;
+  const model::ChatTemplate* chat = nullptr;
+  std::string fingerprint;
+  int max_sequence_tokens = 0;  // prompt and answer
+};
+
+struct PreparedPrompt {
+  model::EncodedPrompt prompt;
+  EmbeddingShape embeddings;
+};
+
+// Pure. TICKET_UNKNOWN (no ticket's form), MODEL_MISMATCH, PARAMETER_INVALID, PROMPT_*,
+// FRAME_MISMATCH, CONTEXT_TOO_LONG.
+absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const PromptFacts& facts);
+
+// Well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
+bool IsUtf8(absl::string_view text);
+
+}  // namespace chord::llm_worker

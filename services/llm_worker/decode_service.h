@@ -1,0 +1,35 @@
+// Language.Decode: from the wire to the decode loop and back. gRPC types stop here.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "chord/internal/v1/decode.grpc.pb.h"
+#include "common/base/executor.h"
+#include "common/obs/metrics.h"
+#include "common/worker/gate.h"
+#include "services/llm_worker/core.h"
+#include "services/llm_worker/reservation.h"
+
+namespace chord::llm_worker {
+
+class DecodeService final : public internal::v1::Language::CallbackService {
+ public:
+  struct Deps {  // not owned; outlive the service
+    worker::Gate* gate;
+    TicketTable* tickets;
+    Executor* executor;           // tokenizes prompts
+    std::function<Core*()> core;  // called once the gate is open; outlives all calls
+    obs::Metrics* metrics;
+  };
+  explicit DecodeService(Deps deps) : deps_(std::move(deps)) {}
+
+  grpc::ServerWriteReactor<internal::v1::DecodeEvent>* Decode(
+      grpc::CallbackServerContext* context, const internal::v1::DecodeRequest* request) override;
+
+ private:
+  class Call;
+  const Deps deps_;
+};
+
+}  // namespace chord::llm_worker

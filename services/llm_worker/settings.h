@@ -1,0 +1,31 @@
+// chord.config.v1.LlmWorker with defaults filled in and every value checked.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "chord/config/v1/config.pb.h"
+
+namespace chord::llm_worker {
+
+struct Settings {
+  std::string model_dir;
+  std::string address;
+  std::string metrics_address;  // empty: none
+  std::string device;
+  std::string dtype;
+  int threads = 0;
+  int max_sequences = 4;
+  int max_sequence_tokens = 0;  // 0: the model's limit, at most kDefaultSequenceTokens
+  int max_queue = 64;
+  absl::Duration ticket_ttl = absl::Seconds(30);
+  absl::Duration drain = absl::Seconds(10);
+};
+
+inline constexpr int kDefaultSequenceTokens = 8192;
+
+// CONFIG_INVALID names the field and its range.
+absl::StatusOr<Settings> CheckSettings(const config::v1::LlmWorker& config);
+
+}  // namespace chord::llm_worker

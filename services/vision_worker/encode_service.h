@@ -1,0 +1,57 @@
+// Vision.Encode: a picture comes in, its embeddings go to a language worker. gRPC types stop here.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "chord/internal/v1/encode.grpc.pb.h"
+#include "common/base/executor.h"
+#include "common/obs/metrics.h"
+#include "common/worker/gate.h"
+#include "services/vision_worker/budget.h"
+#include "services/vision_worker/core.h"
+
+namespace chord::vision_worker {
+
+class EncodeService final : public internal::v1::Vision::CallbackService {
+ public:
+  struct Options {
+    int64_t max_image_bytes = 0;
+    int max_inside = 0;                                 // calls at once; more are OVERLOADED
+    absl::Duration stall_timeout = absl::Seconds(10);   // between two chunks of the picture
+    absl::Duration broken_grace = absl::Milliseconds(300);  // half-closed early or cancelled?
+  };
+  struct Deps {  // not owned; outlive the service
+    worker::Gate* gate;
+    Executor* executor;           // decodes pictures
+    Budget* bytes;                // encoded pictures held at once
+    Budget* pixels;               // pictures being decoded at once
+    std::function<Core*()> core;  // called once the gate is open; outlives all calls
+    obs::Metrics* metrics;
+  };
+  EncodeService(const Options& options, Deps deps) : options_(options), deps_(std::move(deps)) {}
+  ~EncodeService() override;
+
+  grpc::ServerReadReactor<internal::v1::EncodeRequest>* Encode(
+      grpc::CallbackServerContext* context, internal::v1::EncodeResponse* response) override;
+
+  // Ends uploads that stand still. Called several times a second.
+  void Sweep(absl::Time now);
+  int64_t patches_in_flight() const { return patches_; }
+
+ private:
+  class Call;
+  const Options options_;
+  const Deps deps_;
+  std::atomic<int64_t> patches_{0};
+  absl::Mutex mu_;
+  std::vector<std::weak_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace chord::vision_worker

@@ -1,0 +1,32 @@
+// chord.config.v1.VisionWorker with defaults filled in and every value checked.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "chord/config/v1/config.pb.h"
+#include "common/base/limits.h"
+
+namespace chord::vision_worker {
+
+struct Settings {
+  std::string model_dir;
+  std::string address;
+  std::string metrics_address;  // empty: none
+  std::string device;
+  std::string dtype;
+  int threads = 0;
+  std::map<std::string, std::string> language_workers;  // name -> address
+  int64_t max_image_bytes = limits::kDefaultImageBytes;
+  int64_t max_image_pixels = limits::kDefaultImagePixels;
+  int max_queue = 32;
+  int64_t max_pixels_in_flight = 100'000'000;
+  absl::Duration drain = absl::Seconds(10);
+};
+
+// CONFIG_INVALID names the field and its range.
+absl::StatusOr<Settings> CheckSettings(const config::v1::VisionWorker& config);
+
+}  // namespace chord::vision_worker

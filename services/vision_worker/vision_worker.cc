@@ -1,0 +1,176 @@
+#include "services/vision_worker/vision_worker.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/base/errors.h"
+#include "common/base/executor.h"
+#include "common/base/status_macros.h"
+#include "common/model/checkpoint.h"
+#include "common/obs/log.h"
+#include "common/rpc/channel.h"
+#include "common/worker/shell.h"
+#include "services/vision_worker/core.h"
+#include "services/vision_worker/encode_service.h"
+
+namespace chord::vision_worker {
+namespace {
+
+// Half of the processors: the tower wants the others. More than a few only compete for memory.
+int PictureThreads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 2, 8);
+}
+
+// One picture of the usual size, so that the first use of every kernel and buffer is ours.
+absl::Status WarmUp(const Core& core) {
+  image::Header header;
+  header.width = header.height = 512;
+  CHORD_ASSIGN_OR_RETURN(const auto plan, image::PlanFrame(header, core.rules.geometry));
+  const std::vector<float> patches(plan.grid.patches() * core.rules.values_per_patch);
+  return core.tower->Encode(patches, {plan.grid}, CancelToken()).status();
+}
+
+class VisionWorkerImpl final : public VisionWorker {
+ public:
+  VisionWorkerImpl(const Settings& settings, obs::Metrics* metrics)
+      : settings_(settings),
+        metrics_(metrics),
+        bytes_(4 * settings.max_image_bytes),
+        pixels_(settings.max_pixels_in_flight),
+        executor_(std::make_unique<Executor>(PictureThreads(), settings.max_queue)),
+        shell_(ShellOptions(settings, metrics),
+               {[this] { return LoadModel(); }, [this] { Unload(); },
+                [this](absl::Time now) { Tick(now); },
+                [this](internal::v1::WorkerState* state) { AddState(state); }}),
+        encode_(EncodeOptions(settings),
+                {&shell_.gate(), executor_.get(), &bytes_, &pixels_,
+                 [this] { return core_.load(); }, metrics}) {}
+  ~VisionWorkerImpl() override { shell_.Stop(absl::Now()); }
+
+  absl::Status Listen() { return shell_.Listen({&encode_}); }
+  absl::Status Load() override { return shell_.Load(); }
+  void Drain() override { shell_.Drain(); }
+  int port() const override { return shell_.port(); }
+
+  Counts counts() const override {
+    Counts out;
+    out.calls = shell_.gate().inside();
+    out.patches = encode_.patches_in_flight();
+    out.image_bytes = bytes_.taken();
+    out.pixels = pixels_.taken();
+    if (const Core* core = core_) {
+      out.queued = core->queue->queued();
+      out.running = core->queue->running();
+    }
+    return out;
+  }
+
+ private:
+  static EncodeService::Options EncodeOptions(const Settings& settings) {
+    EncodeService::Options out;
+    out.max_image_bytes = settings.max_image_bytes;
+    out.max_inside = settings.max_queue + 1;  // one is on the device
+    return out;
+  }
+  static worker::Shell::Options ShellOptions(const Settings& settings, obs::Metrics* metrics) {
+    worker::Shell::Options out;
+    out.role = internal::v1::WorkerState::ROLE_VISION;
+    out.role_word = "vision";
+    out.ready_service = "chord.internal.v1.Vision";
+    out.address = settings.address;
+    out.metrics_address = settings.metrics_address;
+    out.model_dir = settings.model_dir;
+    out.drain = settings.drain;
+    out.metrics = metrics;
+    return out;
+  }
+
+  absl::Status LoadModel() {
+    const std::string& dir = settings_.model_dir;
+    CHORD_RETURN_IF_ERROR(engine::InitEngine(settings_.threads));
+    auto core = std::make_unique<Core>();
+    CHORD_ASSIGN_OR_RETURN(core->config, model::LoadModelConfig(dir));
+    CHORD_ASSIGN_OR_RETURN(core->fingerprint, model::Fingerprint(dir));
+    CHORD_ASSIGN_OR_RETURN(auto checkpoint, model::Checkpoint::Open(dir));
+    CHORD_ASSIGN_OR_RETURN(auto device, engine::ParseDevice(settings_.device));
+    CHORD_ASSIGN_OR_RETURN(
+        core->row_dtype,
+        engine::ParseDType(settings_.dtype, device, core->config.declared_dtype));
+    core->device = device.ToString();
+    core->dtype = std::string(model::DTypeName(core->row_dtype));
+    const model::VisionConfig& vision = core->config.vision;
+    core->rules.geometry = core->config.geometry;
+    core->rules.normalization = core->config.normalization;
+    core->rules.limits.max_bytes = settings_.max_image_bytes;
+    core->rules.limits.max_pixels = settings_.max_image_pixels;
+    core->rules.values_per_patch = vision.in_channels * vision.temporal_patch_size *
+                                   vision.patch_size * vision.patch_size;
+    for (const auto& [name, address] : settings_.language_workers) {
+      core->language_workers[name] =
+          internal::v1::EmbeddingSink::NewStub(rpc::MakeChannel(address));
+    }
+    obs::Log(obs::LogLevel::kInfo, "loading_weights",
+             {{"device", core->device},
+              {"dtype", core->dtype},
+              {"checkpoint_bytes", checkpoint->total_bytes()}});
+    CHORD_ASSIGN_OR_RETURN(
+        core->tower,
+        engine::VisionTower::Load(checkpoint, core->config, {device, core->row_dtype}));
+    obs::Log(obs::LogLevel::kInfo, "warming_up", {});
+    CHORD_RETURN_IF_ERROR(WarmUp(*core));
+    core->queue = std::make_unique<EncodeQueue>(core->tower.get(), settings_.max_queue);
+
+    owned_core_ = std::move(core);
+    core_ = owned_core_.get();
+    return absl::OkStatus();
+  }
+
+  // No call is left. Threads end in the order in which they use each other.
+  void Unload() {
+    executor_ = nullptr;
+    core_ = nullptr;
+    owned_core_ = nullptr;
+  }
+
+  void Tick(absl::Time now) {
+    encode_.Sweep(now);
+    Core* core = core_;
+    if (core == nullptr) return;
+    core->queue->Sweep();
+    metrics_->SetQueueDepth(obs::Queue::kEncode, core->queue->queued());
+  }
+
+  void AddState(internal::v1::WorkerState* state) const {
+    state->set_queue_capacity(settings_.max_queue);
+    state->set_patches_in_flight(encode_.patches_in_flight());
+    const Core* core = core_;
+    if (core == nullptr) return;
+    state->set_model_fingerprint(core->fingerprint);
+    state->set_device(core->device);
+    state->set_dtype(core->dtype);
+    state->set_requests_queued(core->queue->queued());
+  }
+
+  const Settings settings_;
+  obs::Metrics* const metrics_;
+  Budget bytes_, pixels_;
+  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Core> owned_core_;
+  std::atomic<Core*> core_{nullptr};  // set once, when everything in it is ready
+  worker::Shell shell_;
+  EncodeService encode_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<VisionWorker>> VisionWorker::Start(const Settings& settings,
+                                                                  obs::Metrics* metrics) {
+  auto worker = std::make_unique<VisionWorkerImpl>(settings, metrics);
+  CHORD_RETURN_IF_ERROR(worker->Listen());
+  return worker;
+}
+
+}  // namespace chord::vision_worker

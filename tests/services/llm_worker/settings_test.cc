@@ -1,0 +1,49 @@
+#include "services/llm_worker/settings.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/base/errors.h"
+#include "common/rpc/config.h"
+
+namespace chord::llm_worker {
+namespace {
+
+using ::testing::HasSubstr;
+
+absl::StatusOr<Settings> FromFlags(std::vector<std::string> flags) {
+  config::v1::LlmWorker config;
+  if (auto status = rpc::ApplyFlags(flags, &config); !status.ok()) return status;
+  return CheckSettings(config);
+}
+
+TEST(LlmWorkerSettings, FillInTheDefaults) {
+  const auto settings = FromFlags({"--model_dir=/m"});
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_EQ(settings->device, "auto");
+  EXPECT_EQ(settings->max_sequences, 4);
+  EXPECT_EQ(settings->max_queue, 64);
+  EXPECT_EQ(settings->ticket_ttl, absl::Seconds(30));
+}
+
+TEST(LlmWorkerSettings, NameTheFieldThatIsWrong) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"--max_sequences=-1", "max_sequences"},
+      {"--max_sequences=5000", "max_sequences"},
+      {"--max_queue=-3", "max_queue"},
+      {"--ticket_ttl_seconds=1e9", "ticket_ttl_seconds"},
+      {"--drain_seconds=-1", "drain_seconds"},
+      {"--max_sequence_tokens=3", "max_sequence_tokens"},
+      {"--threads=100000", "threads"},
+      {"--nonsense=1", "nonsense"},
+  };
+  for (const auto& [flag, field] : cases) {
+    const auto settings = FromFlags({"--model_dir=/m", flag});
+    EXPECT_EQ(ErrorReason(settings.status()), "CONFIG_INVALID") << flag;
+    EXPECT_THAT(std::string(settings.status().message()), HasSubstr(field));
+  }
+  EXPECT_THAT(std::string(FromFlags({}).status().message()), HasSubstr("model_dir"));
+}
+
+}  // namespace
+}  // namespace chord::llm_worker

@@ -1,0 +1,68 @@
+#include "services/vision_worker/prepare.h"
+
+#include <gtest/gtest.h>
+
+#include "common/base/errors.h"
+
+namespace chord::vision_worker {
+namespace {
+
+std::string Png(int width, int height) {
+  image::Picture picture;
+  picture.width = width;
+  picture.height = height;
+  picture.rgb.resize(size_t{3} * width * height);
+  for (size_t i = 0; i < picture.rgb.size(); ++i) picture.rgb[i] = static_cast<uint8_t>(i * 7);
+  const auto bytes = image::EncodePng(picture);
+  EXPECT_TRUE(bytes.ok());
+  return std::string(bytes->begin(), bytes->end());
+}
+
+class PreparePatchesTest : public ::testing::Test {
+ protected:
+  PreparePatchesTest() {
+    rules_.values_per_patch = 3 * 2 * 14 * 14;
+    bytes_ = Png(100, 80);
+    plan_ = *image::PlanFrame(*image::Probe(bytes_, rules_.limits), rules_.geometry);
+  }
+  absl::StatusOr<PreparedPicture> Prepare(const CancelToken& cancel = {}) {
+    return PreparePatches(bytes_, plan_, rules_, pixels_, cancel);
+  }
+  PatchRules rules_;
+  Budget pixels_{1'000'000};
+  std::string bytes_;
+  image::FramePlan plan_;
+};
+
+TEST_F(PreparePatchesTest, GivesThePatchesThatThePlanPromised) {
+  const auto patches = Prepare();
+  ASSERT_TRUE(patches.ok()) << patches.status();
+  EXPECT_EQ(static_cast<int64_t>(patches->patches.size()), plan_.grid.patches() * 1176);
+  EXPECT_EQ(pixels_.taken(), 0);
+}
+
+TEST_F(PreparePatchesTest, RefusesAPictureThatIsNotThePlans) {
+  bytes_ = Png(80, 100);  // as many pixels, sides swapped
+  EXPECT_EQ(ErrorReason(Prepare().status()), "FRAME_MISMATCH");
+  bytes_ = Png(101, 80);
+  EXPECT_EQ(ErrorReason(Prepare().status()), "FRAME_MISMATCH");
+  EXPECT_EQ(pixels_.taken(), 0);
+}
+
+TEST_F(PreparePatchesTest, RefusesDamagedPicturesAndGivesItsShareBack) {
+  bytes_.resize(bytes_.size() / 2);
+  EXPECT_EQ(ErrorReason(Prepare().status()), "IMAGE_CORRUPT");
+  bytes_ = "GIF89a...";
+  EXPECT_EQ(ErrorReason(Prepare().status()), "IMAGE_FORMAT_UNSUPPORTED");
+  EXPECT_EQ(pixels_.taken(), 0);
+}
+
+TEST_F(PreparePatchesTest, StopsWhenCancelled) {
+  CancelSource source;
+  source.Cancel(errors::Cancelled());
+  EXPECT_EQ(ErrorReason(Prepare(source.token()).status()), "CANCELLED");
+  EXPECT_EQ(pixels_.taken(), 0);
+}
+
+}  // namespace
+}  // namespace chord::vision_worker
