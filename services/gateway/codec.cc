@@ -1,0 +1,80 @@
+#include "services/gateway/codec.h"
+
+#include "common/base/errors.h"
+
+namespace chord::gateway {
+namespace {
+
+void SetBox(const image::Box& box, v1::Box& out) {
+  out.set_x1(box.x1);
+  out.set_y1(box.y1);
+  out.set_x2(box.x2);
+  out.set_y2(box.y2);
+}
+
+}  // namespace
+
+v1::GroundResponse ToProto(const GroundResult& result) {
+  v1::GroundResponse out;
+  out.set_text(result.text);
+  for (const GroundObject& object : result.objects) {
+    SetBox(object.box, *out.add_boxes());
+    v1::Object& to = *out.add_objects();
+    to.set_label(object.label);
+    SetBox(object.box, *to.mutable_box());
+    to.set_confidence(object.confidence);
+    to.set_needs_review(object.needs_review);
+  }
+  const image::FramePlan& plan = result.frame;
+  out.mutable_image_size()->set_width(plan.upright.width);
+  out.mutable_image_size()->set_height(plan.upright.height);
+  out.set_confidence(result.confidence);
+  out.set_calibrated(false);  // no model has a fitted map yet
+  out.set_advice(result.advice);
+  v1::Frame& frame = *out.mutable_frame();
+  frame.set_resized_width(plan.resized.width);
+  frame.set_resized_height(plan.resized.height);
+  frame.set_scale_x(static_cast<double>(plan.upright.width) / plan.resized.width);
+  frame.set_scale_y(static_cast<double>(plan.upright.height) / plan.resized.height);
+  frame.set_orientation(plan.orientation);
+  v1::Usage& usage = *out.mutable_usage();
+  usage.set_prompt_tokens(result.usage.prompt_tokens);
+  usage.set_completion_tokens(result.usage.completion_tokens);
+  usage.set_decode_steps(result.usage.decode_steps);
+  usage.set_image_tokens(result.usage.image_tokens);
+  usage.set_cache(v1::CACHE_NONE);
+  v1::Timing& timing = *out.mutable_timing();
+  timing.set_queue_ms(absl::ToDoubleMilliseconds(result.timing.queue));
+  timing.set_vision_ms(absl::ToDoubleMilliseconds(result.timing.vision));
+  timing.set_prefill_ms(absl::ToDoubleMilliseconds(result.timing.prefill));
+  timing.set_ttft_ms(absl::ToDoubleMilliseconds(result.timing.first_token));
+  timing.set_decode_ms(absl::ToDoubleMilliseconds(result.timing.decode));
+  timing.set_total_ms(absl::ToDoubleMilliseconds(result.timing.total));
+  out.set_request_id(result.request_id);
+  out.set_model(result.model);
+  out.set_finish_reason(result.cut ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP);
+  return out;
+}
+
+absl::Status FromProto(const v1::GroundRequest& request, GroundInput& input) {
+  switch (request.source_case()) {
+    case v1::GroundRequest::kImage:
+      input.image = request.image();
+      break;
+    case v1::GroundRequest::kImageId:
+      return errors::NotImplementedYet("image_id");
+    default:
+      return errors::ImageMissing();
+  }
+  if (!request.session_id().empty()) return errors::NotImplementedYet("session_id");
+  if (!v1::Grammar_IsValid(request.grammar())) {
+    return errors::ParameterInvalid("grammar", "GRAMMAR_AUTO or GRAMMAR_OFF");
+  }
+  if (request.prompt().empty()) return errors::PromptMissing();
+  input.prompt = request.prompt();
+  // The protocol says that 0 is the default, as absent is.
+  if (request.max_new_tokens() != 0) input.max_new_tokens = request.max_new_tokens();
+  return absl::OkStatus();
+}
+
+}  // namespace chord::gateway

@@ -1,0 +1,254 @@
+#include "services/gateway/gateway.h"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "common/base/errors.h"
+#include "common/base/executor.h"
+#include "common/base/status_macros.h"
+#include "common/http/server.h"
+#include "common/model/model_config.h"
+#include "common/obs/log.h"
+#include "common/rpc/config.h"
+#include "common/rpc/server.h"
+#include "services/gateway/grounder.h"
+#include "services/gateway/grpc_service.h"
+#include "services/gateway/http_service.h"
+
+namespace chord::gateway {
+namespace {
+
+constexpr absl::Duration kLameDuck = absl::Seconds(1);
+constexpr int64_t kMessageSlack = 1 << 20;  // of a gRPC message beyond the picture
+
+std::string FolderName(const std::string& dir) {
+  std::error_code ignored;
+  const auto path = std::filesystem::weakly_canonical(dir, ignored);
+  return path.filename().string();
+}
+
+class GatewayImpl final : public Gateway {
+ public:
+  explicit GatewayImpl(const Settings& settings)
+      : settings_(settings), metrics_(obs::Role::kGateway, CHORD_VERSION) {}
+
+  ~GatewayImpl() override { Stop(absl::Now()); }
+
+  absl::Status Begin() {
+    CHORD_ASSIGN_OR_RETURN(const model::ModelConfig config,
+                           model::LoadModelConfig(settings_.model_dir));
+    CHORD_ASSIGN_OR_RETURN(const std::string fingerprint, model::Fingerprint(settings_.model_dir));
+    CHORD_ASSIGN_OR_RETURN(const ChordFile file, LoadChordFile(settings_.model_dir));
+
+    WorkerPool::Options pool;
+    pool.vision = settings_.vision_workers;
+    pool.language = settings_.language_workers;
+    pool.fingerprint = fingerprint;
+    pool.on_change = [this](int vision, int language) {
+      metrics_.SetWorkers(obs::Role::kVisionWorker, vision);
+      metrics_.SetWorkers(obs::Role::kLlmWorker, language);
+      workers_ready_ = vision > 0 && language > 0;
+      TellReady();
+    };
+    pool_ = WorkerPool::Start(std::move(pool));
+
+    Grounder::Options core;
+    core.geometry = config.geometry;
+    core.fingerprint = fingerprint;
+    core.model_name = !settings_.model_name.empty() ? settings_.model_name
+                      : !file.name.empty()          ? file.name
+                                                    : FolderName(settings_.model_dir);
+    core.wrapper = settings_.prompt_wrapper == "none"   ? PromptWrapper::kNone
+                   : settings_.prompt_wrapper == "json" ? PromptWrapper::kJson
+                                                        : file.wrapper;
+    core.image_limits.max_bytes = settings_.max_image_bytes;
+    core.image_limits.max_pixels = settings_.max_image_pixels;
+    core.max_prompt_bytes = settings_.max_prompt_bytes;
+    core.default_new_tokens = settings_.default_new_tokens;
+    core.max_new_tokens = settings_.max_new_tokens;
+    core.default_deadline = settings_.default_deadline;
+    core.max_deadline = settings_.max_deadline;
+    core.worker_wait = settings_.worker_wait;
+    core.max_in_flight = settings_.max_in_flight;
+    core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
+    grounder_ = std::make_unique<Grounder>(core, *pool_, metrics_);
+
+    // A few threads more than requests may run: whoever is refused needs one for a moment.
+    executor_ = std::make_unique<Executor>(settings_.max_in_flight + 4, 32);
+    services_ = GrpcServices(*grounder_, *executor_, metrics_);
+    rpc::Server::Options grpc;
+    grpc.address = settings_.grpc_address;
+    grpc.max_receive_bytes = settings_.max_image_bytes + kMessageSlack;
+    grpc.reflection = true;
+    grpc.ready_service = "chord.v1.Grounding";
+    std::vector<grpc::Service*> services;
+    for (const auto& service : services_) services.push_back(service.get());
+    {
+      CHORD_ASSIGN_OR_RETURN(auto server, rpc::Server::Start(grpc, services));
+      absl::MutexLock lock(&mu_);
+      grpc_ = std::move(server);
+    }
+
+    http::Server::Options http;
+    http.address = settings_.http_address;
+    http.handler_threads = settings_.max_in_flight + 4;
+    http.max_queued = 32;
+    http.max_connections = settings_.max_http_connections;
+    http.on_exchange = [this](const http::Server::Exchange& exchange) {
+      metrics_.HttpResponse(exchange.status);
+      // Handlers count their own refusals; these never reached one.
+      if (!exchange.reason.empty()) metrics_.Rejected(exchange.reason);
+    };
+    CHORD_ASSIGN_OR_RETURN(
+        http_, http::Server::Start(http, HttpRoutes(*grounder_, metrics_, [this] {
+                                     return draining_ ? errors::ShuttingDown() : pool_->Ready();
+                                   })));
+    TellReady();
+    obs::Log(obs::LogLevel::kInfo, "listening",
+             {{"http", http_address()},
+              {"grpc", grpc_address()},
+              {"model", core.model_name},
+              {"fingerprint", fingerprint}});
+    return absl::OkStatus();
+  }
+
+  std::string http_address() const override { return http_->address(); }
+  int http_port() const override { return http_->port(); }
+  std::string grpc_address() const override {
+    const std::string& asked = settings_.grpc_address;
+    if (absl::StartsWith(asked, "unix:")) return asked;
+    return absl::StrCat(asked.substr(0, asked.rfind(':')), ":", grpc_->port());
+  }
+
+  void Drain() override {
+    const absl::Time deadline = absl::Now() + settings_.drain;
+    draining_ = true;
+    TellReady();
+    obs::Log(obs::LogLevel::kInfo, "draining", {{"in_flight", grounder_->in_flight()}});
+    absl::SleepFor(std::min(kLameDuck, settings_.drain / 4));
+    Stop(deadline);
+    obs::Log(obs::LogLevel::kInfo, "drained", {});
+  }
+
+ private:
+  void TellReady() {
+    const bool ready = workers_ready_ && !draining_;
+    metrics_.SetReady(ready);
+    absl::MutexLock lock(&mu_);
+    if (grpc_ != nullptr) grpc_->SetReady(ready);
+  }
+
+  // Both doors drain side by side; then what they used ends, in the order of use.
+  void Stop(absl::Time deadline) {
+    std::thread http([&] {
+      if (http_ != nullptr) http_->Shutdown(deadline);
+    });
+    if (grpc_ != nullptr) grpc_->Shutdown(deadline);
+    http.join();
+    executor_ = nullptr;
+    {
+      absl::MutexLock lock(&mu_);
+      grpc_stopped_ = std::move(grpc_);  // the pool may still want to tell it something
+    }
+    pool_ = nullptr;
+    grpc_stopped_ = nullptr;
+  }
+
+  const Settings settings_;
+  obs::Metrics metrics_;
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> workers_ready_{false};
+  std::unique_ptr<WorkerPool> pool_;
+  std::unique_ptr<Grounder> grounder_;
+  std::unique_ptr<Executor> executor_;
+  std::vector<std::unique_ptr<grpc::Service>> services_;
+  absl::Mutex mu_;  // for the pool's thread, which may tell of readiness at any time
+  std::unique_ptr<rpc::Server> grpc_;
+  std::unique_ptr<rpc::Server> grpc_stopped_;
+  std::unique_ptr<http::Server> http_;
+};
+
+int Fail(const absl::Status& status) {
+  if (absl::IsCancelled(status) && !IsCatalogued(status)) {  // --help
+    std::fputs(std::string(status.message()).c_str(), stdout);
+    return 0;
+  }
+  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  return IsCatalogued(status) ? 2 : 1;
+}
+
+absl::StatusOr<std::unique_ptr<Gateway>> Make(int argc, char** argv) {
+  config::v1::Gateway config;
+  CHORD_RETURN_IF_ERROR(rpc::ApplyFlags(std::vector<std::string>(argv + 1, argv + argc), &config));
+  CHORD_ASSIGN_OR_RETURN(const Settings settings, CheckSettings(config));
+  return Gateway::Start(settings);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const Settings& settings) {
+  auto gateway = std::make_unique<GatewayImpl>(settings);
+  CHORD_RETURN_IF_ERROR(gateway->Begin());
+  return std::unique_ptr<Gateway>(std::move(gateway));
+}
+
+int RunGateway(int argc, char** argv) {
+  // Before any thread exists, so that all of them inherit it and only the waiter gets the signals.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  const char* supervised = std::getenv("CHORD_SUPERVISED");
+  if (supervised != nullptr && std::strcmp(supervised, "1") == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() == 1) return 128 + SIGTERM;  // it died before we asked
+  }
+  rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+    files.rlim_cur = files.rlim_max;  // connections are bounded by a setting of ours
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
+
+  static absl::Notification stop;
+  static std::atomic<bool> serving{false};
+  std::thread([signals] {
+    int which = 0;
+    sigwait(&signals, &which);
+    if (!serving) std::_Exit(0);
+    stop.Notify();
+    sigwait(&signals, &which);
+    std::_Exit(128 + SIGTERM);
+  }).detach();
+
+  obs::StartLog({.role = obs::Role::kGateway});
+  auto gateway = Make(argc, argv);
+  if (!gateway.ok()) {
+    obs::StopLog();
+    return Fail(gateway.status());
+  }
+  serving = true;
+  stop.WaitForNotification();
+  (*gateway)->Drain();
+  gateway->reset();
+  obs::StopLog();
+  return 0;
+}
+
+}  // namespace chord::gateway

@@ -1,0 +1,65 @@
+// A question and its answer as plain data: what both doors (gRPC, HTTP) share.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/base/cancel.h"
+#include "common/image/frame_plan.h"
+
+namespace chord::gateway {
+
+struct GroundInput {
+  std::string request_id;
+  absl::string_view image;  // the file; must outlive the call
+  std::string prompt;
+  std::optional<int> max_new_tokens;  // absent: the setting's default
+  absl::Time received_at;
+  absl::Time deadline = absl::InfiniteFuture();  // the client's own
+  CancelToken cancel;                            // fires when the client goes away
+  // Text as it is generated; called on a thread of gRPC, never after the call has returned.
+  std::function<void(absl::string_view)> on_delta;
+};
+
+struct GroundObject {
+  std::string label;
+  image::Box box;  // upright original px
+  double confidence = 0;
+  bool needs_review = false;
+};
+
+struct GroundUsage {
+  int prompt_tokens = 0;
+  int completion_tokens = 0;
+  int decode_steps = 0;
+  int image_tokens = 0;
+};
+
+struct GroundTiming {
+  absl::Duration queue;
+  absl::Duration vision;
+  absl::Duration prefill;
+  absl::Duration first_token;
+  absl::Duration decode;
+  absl::Duration total;
+};
+
+struct GroundResult {
+  std::string text;
+  std::vector<GroundObject> objects;
+  double confidence = 0;
+  std::string advice;  // empty: none
+  image::FramePlan frame;
+  GroundUsage usage;
+  GroundTiming timing;
+  std::string request_id;
+  std::string model;
+  bool cut = false;  // max_new_tokens was reached
+};
+
+}  // namespace chord::gateway

@@ -1,0 +1,38 @@
+#include "services/gateway/pick.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace chord::gateway {
+
+Picked PickWorker(absl::Span<const WorkerView> workers, absl::string_view fingerprint,
+                  uint64_t turn) {
+  Picked out;
+  bool mismatch = false, full = false;
+  std::pair<int64_t, int> least;
+  for (size_t i = 0; i < workers.size(); ++i) {
+    const size_t at = (i + turn) % workers.size();
+    const WorkerView& worker = workers[at];
+    if (!worker.alive || !worker.ready) continue;
+    if (worker.fingerprint != fingerprint) {
+      mismatch = true;
+      continue;
+    }
+    if (worker.queue_capacity > 0 && worker.queued >= worker.queue_capacity) {
+      full = true;
+      continue;
+    }
+    const std::pair<int64_t, int> weight = {std::max(worker.load, worker.ours_load),
+                                            std::max(worker.in_flight, worker.ours_in_flight)};
+    if (out.index >= 0 && !(weight < least)) continue;
+    least = weight;
+    out.index = static_cast<int>(at);
+  }
+  out.why = out.index >= 0 ? Picked::Why::kFound
+            : full         ? Picked::Why::kFull
+            : mismatch     ? Picked::Why::kMismatch
+                           : Picked::Why::kNoneReady;
+  return out;
+}
+
+}  // namespace chord::gateway

@@ -1,0 +1,59 @@
+#include "services/gateway/request_scope.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/base/errors.h"
+#include "common/obs/log.h"
+
+namespace chord::gateway {
+
+RequestScope::RequestScope(obs::Metrics& metrics, obs::Method method, std::string request_id,
+                           std::string client_id, absl::Time received_at)
+    : metrics_(metrics),
+      method_(method),
+      request_id_(std::move(request_id)),
+      client_id_(std::move(client_id)),
+      received_at_(received_at) {
+  metrics_.RequestBegan(method_);
+}
+
+RequestScope::~RequestScope() {
+  if (!ended_) End(errors::Internal());
+}
+
+void RequestScope::End(const absl::StatusOr<GroundResult>& result) {
+  ended_ = true;
+  const absl::Duration took = absl::Now() - received_at_;
+  metrics_.RequestEnded(method_, result.status().code(), took);
+  obs::RequestLog line;
+  line.request_id = request_id_;
+  line.method = method_;
+  line.status = result.status();
+  line.took = took;
+  if (result.ok()) {
+    metrics_.Answered(static_cast<int64_t>(result->objects.size()));
+    for (const GroundObject& object : result->objects) metrics_.BoxConfidence(object.confidence);
+    line.stages = {{obs::Stage::kQueue, result->timing.queue},
+                   {obs::Stage::kVision, result->timing.vision},
+                   {obs::Stage::kPrefill, result->timing.prefill},
+                   {obs::Stage::kDecode, result->timing.decode}};
+    line.image_tokens = result->usage.image_tokens;
+    line.prompt_tokens = result->usage.prompt_tokens;
+    line.new_tokens = result->usage.completion_tokens;
+    line.boxes = static_cast<int64_t>(result->objects.size());
+    line.cache = "none";
+  } else if (absl::IsCancelled(result.status())) {
+    metrics_.Cancelled(obs::Point::kReply);
+  } else if (absl::IsDeadlineExceeded(result.status())) {
+    metrics_.DeadlineExceeded(obs::Point::kReply);
+  } else {
+    metrics_.Rejected(ErrorReason(result.status()));
+  }
+  obs::LogRequest(line);
+  if (!client_id_.empty()) {
+    obs::Log(obs::LogLevel::kInfo, "client_request_id", request_id_, {{"client_id", client_id_}});
+  }
+}
+
+}  // namespace chord::gateway

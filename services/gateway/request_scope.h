@@ -1,0 +1,31 @@
+// What one request leaves behind whatever its door: metrics and the log line.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/obs/metrics.h"
+#include "services/gateway/ground.h"
+
+namespace chord::gateway {
+
+class RequestScope {
+ public:
+  // `client_id` is the client's own request id, or empty.
+  RequestScope(obs::Metrics& metrics, obs::Method method, std::string request_id,
+               std::string client_id, absl::Time received_at);
+  ~RequestScope();  // counts as INTERNAL when End was not called
+  RequestScope(const RequestScope&) = delete;
+  RequestScope& operator=(const RequestScope&) = delete;
+  void End(const absl::StatusOr<GroundResult>& result);
+
+ private:
+  obs::Metrics& metrics_;
+  const obs::Method method_;
+  const std::string request_id_, client_id_;
+  const absl::Time received_at_;
+  bool ended_ = false;
+};
+
+}  // namespace chord::gateway

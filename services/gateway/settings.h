@@ -1,0 +1,45 @@
+// The gateway's settings, checked and with their defaults filled in.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "chord/config/v1/config.pb.h"
+
+namespace chord::gateway {
+
+struct Peer {
+  std::string name;
+  std::string address;
+};
+
+struct Settings {
+  std::string model_dir;
+  std::string http_address;
+  std::string grpc_address;
+  std::vector<Peer> vision_workers;
+  std::vector<Peer> language_workers;
+  int64_t max_image_bytes = 0;
+  int64_t max_image_pixels = 0;
+  int64_t max_prompt_bytes = 0;
+  int default_new_tokens = 0;
+  int max_new_tokens = 0;
+  absl::Duration default_deadline;
+  absl::Duration max_deadline;
+  int max_in_flight = 0;
+  int max_http_connections = 0;
+  absl::Duration worker_wait;
+  double advice_threshold = 0;
+  double review_threshold = 0;
+  absl::Duration drain;
+  std::string model_name;      // empty: chord.json's, else the folder's
+  std::string prompt_wrapper;  // "auto", "none" or "json"
+};
+
+// CONFIG_INVALID names the field and what it must be.
+absl::StatusOr<Settings> CheckSettings(const config::v1::Gateway& config);
+
+}  // namespace chord::gateway
