@@ -1,0 +1,54 @@
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "services/cli/commands.h"
+#include "services/cli/places.h"
+#include "services/cli/tokenize.h"
+
+namespace {
+
+constexpr char kHelp[] =
+    "chord: where in this picture is the thing I describe?\n"
+    "\n"
+    "  chord serve      run gateway, vision worker and language worker on this host\n"
+    "  chord ground     ask about a picture or a folder of pictures\n"
+    "  chord doctor     check this installation and say what to mend\n"
+    "  chord inspect    write the engine's own values (pixels, embeddings, logits, tokens)\n"
+    "  chord tokenize   turn texts into token ids\n"
+    "  chord version    print the version\n"
+    "\n"
+    "chord COMMAND --help says more.\n";
+
+// The one command that needs libtorch is a program of its own, so that the others start at once.
+int ExecInspect(char** argv) {
+  const std::string program = chord::cli::Sibling("chord-inspect");
+  execv(program.c_str(), argv + 1);
+  std::fprintf(stderr, "chord inspect: the program chord-inspect is not beside chord.\n");
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string command = argc > 1 ? argv[1] : "";
+  const std::vector<std::string> args(argv + (argc > 1 ? 2 : 1), argv + argc);
+  if (command == "serve") return chord::cli::RunServe(args);
+  if (command == "ground") return chord::cli::RunGround(args);
+  if (command == "doctor") return chord::cli::RunDoctor(args);
+  if (command == "inspect") return ExecInspect(argv);
+  if (command == "tokenize") return chord::cli::RunTokenize(argc - 1, argv + 1);
+  if (command == "version" || command == "--version") {
+    std::puts("chord " CHORD_VERSION);
+    return 0;
+  }
+  if (command.empty() || command == "help" || command == "--help" || command == "-h") {
+    std::fputs(kHelp, command.empty() ? stderr : stdout);
+    return command.empty() ? 2 : 0;
+  }
+  std::fprintf(stderr, "chord: there is no command \"%s\"; see chord --help.\n", command.c_str());
+  return 2;
+}
