@@ -1,0 +1,1 @@
+"""The recipe of chord-nano: scenes with known boxes, training, export, evaluation."""
