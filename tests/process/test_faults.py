@@ -1,0 +1,148 @@
+"""Processes die, clients go away, deadlines pass: everybody gets a status and nothing is kept."""
+
+import concurrent.futures
+import io
+import os
+import signal
+import socket
+import threading
+import time
+
+import grpc
+import pytest
+from PIL import Image
+from chord_server import Reason, assert_problem, demo, grounding_pb2, multipart
+
+GOOD, PROMPT, _ = next(d for d in demo() if len(d[2]) == 1)
+
+
+def in_flight(chord):
+    return chord.metric("chord_requests_in_flight") or 0
+
+
+@pytest.mark.parametrize("role", ["vision", "language"])
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_worker_killed_in_the_middle_of_a_request(chord, role, door):
+    victim = chord.pid(role)
+    os.kill(victim, signal.SIGSTOP)  # holds the window open
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ask = chord.post if door == "http" else chord.ground
+        future = pool.submit(ask, GOOD, PROMPT)
+        chord.wait_for(lambda: in_flight(chord) >= 1)
+        time.sleep(0.1)  # let it reach the worker's socket
+        begin = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        if door == "http":
+            assert_problem(future.result(10), 503, "WORKER_LOST")
+        else:
+            with pytest.raises(grpc.RpcError) as error:
+                future.result(10)
+            assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert Reason(error.value).reason == "WORKER_LOST"
+        assert time.monotonic() - begin < 1.0
+    # The next request works, although the worker is only just coming back.
+    assert chord.post(GOOD, PROMPT).status == 200
+    assert chord.pid(role) not in (None, victim)
+
+
+def test_the_gateway_killed_in_the_middle_of_a_request(chord):
+    victim, language = chord.pid("gateway"), chord.pid("language")
+    os.kill(language, signal.SIGSTOP)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = pool.submit(chord.ground, GOOD, PROMPT)
+        chord.wait_for(lambda: in_flight(chord) >= 1)
+        begin = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(grpc.RpcError) as error:
+            future.result(10)
+        assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - begin < 1.0
+    os.kill(language, signal.SIGCONT)
+    chord.wait_ready()
+    assert chord.post(GOOD, PROMPT).status == 200
+
+
+def test_deadlines_are_kept(chord):
+    for timeout in (0.001, 0.01):
+        with pytest.raises(grpc.RpcError) as error:
+            chord.ground(GOOD, PROMPT, timeout=timeout)
+        assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    language = chord.pid("language")
+    os.kill(language, signal.SIGSTOP)
+    begin = time.monotonic()
+    with pytest.raises(grpc.RpcError) as error:
+        chord.ground(GOOD, PROMPT, timeout=0.5)
+    os.kill(language, signal.SIGCONT)
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() - begin < 1.5
+    chord.wait_for(lambda: in_flight(chord) == 0)
+
+
+def test_a_client_that_hangs_up_frees_its_request(chord):
+    language = chord.pid("language")
+    os.kill(language, signal.SIGSTOP)
+    content_type, body = multipart([("image", ("x.png", GOOD)), ("prompt", PROMPT)])
+    host, port = chord.http_address.split(":")
+    with socket.create_connection((host, int(port)), 10) as sock:
+        sock.sendall(f"POST /api/ground HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\n"
+                     f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        chord.wait_for(lambda: in_flight(chord) == 1)
+    chord.wait_for(lambda: in_flight(chord) == 0, 5)
+    os.kill(language, signal.SIGCONT)
+
+
+def test_a_thousand_cancelled_requests_leave_memory_where_it_was(chord):
+    buffer = io.BytesIO()
+    Image.new("RGB", (448, 336), "gray").save(buffer, "JPEG")
+    stub = chord.stub()
+
+    def burst(count):
+        rest = threading.Semaphore(8)
+        for i in range(count):
+            rest.acquire()
+            call = stub.Ground.future(grounding_pb2.GroundRequest(image=buffer.getvalue(), prompt="find all stars"), timeout=20)
+            call.add_done_callback(lambda _: rest.release())
+            # Every stage gets its share: at once, in the queue, in the tower, while tokens come.
+            threading.Timer((i % 40) * 0.002, call.cancel).start()
+        for _ in range(8):
+            rest.acquire()
+        chord.wait_for(lambda: in_flight(chord) == 0, 30)
+
+    burst(300)  # pools and arenas reach their size
+    before = {role: chord.memory(role) for role in chord.ROLES}
+    pids = chord.pids()
+    burst(1000)
+    assert chord.pids() == pids, "a process died"
+    for role in chord.ROLES:
+        grown = chord.memory(role) - before[role]
+        assert grown < 30 << 20, f"{role} grew by {grown / 2**20:.1f} MiB"
+
+
+def test_many_clients_at_once_all_get_an_answer(chord):
+    scenes = demo()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(chord.post, *scenes[i % len(scenes)][:2]) for i in range(32)]
+        alone = {}
+        for i, job in enumerate(jobs):
+            answer = job.result(120)
+            assert answer.status == 200, answer.body
+            boxes = answer.json["boxes"]
+            assert alone.setdefault(i % len(scenes), boxes) == boxes
+
+
+def test_sigterm_ends_everything_in_order():
+    from chord_server import Chord
+    with Chord() as chord:
+        pids = chord.pids()
+        chord.process.send_signal(signal.SIGTERM)
+        assert chord.process.wait(30) == 0
+        for pid in pids.values():
+            assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_workers_do_not_outlive_a_killed_supervisor():
+    from chord_server import Chord
+    with Chord() as chord:
+        pids = chord.pids()
+        chord.process.kill()
+        chord.process.wait()
+        chord.wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), 30)
