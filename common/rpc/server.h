@@ -21,7 +21,7 @@ class Server {
     int64_t buffer_quota_bytes = 0;
     bool reflection = false;
     // Health: "" is served from start (the process lives); `ready_service` follows SetReady.
-    std::string ready_service;  // for example "chord.v1.Grounding"
+    std::string ready_service = {};  // for example "chord.v1.Grounding"
   };
   // `services` are not owned and must outlive the server.
   // CONFIG_INVALID when the address cannot be bound.

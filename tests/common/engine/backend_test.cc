@@ -220,10 +220,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Types{DType::kBFloat16, DType::kBFloat16},
                     Types{DType::kBFloat16, DType::kFloat32},
                     Types{DType::kBFloat16, DType::kBFloat16, /*native=*/true}),
-    [](const auto& info) {
-      return std::string(info.param.compute == DType::kFloat32 ? "Fp32" : "Bf16") + "From" +
-             (info.param.stored == DType::kFloat32 ? "Fp32" : "Bf16") +
-             (info.param.native ? "Native" : "");
+    [](const auto& made) {
+      return std::string(made.param.compute == DType::kFloat32 ? "Fp32" : "Bf16") + "From" +
+             (made.param.stored == DType::kFloat32 ? "Fp32" : "Bf16") +
+             (made.param.native ? "Native" : "");
     });
 
 TEST(CpuBackend, UsesMappedWeightsWhereTheyLie) {

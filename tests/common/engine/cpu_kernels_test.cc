@@ -239,7 +239,7 @@ TEST_P(CpuKernelsTest, AddsWithTheRoundingsOfAResidual) {
 }
 
 INSTANTIATE_TEST_SUITE_P(AllInstructionSets, CpuKernelsTest, testing::ValuesIn(Available()),
-                         [](const auto& info) { return info.param->instruction_set; });
+                         [](const auto& made) { return made.param->instruction_set; });
 
 }  // namespace
 }  // namespace chord::engine

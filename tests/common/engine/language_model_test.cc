@@ -199,8 +199,8 @@ TEST_P(LanguageModelTest, PositionsAndEmbeddingsMatter) {
 
 INSTANTIATE_TEST_SUITE_P(DTypes, LanguageModelTest,
                          testing::Values(DType::kFloat32, DType::kBFloat16),
-                         [](const auto& info) {
-                           return info.param == DType::kFloat32 ? "Fp32" : "Bf16";
+                         [](const auto& made) {
+                           return made.param == DType::kFloat32 ? "Fp32" : "Bf16";
                          });
 
 class LanguageModelFp32Test : public LanguageModelTest {};

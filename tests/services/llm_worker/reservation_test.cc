@@ -141,8 +141,12 @@ TEST_F(ReservationTest, ExpiresOnlyWithoutAWriterAndOnlyWhenDue) {
 TEST_F(ReservationTest, CancelIsIdempotentInEveryState) {
   for (int steps = 0; steps < 4; ++steps) {
     Reservation ticket = Make();
-    if (steps > 0) ASSERT_TRUE(ticket.BeginReceive().ok());
-    if (steps > 1) ASSERT_TRUE(ticket.Complete(NewRows()).ok());
+    if (steps > 0) {
+      ASSERT_TRUE(ticket.BeginReceive().ok());
+    }
+    if (steps > 1) {
+      ASSERT_TRUE(ticket.Complete(NewRows()).ok());
+    }
     if (steps > 2) ticket.Take();
     ticket.Cancel(errors::Cancelled());
     const S once = ticket.state();
