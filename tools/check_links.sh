@@ -8,7 +8,7 @@ bin=$1
 status=0
 check() { # program, extended regular expression of libraries it may not load
   local found
-  found=$(ldd "$bin/$1" | grep -oE "lib($2)[^ ]*" | sort -u | tr '\n' ' ')
+  found=$(ldd "$bin/$1" | grep -oE "lib($2)[^ ]*" | sort -u | tr '\n' ' ' || true)
   if [[ -n "$found" ]]; then
     echo "$1 loads $found"
     status=1

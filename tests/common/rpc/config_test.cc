@@ -1,6 +1,7 @@
 #include "common/rpc/config.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -13,7 +14,7 @@ namespace {
 using config::v1::Gateway;
 
 std::string WriteFile(const std::string& text) {
-  const std::string path = testing::TempDir() + "/chord_config_test";
+  const std::string path = testing::TempDir() + "/chord_config_test-" + std::to_string(getpid());
   std::ofstream(path) << text;
   return path;
 }

@@ -44,7 +44,7 @@ absl::Status Call(const std::string& address, size_t prompt_bytes,
 TEST(ServerTest, ErrorsAndDeadlinesCrossAUnixSocketAndTcp) {
   Refuser service;
   for (const std::string& address :
-       {absl::StrCat("unix:", testing::TempDir(), "/rpc_test.sock"), std::string("127.0.0.1:0")}) {
+       {absl::StrCat("unix:", testing::TempDir(), "/rpc_test-", getpid(), ".sock"), std::string("127.0.0.1:0")}) {
     auto server = Server::Start({.address = address}, {&service});
     ASSERT_TRUE(server.ok()) << server.status();
     const std::string target =
@@ -73,7 +73,7 @@ TEST(ServerTest, SaysSoWhenTheAddressIsTaken) {
 }
 
 TEST(ServerTest, NeverDeletesAFileThatIsNotASocket) {
-  const std::string path = testing::TempDir() + "/precious";
+  const std::string path = absl::StrCat(testing::TempDir(), "/precious-", getpid());
   std::ofstream(path) << "text";
   Refuser service;
   EXPECT_EQ(ErrorReason(Server::Start({.address = "unix:" + path}, {&service}).status()),

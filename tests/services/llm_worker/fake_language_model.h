@@ -27,7 +27,7 @@ class FakeLanguageModel : public engine::LanguageModel {
   // Positions of a prompt are index + PromptOffset(axis), of generated tokens index + kRopeDelta.
   static constexpr int64_t kRopeDelta = 500;
   static int64_t PromptOffset(size_t axis) { return 1000 * (static_cast<int64_t>(axis) + 1); }
-  static constexpr float kOther = 1, kChosen = 6;  // logits
+  static constexpr float kOther = 1, kChosen = 5;  // logits
 
   FakeLanguageModel(int slots, int tokens, int vocab) : vocab_(vocab) {
     options_.max_sequences = slots;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <cstring>
 
 #include "absl/synchronization/notification.h"
@@ -117,14 +118,17 @@ TEST(EncodeQueue, AFailureEndsOnlyItsOwnJob) {
 TEST(EncodeQueue, EndsWhatWaitsWhenItStops) {
   SlowTower tower;
   Ended first, second;
-  auto queue = std::make_unique<EncodeQueue>(&tower, 2);
+  auto owner = std::make_unique<EncodeQueue>(&tower, 2);
+  EncodeQueue* const queue = owner.get();
   tower.gate.Lock();
   ASSERT_TRUE(queue->Submit(Job(0, CancelToken(), &first)).ok());
   while (queue->running() == 0) {
   }
   ASSERT_TRUE(queue->Submit(Job(1, CancelToken(), &second)).ok());
-  std::thread stop([&] { queue = nullptr; });
-  while (queue->Submit(Job(2, CancelToken(), &second)).code() != absl::StatusCode::kUnavailable) {
+  std::thread stop([&] { owner = nullptr; });
+  std::deque<Ended> late;  // one of them may still find a place in the line
+  while (queue->Submit(Job(2, CancelToken(), &late.emplace_back())).code() !=
+         absl::StatusCode::kUnavailable) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   tower.gate.Unlock();
