@@ -56,8 +56,8 @@ REFUSED = {
     "heic": (HEIC, 415, "IMAGE_FORMAT_UNSUPPORTED"),
     "avif": (AVIF, 415, "IMAGE_FORMAT_UNSUPPORTED"),
     "svg": (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", 415, "IMAGE_FORMAT_UNSUPPORTED"),
-    "animated webp": (animated("WEBP"), 400, "IMAGE_ANIMATED"),
-    "apng": (animated("PNG"), 400, "IMAGE_ANIMATED"),
+    "animated webp": (animated("WEBP"), 415, "IMAGE_ANIMATED"),
+    "apng": (animated("PNG"), 415, "IMAGE_ANIMATED"),
     "png bomb": (png_bomb(19000, 19000), 400, "IMAGE_TOO_LARGE"),
     "png bomb in one side": (png_header(0x7FFFFFFF, 1) + chunk(b"IEND", b""), 400, "IMAGE_TOO_LARGE"),
     "zero width": (png_header(0, 5) + chunk(b"IEND", b""), 400, None),
@@ -66,7 +66,7 @@ REFUSED = {
     "201 to 1": (encoded(size=(201, 1)), 400, "IMAGE_ASPECT_RATIO"),
     "half a png": (GOOD[: len(GOOD) // 2] if GOOD[:4] == b"\x89PNG" else encoded(size=(300, 300))[:150], 400, "IMAGE_CORRUPT"),
     "half a jpeg": (encoded(size=(300, 300), fmt="JPEG")[:600], 400, "IMAGE_CORRUPT"),
-    "half a webp": (encoded(size=(300, 300), fmt="WEBP", lossless=True)[:60], 400, "IMAGE_CORRUPT"),
+    "half a webp": (encoded(size=(300, 300), fmt="WEBP", lossless=True)[:30], 400, "IMAGE_CORRUPT"),
 }
 
 

@@ -17,7 +17,7 @@ GOOD, PROMPT, _ = next(d for d in demo() if len(d[2]) == 1)
 
 
 def in_flight(chord):
-    return chord.metric("chord_requests_in_flight") or 0
+    return chord.metric("chord_inflight_requests") or 0
 
 
 @pytest.mark.parametrize("role", ["vision", "language"])

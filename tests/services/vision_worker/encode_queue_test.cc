@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <cstring>
+#include <deque>
 
 #include "absl/synchronization/notification.h"
 #include "common/base/errors.h"

@@ -1,6 +1,6 @@
 """Asks Chord's engine and transformers about the same scenes: every token must be equal, and the boxes right.
 
-usage: nano_scenes.py --chord-inspect PATH [--count 30] [--seed parity] [--scenes DIR]
+usage: nano_parity.py --chord-inspect PATH [--count 30] [--seed parity] [--scenes DIR]
 
 Scenes are drawn as by `python -m train_nano scenes`; chord-nano was not trained on them. Exit codes:
 0 equal and right, 1 not, 77 something that the comparison needs is missing.
