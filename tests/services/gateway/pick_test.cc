@@ -1,0 +1,67 @@
+#include "services/gateway/pick.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace chord::gateway {
+namespace {
+
+WorkerView Ready(int64_t load = 0, int in_flight = 0) {
+  WorkerView view;
+  view.alive = view.ready = true;
+  view.fingerprint = "f";
+  view.load = load;
+  view.in_flight = in_flight;
+  return view;
+}
+
+TEST(PickWorker, TakesTheLeastLoadedByWorkAndThenByCount) {
+  EXPECT_EQ(PickWorker({Ready(5), Ready(3), Ready(4)}, "f", 0).index, 1);
+  EXPECT_EQ(PickWorker({Ready(3, 2), Ready(3, 1)}, "f", 0).index, 1);
+}
+
+TEST(PickWorker, TrustsTheLargerOfTheReportAndItsOwnCount) {
+  std::vector<WorkerView> workers = {Ready(0), Ready(2)};
+  workers[0].ours_load = 9;  // sent just now, not in the report yet
+  EXPECT_EQ(PickWorker(workers, "f", 0).index, 1);
+  workers[1].load = 10;  // another gateway's
+  EXPECT_EQ(PickWorker(workers, "f", 0).index, 0);
+}
+
+TEST(PickWorker, TakesEqualOnesInTurn) {
+  for (uint64_t turn = 0; turn < 6; ++turn) {
+    EXPECT_EQ(PickWorker({Ready(), Ready(), Ready()}, "f", turn).index, static_cast<int>(turn % 3));
+  }
+}
+
+TEST(PickWorker, SaysWhyItFindsNone) {
+  using Why = Picked::Why;
+  WorkerView dead = Ready(), loading = Ready(), other = Ready(), full = Ready();
+  dead.alive = false;
+  loading.ready = false;
+  other.fingerprint = "g";
+  full.queued = full.queue_capacity = 2;
+  const struct {
+    std::vector<WorkerView> workers;
+    Why why;
+  } cases[] = {{{}, Why::kNoneReady},
+               {{dead, loading}, Why::kNoneReady},
+               {{dead, other}, Why::kMismatch},
+               {{full, other}, Why::kFull},
+               {{full, dead, Ready()}, Why::kFound}};
+  for (const auto& c : cases) {
+    const Picked picked = PickWorker(c.workers, "f", 1);
+    EXPECT_EQ(picked.why, c.why);
+    EXPECT_EQ(picked.index >= 0, c.why == Why::kFound);
+  }
+}
+
+TEST(PickWorker, DoesNotCallAQueueOfUnknownLengthFull) {
+  WorkerView worker = Ready();
+  worker.queued = 100;
+  EXPECT_EQ(PickWorker({worker}, "f", 0).why, Picked::Why::kFound);
+}
+
+}  // namespace
+}  // namespace chord::gateway

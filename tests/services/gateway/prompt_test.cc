@@ -1,0 +1,92 @@
+#include "services/gateway/prompt.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/errors.h"
+
+namespace chord::gateway {
+namespace {
+
+using std::string_literals::operator""s;
+
+TEST(IsUtf8, FollowsTable37OfTheUnicodeStandard) {
+  for (const char* good : {"", "a", "é", "白", "😀", "\U0010FFFF", "\xEF\xBF\xBF", "e\u0301\u202E"}) {
+    EXPECT_TRUE(IsUtf8(good)) << good;
+  }
+  for (const char* bad :
+       {"\x80", "\xC0\x80", "\xC1\xBF", "\xC3", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80",
+        "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "a\xE7\x99"}) {
+    EXPECT_FALSE(IsUtf8(bad));
+  }
+}
+
+TEST(CheckPrompt, RefusesEmptyLongIllFormedAndNul) {
+  const struct {
+    std::string prompt;
+    const char* reason;
+  } cases[] = {{"", "PROMPT_EMPTY"},
+               {" \t\r\n", "PROMPT_EMPTY"},
+               {"\u3000\u200B\uFEFF", "PROMPT_EMPTY"},
+               {std::string(17, 'x'), "PROMPT_TOO_LONG"},
+               {"a\xFF", "PROMPT_NOT_UTF8"},
+               {"a\0b"s, "PROMPT_HAS_NUL"}};
+  for (const auto& c : cases) EXPECT_EQ(ErrorReason(CheckPrompt(c.prompt, 16)), c.reason);
+  for (const char* good : {"x", "0123456789abcdef", "<|image_pad|>", "白色的花瓶"}) {
+    EXPECT_TRUE(CheckPrompt(good, 16).ok()) << good;
+  }
+}
+
+TEST(HasCjk, TellsTheWriting) {
+  EXPECT_TRUE(HasCjk("the 红 one"));
+  EXPECT_TRUE(HasCjk("りんご"));
+  EXPECT_TRUE(HasCjk("\U00020000"));
+  EXPECT_FALSE(HasCjk("the white vase, café 😀"));
+}
+
+TEST(WrapPrompt, AsksForJsonInTheQuestionsLanguage) {
+  const struct {
+    const char *prompt, *wrapped;
+  } cases[] = {
+      {"the white vase", "Locate the white vase, output its bbox coordinates using JSON format."},
+      {"white vase.", "Locate the white vase, output its bbox coordinates using JSON format."},
+      {"Find the vase!", "Find the vase, output its bbox coordinates using JSON format."},
+      {"all windows",
+       "Outline the position of all windows and output all the coordinates in JSON format."},
+      {"alligator", "Locate the alligator, output its bbox coordinates using JSON format."},
+      {"右下角的红色椅子", "定位右下角的红色椅子，以JSON格式输出其bbox坐标"},
+      {"找出红苹果。", "找出红苹果，以JSON格式输出其bbox坐标"},
+      {"所有的窗户", "框出所有的窗户的位置，以json格式输出所有的坐标"},
+      {"Give bbox of the cat", "Give bbox of the cat"},
+      {"输出猫的坐标", "输出猫的坐标"},
+      {"...", "..."}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(WrapPrompt(PromptWrapper::kJson, c.prompt), c.wrapped);
+    EXPECT_EQ(WrapPrompt(PromptWrapper::kNone, c.prompt), c.prompt);
+  }
+}
+
+TEST(LoadChordFile, IsOptionalAndChecked) {
+  const std::string dir = absl::StrCat(testing::TempDir(), "/chord_file-", getpid());
+  std::filesystem::create_directories(dir);
+  EXPECT_EQ(LoadChordFile(dir)->wrapper, PromptWrapper::kJson);
+  const auto load = [&](const char* text) {
+    std::ofstream(dir + "/chord.json") << text;
+    return LoadChordFile(dir);
+  };
+  const auto good = load(R"({"name": "nano", "prompt_wrapper": "none", "later": 1})");
+  ASSERT_TRUE(good.ok());
+  EXPECT_EQ(good->name, "nano");
+  EXPECT_EQ(good->wrapper, PromptWrapper::kNone);
+  for (const char* bad : {"", "[]", "{", R"({"name": 1})", R"({"prompt_wrapper": "xml"})"}) {
+    EXPECT_EQ(ErrorReason(load(bad).status()), "CHECKPOINT_INVALID") << bad;
+  }
+  std::filesystem::remove_all(dir);
+}
+
+}  // namespace
+}  // namespace chord::gateway
