@@ -36,8 +36,11 @@ struct Limits {
   int64_t max_bytes = limits::kDefaultImageBytes;
   int64_t max_pixels = limits::kDefaultImagePixels;
   int max_aspect_ratio = limits::kMaxAspectRatio;
-  // For tools that study the model: only the file formats' own bounds and the ceilings apply.
-  static Limits Ceilings();
+  // A service's: none of these reaches over its ceiling in common/base/limits.h.
+  bool ceilings = true;
+  // For tools that study the model on one's own files: what the formats and the model's rule allow,
+  // up to 2^30 px (3 GiB of pixels).
+  static Limits ForTools();
 };
 
 // Sniffs, reads the header, refuses by `limits`, animations and codings we do not take.

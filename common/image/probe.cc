@@ -7,19 +7,21 @@
 
 namespace chord::image {
 
-Limits Limits::Ceilings() {
-  return {.max_bytes = limits::kCeilingImageBytes,
-          .max_pixels = limits::kCeilingImagePixels,
-          .max_aspect_ratio = limits::kMaxAspectRatio};
+Limits Limits::ForTools() {
+  return {.max_bytes = int64_t{4} << 30, .max_pixels = int64_t{1} << 30, .ceilings = false};
 }
 
 namespace internal {
 
 absl::Status CheckSize(int64_t width, int64_t height, const Limits& limits) {
   if (width <= 0 || height <= 0) return errors::ImageZeroSide();
-  const int64_t max_pixels = std::min(limits.max_pixels, limits::kCeilingImagePixels);
-  // Sides are 32-bit numbers of a file, so the product fits.
-  if (std::max(width, height) > limits::kMaxImageSide || width * height > max_pixels) {
+  const int64_t max_pixels =
+      limits.ceilings ? std::min(limits.max_pixels, limits::kCeilingImagePixels) : limits.max_pixels;
+  const int64_t max_side = limits.ceilings ? limits::kMaxImageSide : max_pixels;
+  // Sides are 32-bit numbers of a file: as unsigned ones their product fits.
+  if (std::max(width, height) > max_side ||
+      static_cast<uint64_t>(width) * static_cast<uint64_t>(height) >
+          static_cast<uint64_t>(max_pixels)) {
     return errors::ImagePixelLimit(width, height, max_pixels);
   }
   if (std::max(width, height) > std::min(width, height) * int64_t{limits.max_aspect_ratio}) {
@@ -31,7 +33,8 @@ absl::Status CheckSize(int64_t width, int64_t height, const Limits& limits) {
 }  // namespace internal
 
 absl::StatusOr<Header> Probe(absl::string_view bytes, const Limits& limits) {
-  const int64_t max_bytes = std::min(limits.max_bytes, limits::kCeilingImageBytes);
+  const int64_t max_bytes =
+      limits.ceilings ? std::min(limits.max_bytes, limits::kCeilingImageBytes) : limits.max_bytes;
   if (static_cast<int64_t>(bytes.size()) > max_bytes) {
     return errors::ImageBytesLimit(static_cast<int64_t>(bytes.size()), max_bytes);
   }

@@ -1,6 +1,7 @@
 #include "services/cli/inspect.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <memory>
@@ -23,6 +24,7 @@
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
 #include "common/model/tokenizer.h"
+#include "common/model/unicode.h"
 
 namespace chord::cli {
 namespace {
@@ -59,20 +61,24 @@ class ResultFile {
 };
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) {
+    return absl::NotFoundError(error ? error.message() : "not a file");
+  }
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   const std::streamoff size = file ? static_cast<std::streamoff>(file.tellg()) : -1;
-  if (size < 0) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  if (size < 0) return absl::NotFoundError("cannot be read");
   if (size > max_bytes) return errors::ImageBytesLimit(size, max_bytes);
   std::string bytes(static_cast<size_t>(size), '\0');
   file.seekg(0);
   file.read(bytes.data(), size);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", path));
+  if (!file) return absl::NotFoundError("cannot be read");
   return bytes;
 }
 
 absl::StatusOr<Pictures> LoadPictures(const std::vector<std::string>& paths,
                                       const model::ModelConfig& config) {
-  const image::Limits limits = image::Limits::Ceilings();
+  const image::Limits limits = image::Limits::ForTools();
   const image::PatchGeometry& geometry = config.geometry;
   Pictures pictures;
   pictures.patch_values = int64_t{config.vision.in_channels} * geometry.temporal_patch_size *
@@ -210,6 +216,7 @@ absl::StatusOr<model::EncodedPrompt> Encode(const InspectOptions& options,
 }  // namespace
 
 absl::Status Inspect(const InspectOptions& options) {
+  if (model::ToValidUtf8(options.prompt) != options.prompt) return errors::PromptNotUtf8();
   CHORD_RETURN_IF_ERROR(engine::InitEngine(options.threads));
   CHORD_ASSIGN_OR_RETURN(const engine::Device device, engine::ParseDevice(options.device));
   CHORD_ASSIGN_OR_RETURN(const DType dtype, engine::ParseDType(options.dtype, device, ""));

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
+#include <new>
 #include <optional>
 #include <string>
 
@@ -103,11 +105,26 @@ absl::Status Main(int argc, char** argv) {
     std::fputs(kUsage, stdout);
     return absl::OkStatus();
   }
-  try {
-    return Inspect(*options);
-  } catch (const std::exception& error) {  // memory, above all: logits of a long prompt
-    return absl::ResourceExhaustedError(error.what());
+  for (const std::string& image : options->images) {
+    std::error_code ignored;
+    if (std::filesystem::equivalent(image, options->out, ignored)) {
+      return absl::InvalidArgumentError("--out is one of the pictures");
+    }
   }
+  absl::Status status;
+  try {
+    status = Inspect(*options);
+  } catch (const std::bad_alloc&) {  // logits of a long prompt, above all
+    status = absl::ResourceExhaustedError("the memory does not suffice");
+  } catch (const std::exception& error) {
+    status = absl::InternalError(error.what());
+  }
+  // An older result must not pass for this one.
+  std::error_code ignored;
+  if (!status.ok() && std::filesystem::is_regular_file(options->out, ignored)) {
+    std::filesystem::remove(options->out, ignored);
+  }
+  return status;
 }
 
 }  // namespace

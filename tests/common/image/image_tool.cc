@@ -47,7 +47,7 @@ absl::StatusOr<Size> Run(const std::string& line) {
     return SmartResize(size, geometry);
   }
   const std::string bytes = ReadFile(in);
-  DecodeOptions options{.limits = Limits::Ceilings()};
+  DecodeOptions options{.limits = Limits::ForTools()};
   if (command == "decode") {
     std::string alpha;
     words >> alpha;
