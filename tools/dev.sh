@@ -26,7 +26,9 @@ set_up() { # what setup.sh takes; its steps count here
 }
 
 build() { # targets
-  if [[ -e "$BUILD/build.ninja" && "$BUILD/build.ninja" -nt CMakePresets.json ]]; then
+  # The parity and process tests are there only when the oracle was at the time of configuring.
+  if [[ -e "$BUILD/build.ninja" && "$BUILD/build.ninja" -nt CMakePresets.json &&
+    ! "$CHORD_HOME/venv/.chord-oracle" -nt "$BUILD/build.ninja" ]]; then
     step_done "Configure: done ($BUILD)"
   else
     step "Configure (cmake, preset $PRESET, into $BUILD)" cmake --preset "$PRESET" -B "$BUILD"
