@@ -1,6 +1,6 @@
-// The decoder of Qwen2.5-VL (spec §4) as an engine: KV memory fixed at load, explicit positions,
-// and one Step over any mix of prefill chunks and single tokens of many sequences, which a
-// scheduler can batch and, later, a CUDA graph can capture.
+// The decoder of Qwen2.5-VL (spec §4) as an engine: KV memory fixed at load and cut into pages,
+// explicit positions, and one Step over any mix of prefill chunks and decoded tokens of many
+// sequences. Which sequence owns which page, and which pages several share, is the caller's affair.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,13 @@
 
 namespace chord::engine {
 
-// Image embeddings of one request on the engine's device, filled as chunks arrive.
+// KV rows of one page.
+inline constexpr int kKvPageTokens = 16;
+
+// How keys and values are stored. kInt8: one scale per row and head, half or a quarter of the bytes.
+enum class KvType { kModel, kInt8 };
+
+// Embeddings of one picture on the engine's device, filled as chunks arrive; read-only after that.
 // One writer; must outlive the steps that read it.
 class EmbeddingBuffer {
  public:
@@ -32,8 +38,9 @@ class LanguageModel {
   struct Options {
     Device device;
     model::DType dtype = model::DType::kFloat32;
-    int max_sequences = 4;           // KV slots
-    int max_sequence_tokens = 4096;  // rows of one slot: prompt + answer
+    KvType kv_type = KvType::kModel;
+    int kv_tokens = 4 * 4096;        // KV rows of all pages; rounded up to whole pages
+    int max_sequence_tokens = 4096;  // of one sequence: prompt + answer
   };
   static absl::StatusOr<std::unique_ptr<LanguageModel>> Load(
       std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
@@ -45,24 +52,31 @@ class LanguageModel {
 
   // Consecutive tokens of one sequence.
   struct Chunk {
-    int slot = 0;                         // 0..max_sequences-1; at most once in a step
-    int start = 0;                        // KV rows of this slot that are already valid
+    // Pages of the sequence: its KV row i is row i % kKvPageTokens of pages[i / kKvPageTokens].
+    // At least enough for start + n rows. Pages that hold a row >= start belong to this chunk
+    // alone in this step; earlier ones may be shared with any other chunk.
+    absl::Span<const int32_t> pages;
+    int start = 0;                        // KV rows of the sequence that are already valid
     absl::Span<const int32_t> ids;        // n >= 1
     absl::Span<const int32_t> positions;  // [3, n] row major
     // Row of `embeddings` that replaces the token embedding of ids[i], or -1. Empty: all -1.
     absl::Span<const int32_t> image_rows;
     const EmbeddingBuffer* embeddings = nullptr;
-    enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
+    int logits = 1;  // logits of the last so many ids are wanted: 0 .. n
   };
   // Runs all chunks in one pass and appends their KV. `logits` receives float32 rows of
-  // vocab_size in chunk order (kLast: 1 row, kAll: n rows); it is resized, keep it to reuse memory.
-  // Causal by index; sequences never see each other. Not thread-safe. After an error the KV rows
-  // from `start` on of the slots of this step are undefined, earlier rows are intact.
+  // vocab_size in chunk order; it is resized, keep it to reuse memory. Causal by index; sequences
+  // never see each other. Not thread-safe. After an error the KV rows from `start` on of the
+  // chunks of this step are undefined, earlier rows are intact.
   virtual absl::Status Step(absl::Span<const Chunk> chunks, std::vector<float>* logits) = 0;
 
+  // Copies the first `rows` KV rows of page `from` to page `to`, in all layers. Ordered with Step.
+  virtual absl::Status CopyPage(int32_t from, int32_t to, int rows) = 0;
+
+  virtual int kv_pages() const = 0;
   virtual int vocab_size() const = 0;
   virtual const Options& options() const = 0;
-  virtual int64_t kv_bytes() const = 0;  // of all slots
+  virtual int64_t kv_bytes() const = 0;  // of all pages
 };
 
 }  // namespace chord::engine
