@@ -1,5 +1,7 @@
 #include "common/engine/sampler.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -33,6 +35,23 @@ int32_t Argmax(absl::Span<const float> logits) {
       top = logits[i];
       best = static_cast<int32_t>(i);
       found = true;
+    }
+  }
+  return best;
+}
+
+int32_t ArgmaxAllowed(absl::Span<const float> logits, absl::Span<const uint64_t> allowed) {
+  int32_t best = -1;
+  float top = -std::numeric_limits<float>::infinity();
+  const size_t words = std::min(allowed.size(), (logits.size() + 63) / 64);
+  for (size_t word = 0; word < words; ++word) {
+    for (uint64_t bits = allowed[word]; bits != 0; bits &= bits - 1) {
+      const size_t i = word * 64 + std::countr_zero(bits);
+      if (i >= logits.size()) break;
+      if (logits[i] > top || (best < 0 && logits[i] == top)) {
+        top = logits[i];
+        best = static_cast<int32_t>(i);
+      }
     }
   }
   return best;

@@ -26,6 +26,8 @@ void ApplyRepetitionPenalty(absl::Span<float> logits, const SeenTokens& seen, fl
 
 // Lowest id among equals. NaN never wins; all-NaN returns 0.
 int32_t Argmax(absl::Span<const float> logits);
+// The same among the ids whose bit is set (bit i % 64 of word i / 64); -1 when there is none.
+int32_t ArgmaxAllowed(absl::Span<const float> logits, absl::Span<const uint64_t> allowed);
 
 // Natural log of softmax(logits)[id], in double.
 double LogProbability(absl::Span<const float> logits, int32_t id);

@@ -41,7 +41,8 @@ const Names kQueues = {"admission", "encode", "prefill", "decode"};
 const Names kPoints = {"queue",   "decode_pixels", "preprocess", "vision", "push",
                        "receive", "prefill",       "decode",     "reply"};
 const Names kDirections = {"sent", "received"};
-const Names kKvStates = {"capacity", "reserved", "used"};
+const Names kKvStates = {"capacity", "used", "kept"};
+const Names kPictureSources = {"rows", "embeddings", "kv"};
 const Names kDeviceBytes = {"planned", "used", "peak"};
 const Names kTokenKinds = {"image", "prompt", "generated", "forced"};
 const Names kCacheEvents = {"hit", "miss", "evicted"};
@@ -225,6 +226,8 @@ struct Metrics::Impl {
       embedding_bytes, log_lines;
   Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
   Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
+  Gauge *kept_pictures = nullptr, *kept_picture_bytes = nullptr;
+  Labelled<Counter> picture_source;
   Gauge *resident = nullptr, *virtual_memory = nullptr, *open_fds = nullptr, *threads = nullptr;
   Histogram *answer_boxes = nullptr, *box_confidence = nullptr, *image_patches = nullptr,
             *encode_batch = nullptr, *prompt_tokens = nullptr, *answer_tokens = nullptr,
@@ -334,6 +337,13 @@ void Metrics::Impl::MakeLanguage() {
   kv_bytes.Make(GaugeFamily("chord_kv_bytes", "Memory of the key/value cache."), "state",
                 kKvStates);
   tickets = &GaugeFamily("chord_tickets", "Tickets alive.").Add({});
+  picture_source.Make(CounterFamily("chord_picture_source_total",
+                                    "What served a picture's share of a request."),
+                      "source", kPictureSources);
+  kept_pictures =
+      &GaugeFamily("chord_kept_pictures", "Pictures known for more questions.").Add({});
+  kept_picture_bytes =
+      &GaugeFamily("chord_kept_picture_bytes", "Embeddings kept for more questions.").Add({});
   session.Make(CounterFamily("chord_session_total", "Life of image sessions."), "event",
                kSessionEvents);
 }
@@ -409,6 +419,13 @@ void Metrics::SetKvBytes(KvState state, int64_t bytes) {
   Set(impl_->kv_bytes[Index(state)], static_cast<double>(bytes));
 }
 void Metrics::SetTickets(int64_t alive) { Set(impl_->tickets, static_cast<double>(alive)); }
+void Metrics::PictureServed(PictureSource source) {
+  Increment(impl_->picture_source[Index(source)]);
+}
+void Metrics::SetKeptPictures(int64_t pictures, int64_t bytes) {
+  Set(impl_->kept_pictures, static_cast<double>(pictures));
+  Set(impl_->kept_picture_bytes, static_cast<double>(bytes));
+}
 void Metrics::Session(SessionEvent event) { Increment(impl_->session[Index(event)]); }
 
 void Metrics::EmbeddingBytes(Direction direction, int64_t bytes) {

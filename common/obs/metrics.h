@@ -63,7 +63,10 @@ enum class Point {
   kReply
 };
 enum class Direction { kSent, kReceived };
-enum class KvState { kCapacity, kReserved, kUsed };
+// kUsed: requests run through it; kKept: of earlier requests, makes room when needed.
+enum class KvState { kCapacity, kUsed, kKept };
+// What served a picture's share of a request.
+enum class PictureSource { kRows, kEmbeddings, kKv };
 enum class DeviceBytes { kPlanned, kUsed, kPeak };
 enum class TokenKind { kImage, kPrompt, kGenerated, kForced };
 enum class CacheEvent { kHit, kMiss, kEvicted };
@@ -118,6 +121,9 @@ class Metrics {
   void SetInflightTokens(int64_t tokens);         // chord_inflight_tokens
   void SetKvBytes(KvState state, int64_t bytes);  // chord_kv_bytes
   void SetTickets(int64_t alive);                 // chord_tickets
+  void PictureServed(PictureSource source);       // chord_picture_source_total
+  // Embeddings kept for more questions; chord_kept_pictures, chord_kept_picture_bytes.
+  void SetKeptPictures(int64_t pictures, int64_t bytes);
   void Session(SessionEvent event);               // chord_session_total
 
   // --- both workers -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kMaxTurns = 64;
 constexpr size_t kMaxParts = 16;
 constexpr size_t kMaxImages = 1;
+constexpr double kMaxKeepSeconds = 86'400;
 // All turns together; a conversation of long questions still fits, a flood does not reach the
 // tokenizer.
 constexpr int64_t kMaxTextBytes = 8 * limits::kCeilingPromptBytes;
@@ -59,6 +60,32 @@ absl::Status CheckMessages(const DecodeInput& input) {
   return absl::OkStatus();
 }
 
+absl::Status CheckUses(const DecodeInput& input) {
+  if (!input.uses.empty() && input.uses.size() != input.images.size()) {
+    return errors::ParameterInvalid("uses", "one for each picture, or none");
+  }
+  for (const DecodeInput::Use& use : input.uses) {
+    if (!use.key.empty() && use.key.size() != kKeyBytes) {
+      return errors::ParameterInvalid("key", "32 bytes, or empty");
+    }
+    if (!(use.keep_seconds >= 0 && use.keep_seconds <= kMaxKeepSeconds)) {
+      return errors::ParameterInvalid("keep_seconds", "a number from 0 to 86400");
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::string LastQuestion(const std::vector<model::Message>& messages) {
+  std::string out;
+  for (auto it = messages.rbegin(); it != messages.rend() && out.empty(); ++it) {
+    if (it->role != "user") continue;
+    for (const model::Part& part : it->parts) {
+      if (const auto* text = std::get_if<std::string>(&part)) out += *text;
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const PromptFacts& facts) {
@@ -71,6 +98,7 @@ absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const Pro
     return errors::ParameterInvalid("images", "a list of at most 1 picture");
   }
   CHORD_RETURN_IF_ERROR(CheckMessages(input));
+  CHORD_RETURN_IF_ERROR(CheckUses(input));
 
   PreparedPrompt out;
   std::vector<image::Grid> grids;
@@ -82,6 +110,7 @@ absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const Pro
     grids.push_back(plan.grid);
     out.embeddings.grid = plan.grid;
     out.embeddings.rows += plan.tokens;
+    out.question = {plan.resized.width, plan.resized.height, LastQuestion(input.messages)};
   }
   out.embeddings.width = facts.config->text.hidden_size;
   out.embeddings.model_fingerprint = facts.fingerprint;

@@ -1,10 +1,12 @@
 // A Decode request as plain data, and every check it must pass before anything is reserved for it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/grammar/box_grammar.h"
 #include "common/image/frame_plan.h"
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
@@ -13,6 +15,8 @@
 
 namespace chord::llm_worker {
 
+inline constexpr size_t kKeyBytes = 32;  // of a picture's key: a SHA-256
+
 struct DecodeInput {
   std::string ticket_id;
   std::string request_id;
@@ -20,6 +24,15 @@ struct DecodeInput {
   std::vector<model::Message> messages;
   std::vector<image::FramePlan> images;
   int max_new_tokens = 0;
+  bool grammar = false;
+  // Of the pictures, one each; or none: nothing is kept or found, and their rows are on their way.
+  struct Use {
+    std::string key;  // 32 bytes, or empty: nothing of the picture may outlive the request
+    bool pushed = true;
+    bool pin = false;
+    double keep_seconds = 0;  // 0 – 86,400; 0: the default
+  };
+  std::vector<Use> uses;
 };
 
 // What of the model decides whether a request fits. Views; the owner outlives them.
@@ -34,6 +47,8 @@ struct PromptFacts {
 struct PreparedPrompt {
   model::EncodedPrompt prompt;
   EmbeddingShape embeddings;
+  // Of the picture; the last user turn's words. Unset without a picture.
+  std::optional<grammar::Question> question;
 };
 
 // Pure. TICKET_UNKNOWN (no ticket's form), MODEL_MISMATCH, PARAMETER_INVALID, PROMPT_*,

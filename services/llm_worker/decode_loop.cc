@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -10,6 +11,10 @@
 
 namespace chord::llm_worker {
 namespace {
+
+constexpr absl::Duration kExpiryInterval = absl::Seconds(1);
+// So many rows of a prompt that another request is about to compute are worth waiting for.
+constexpr int kWorthWaiting = 2 * engine::kKvPageTokens;
 
 bool AllFinite(absl::Span<const float> values) {
   constexpr uint32_t kExponent = 0x7F800000;
@@ -33,7 +38,8 @@ std::vector<int32_t> ImageRows(const model::EncodedPrompt& prompt) {
 }  // namespace
 
 struct DecodeLoop::Sequence {
-  Sequence(DecodeJob j, const model::Tokenizer* tokenizer, const ListFates* fates, int vocab_size)
+  Sequence(DecodeJob j, const model::Tokenizer* tokenizer, const ListFates* fates, int vocab_size,
+           const grammar::BoxGrammar* grammar)
       : job(std::move(j)),
         token(job.ticket->token()),
         image_rows(ImageRows(job.prompt)),
@@ -43,9 +49,18 @@ struct DecodeLoop::Sequence {
         submitted(absl::Now()) {
     seen.Add(job.prompt.ids);
     result.prompt_tokens = prompt_tokens();
+    if (grammar != nullptr && job.grammar) {
+      cursor.emplace(grammar, *job.grammar);
+      guess = cursor->Guess();
+    }
   }
   int prompt_tokens() const { return static_cast<int>(job.prompt.ids.size()); }
-  int64_t reserved_tokens() const { return int64_t{prompt_tokens()} + job.max_new_tokens; }
+  int reserved_tokens() const { return prompt_tokens() + job.max_new_tokens; }
+  // One past the last row of the pictures.
+  int picture_end() const {
+    const auto& images = job.prompt.images;
+    return images.empty() ? 0 : static_cast<int>(images.back().begin + images.back().tokens);
+  }
   bool decoding() const { return !result.ids.empty(); }
 
   DecodeJob job;
@@ -54,15 +69,22 @@ struct DecodeLoop::Sequence {
   engine::SeenTokens seen;
   model::StreamDecoder stream;
   FirstList first_list;
+  std::optional<grammar::BoxCursor> cursor;
   DecodeResult result;
 
   int slot = -1;
   int64_t order = 0;
-  bool has_rows = false;  // the ticket is taken; `rows` is null without pictures
-  std::unique_ptr<engine::EmbeddingBuffer> rows;
-  int kv_rows = 0;
+  KvPlanner::Sequence* kv = nullptr;  // from admission to end
+  uint64_t picture = 0;
+  std::vector<KvSymbol> symbols;      // of the prompt, until admission
+  bool has_rows = false;              // all that the prompt needs is here
+  std::shared_ptr<const engine::EmbeddingBuffer> rows;
+  int kv_rows = 0;                    // valid ones
+  std::vector<int32_t> pending;       // ids of the answer without KV yet
+  std::vector<int32_t> guess;         // what may be tried after them
+  std::string delta;                  // text that the client has not been told
   bool ended = false;
-  absl::Time submitted, admitted, rows_here, prefill_began, first_token;
+  absl::Time submitted, admitted, prefill_began, first_token;
   CancelToken::Registration wake;  // last: gone before anything it could touch
 };
 
@@ -72,7 +94,10 @@ DecodeLoop::DecodeLoop(engine::LanguageModel* model, const model::Tokenizer* tok
       tokenizer_(tokenizer),
       options_(std::move(options)),
       list_fates_(*tokenizer, model->vocab_size()),
-      slots_(model->options().max_sequences) {
+      slots_(options_.max_sequences),
+      kv_({model->kv_pages(), engine::kKvPageTokens}),
+      pictures_(options_.pictures) {
+  Snapshot();
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -85,16 +110,26 @@ DecodeLoop::~DecodeLoop() {
   thread_.join();
 }
 
+Load DecodeLoop::LoadNow() const {
+  return {static_cast<int>(queue_.size()), running_, options_.max_sequences, mean_service_};
+}
+
 absl::Status DecodeLoop::Submit(DecodeJob job) {
   auto sequence = std::make_unique<Sequence>(std::move(job), tokenizer_, &list_fates_,
-                                             model_->vocab_size());
+                                             model_->vocab_size(), options_.grammar);
+  if (!kv_.CanEverFit(sequence->reserved_tokens())) {
+    return errors::ContextLimit(sequence->reserved_tokens(),
+                                int64_t{model_->kv_pages()} * engine::kKvPageTokens);
+  }
   sequence->wake = sequence->token.OnCancel([this] { Wake(); });
   absl::MutexLock lock(&mu_);
   if (stopping_) return errors::ShuttingDown();
-  const int slots = static_cast<int>(slots_.size());
-  const int queued = static_cast<int>(queue_.size());
-  if (running_ + queued >= slots + options_.max_queue) {
-    return errors::Overloaded(EstimateWait(queued, slots, mean_service_));
+  const Load load = LoadNow();
+  if (running_ + load.queued >= options_.max_sequences + options_.max_queue) {
+    return errors::Overloaded(RetryTime(load));
+  }
+  if (auto retry = TooLate(load, sequence->token.deadline() - sequence->submitted)) {
+    return errors::Overloaded(*retry);
   }
   tokens_ += sequence->reserved_tokens();
   queue_.push_back(std::move(sequence));
@@ -108,9 +143,28 @@ void DecodeLoop::Wake() {
   changed_.Signal();
 }
 
+void DecodeLoop::DropPicture(std::string key) {
+  absl::MutexLock lock(&mu_);
+  // More than the table holds would only name pictures that are not there.
+  if (drops_.size() < options_.pictures.max_pictures) drops_.push_back(std::move(key));
+  woken_ = true;
+  changed_.Signal();
+}
+
 DecodeLoop::Counts DecodeLoop::counts() const {
   absl::MutexLock lock(&mu_);
-  return {running_, static_cast<int>(queue_.size()), tokens_};
+  Counts out = snapshot_;
+  out.running = running_;
+  out.queued = static_cast<int>(queue_.size());
+  out.tokens = tokens_;
+  return out;
+}
+
+void DecodeLoop::Snapshot() {
+  absl::MutexLock lock(&mu_);
+  snapshot_.kv = kv_.counts();
+  snapshot_.pictures = static_cast<int64_t>(pictures_.pictures());
+  snapshot_.picture_bytes = pictures_.bytes();
 }
 
 void DecodeLoop::Run() {
@@ -121,9 +175,12 @@ void DecodeLoop::Run() {
       if (stopping_) break;
     }
     DropEnded();
+    DropPictures();
     Admit();
     TakeRows();
-    if (!RunStep()) WaitForWork();
+    const bool ran = RunStep();
+    Snapshot();
+    if (!ran) WaitForWork();
   }
   std::vector<std::unique_ptr<Sequence>> left;
   {
@@ -139,15 +196,18 @@ void DecodeLoop::Run() {
   }
 }
 
+// Nothing can run: every sequence waits for rows. A new request, rows, a cancel or a deadline wakes.
 void DecodeLoop::WaitForWork() {
-  absl::Time until = absl::Now() + absl::Seconds(1);
+  absl::Time until = absl::Now() + kExpiryInterval;
   for (const auto& sequence : slots_) {
-    if (sequence != nullptr) until = std::min(until, sequence->token.deadline());
+    if (sequence == nullptr) continue;
+    if (sequence->ended) return;
+    until = std::min(until, sequence->token.deadline());
   }
   absl::MutexLock lock(&mu_);
   for (const auto& sequence : queue_) until = std::min(until, sequence->token.deadline());
-  const bool free_slot = running_ < static_cast<int>(slots_.size());
-  while (!woken_ && !stopping_ && (queue_.empty() || !free_slot)) {
+  const size_t seen = queue_.size();
+  while (!woken_ && !stopping_ && queue_.size() == seen) {
     if (changed_.WaitWithDeadline(&mu_, until)) return;
   }
 }
@@ -175,38 +235,159 @@ void DecodeLoop::DropEnded() {
   }
 }
 
-void DecodeLoop::Admit() {
-  for (size_t slot = 0; slot < slots_.size(); ++slot) {
-    if (slots_[slot] != nullptr) continue;
+void DecodeLoop::DropPictures() {
+  std::vector<std::string> drops;
+  {
     absl::MutexLock lock(&mu_);
-    if (queue_.empty()) return;
-    slots_[slot] = std::move(queue_.front());
-    queue_.erase(queue_.begin());
-    ++running_;
-    Sequence& sequence = *slots_[slot];
-    sequence.slot = static_cast<int>(slot);
-    sequence.order = next_order_++;
-    sequence.admitted = absl::Now();
-    sequence.result.queue = sequence.admitted - sequence.submitted;
+    drops = std::exchange(drops_, {});
   }
+  for (const std::string& key : drops) pictures_.Drop(key);
+  if (const absl::Time now = absl::Now(); now >= next_expiry_) {
+    pictures_.Expire(now);
+    next_expiry_ = now + kExpiryInterval;
+  }
+  for (uint64_t number : pictures_.TakeGone()) kv_.Forget(number);
+}
+
+// In order of arrival. Who waits for rows that another request is computing lets others pass; who
+// does not fit does not, or a long request would never fit.
+void DecodeLoop::Admit() {
+  size_t at = 0;
+  for (size_t slot = 0; slot < slots_.size();) {
+    if (slots_[slot] != nullptr) {
+      ++slot;
+      continue;
+    }
+    std::unique_ptr<Sequence> next;
+    {
+      absl::MutexLock lock(&mu_);
+      if (at >= queue_.size()) return;
+      next = std::move(queue_[at]);
+      queue_.erase(queue_.begin() + at);
+      ++running_;
+    }
+    next->slot = static_cast<int>(slot);
+    const Entry entry = TryAdmit(*next);
+    if (entry == Entry::kIn) {
+      slots_[slot++] = std::move(next);
+      continue;
+    }
+    next->slot = -1;
+    absl::MutexLock lock(&mu_);
+    --running_;
+    queue_.insert(queue_.begin() + at, std::move(next));
+    if (entry == Entry::kFull) return;
+    ++at;
+  }
+}
+
+DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
+  const absl::Time now = absl::Now();
+  DecodeJob& job = sequence.job;
+  const bool has_picture = !job.prompt.images.empty();
+  const bool share = has_picture && !job.picture.key.empty();
+  if (has_picture) {
+    // Looked up at each try: what was known may have gone while the request waited.
+    const uint64_t number =
+        share ? pictures_.Use(job.picture.key, job.prompt.images.front().grid, job.picture.pin,
+                              job.picture.keep, now)
+              : sequence.picture != 0 ? sequence.picture : pictures_.Nameless();
+    for (uint64_t gone : pictures_.TakeGone()) kv_.Forget(gone);
+    if (share) kv_.SetPinned(number, job.picture.pin);
+    if (number != sequence.picture || sequence.symbols.empty()) {
+      sequence.picture = number;
+      sequence.symbols.clear();
+    }
+  }
+  if (sequence.symbols.empty()) {
+    sequence.symbols.reserve(job.prompt.ids.size());
+    for (size_t i = 0; i < job.prompt.ids.size(); ++i) {
+      const int32_t row = sequence.image_rows.empty() ? -1 : sequence.image_rows[i];
+      sequence.symbols.push_back(row >= 0 ? PictureSymbol(sequence.picture, row)
+                                          : TextSymbol(job.prompt.ids[i]));
+    }
+  }
+  if (share) {
+    const int kept = kv_.Kept(sequence.symbols);
+    for (const auto& other : slots_) {
+      if (other == nullptr || other->ended || other->decoding()) continue;
+      const int shared = KvPlanner::InPrompt(*other->kv, sequence.symbols);
+      if (shared >= kept + kWorthWaiting && shared > other->kv_rows - kWorthWaiting) {
+        return Entry::kLater;
+      }
+    }
+  }
+  auto admission = kv_.Admit(sequence.symbols, sequence.reserved_tokens(), sequence.picture, share,
+                             now);
+  if (!admission) return Entry::kFull;
+  sequence.symbols = {};
+  sequence.kv = admission->sequence;
+  sequence.kv_rows = admission->kept_rows;
+  sequence.order = next_order_++;
+  sequence.admitted = now;
+  DecodeResult& result = sequence.result;
+  result.queue = now - sequence.submitted;
+  result.cached_tokens = admission->kept_rows;
+  if (admission->copy) {
+    const KvPlanner::Copy& copy = *admission->copy;
+    if (auto status = model_->CopyPage(copy.from, copy.to, copy.rows); !status.ok()) {
+      Fault(sequence, status);
+      return Entry::kIn;
+    }
+  }
+  if (has_picture) {
+    if (sequence.kv_rows >= sequence.picture_end()) {
+      result.picture = PictureFrom::kKv;
+      sequence.has_rows = true;
+    } else if (share && (sequence.rows = pictures_.Embeddings(sequence.picture)) != nullptr) {
+      result.picture = PictureFrom::kEmbeddings;
+      sequence.has_rows = true;
+    } else {
+      result.picture = PictureFrom::kRows;
+    }
+  }
+  // A writer that is on its way may come nevertheless: it ends with the ticket.
+  if (sequence.has_rows && !job.pushed) job.ticket->RowsNotNeeded();
+  const bool needs_rows = result.picture == PictureFrom::kRows && !job.pushed;
+  if (job.on_accepted) {
+    if (auto status = job.on_accepted(result.picture, needs_rows); !status.ok()) {
+      End(sequence, status);
+    }
+  }
+  return Entry::kIn;
 }
 
 void DecodeLoop::TakeRows() {
   for (auto& sequence : slots_) {
-    if (sequence == nullptr || sequence->has_rows || !sequence->job.ticket->complete()) continue;
+    if (sequence == nullptr || sequence->ended || sequence->has_rows ||
+        !sequence->job.ticket->complete()) {
+      continue;
+    }
     sequence->rows = sequence->job.ticket->Take();
     sequence->has_rows = true;
-    sequence->rows_here = absl::Now();
-    sequence->result.wait_embeddings = sequence->rows_here - sequence->admitted;
+    sequence->result.wait_embeddings = absl::Now() - sequence->admitted;
+    if (sequence->rows != nullptr && !sequence->job.picture.key.empty()) {
+      const EmbeddingShape& shape = sequence->job.ticket->shape();
+      pictures_.Keep(sequence->picture, sequence->rows,
+                     shape.rows * shape.width * model::SizeOf(model_->options().dtype));
+    }
   }
 }
 
 bool DecodeLoop::RunStep() {
   std::vector<SlotView> views;
   for (const auto& sequence : slots_) {
-    if (sequence == nullptr) continue;
-    const int left = sequence->decoding() ? 0 : sequence->prompt_tokens() - sequence->kv_rows;
-    views.push_back({sequence->slot, sequence->order, left, sequence->has_rows});
+    if (sequence == nullptr || sequence->ended) continue;
+    SlotView view;
+    view.slot = sequence->slot;
+    view.order = sequence->order;
+    view.prompt_left = sequence->decoding() ? 0 : sequence->prompt_tokens() - sequence->kv_rows;
+    view.pending = static_cast<int>(sequence->pending.size());
+    const int tokens = static_cast<int>(sequence->result.ids.size());
+    view.guessed = std::min(static_cast<int>(sequence->guess.size()),
+                            sequence->job.max_new_tokens - tokens - 1);
+    view.runnable = sequence->has_rows;
+    views.push_back(view);
   }
   const std::vector<StepItem> items = PlanStep(views, options_.step);
   if (items.empty()) return false;
@@ -215,8 +396,12 @@ bool DecodeLoop::RunStep() {
   int decoding = 0, prompt_tokens = 0;
   for (const StepItem& item : items) {
     Sequence& sequence = *slots_[item.slot];
-    (sequence.decoding() ? decoding : prompt_tokens) += item.tokens;
-    if (sequence.kv_rows == 0) sequence.prefill_began = began;
+    if (sequence.decoding()) {
+      ++decoding;
+    } else {
+      prompt_tokens += item.tokens;
+      if (sequence.prefill_began == absl::Time()) sequence.prefill_began = began;
+    }
   }
 
   const int vocab = model_->vocab_size();
@@ -226,9 +411,9 @@ bool DecodeLoop::RunStep() {
       Sequence& sequence = *slots_[item.slot];
       const bool has_logits =
           sequence.decoding() || sequence.kv_rows + item.tokens == sequence.prompt_tokens();
-      absl::Span<float> logits;
-      if (has_logits) logits = absl::MakeSpan(logits_).subspan(row++ * vocab, vocab);
-      Advance(sequence, item, logits);
+      const size_t rows = has_logits ? 1 + item.guessed : 0;
+      Advance(sequence, item, absl::MakeSpan(logits_).subspan(row * vocab, rows * vocab));
+      row += rows;
     }
   };
   const absl::Status status = RunChunks(items, &logits_);
@@ -239,12 +424,10 @@ bool DecodeLoop::RunStep() {
     for (const StepItem& item : items) {
       const absl::Status alone =
           items.size() == 1 ? status : RunChunks(absl::MakeConstSpan(&item, 1), &logits_);
-      Sequence& sequence = *slots_[item.slot];
       if (alone.ok()) {
         advance(absl::MakeConstSpan(&item, 1));
       } else {
-        if (options_.on_fault) options_.on_fault(sequence.job.request_id, alone);
-        End(sequence, ForClient(alone));
+        Fault(*slots_[item.slot], alone);
       }
     }
   }
@@ -254,113 +437,228 @@ bool DecodeLoop::RunStep() {
 
 absl::Status DecodeLoop::RunChunks(absl::Span<const StepItem> items, std::vector<float>* logits) {
   std::vector<engine::LanguageModel::Chunk> chunks;
-  std::vector<std::vector<int32_t>> positions(items.size());  // spans of the chunks point into it
+  // What the chunks' spans point into.
+  std::vector<std::vector<int32_t>> ids(items.size()), positions(items.size()),
+      image_rows(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
-    const Sequence& sequence = *slots_[items[i].slot];
+    const StepItem& item = items[i];
+    const Sequence& sequence = *slots_[item.slot];
     const model::EncodedPrompt& prompt = sequence.job.prompt;
-    const size_t n = items[i].tokens;
+    const int start = sequence.kv_rows;
+    const size_t n = item.tokens + item.guessed;
     engine::LanguageModel::Chunk chunk;
-    chunk.slot = items[i].slot;
-    chunk.start = sequence.kv_rows;
+    chunk.start = start;
+    chunk.pages = kv_.Pages(sequence.kv, start + static_cast<int>(n));
+    positions[i].resize(3 * n);
     if (sequence.decoding()) {
-      chunk.ids = absl::MakeConstSpan(&sequence.result.ids.back(), 1);
-      const auto position = static_cast<int32_t>(sequence.kv_rows + prompt.rope_delta);
-      positions[i].assign(3, position);
+      ids[i] = sequence.pending;
     } else {
-      chunk.ids = absl::MakeConstSpan(prompt.ids).subspan(sequence.kv_rows, n);
-      for (size_t axis = 0; axis < 3; ++axis) {
-        const auto from = prompt.positions.begin() + axis * prompt.ids.size() + sequence.kv_rows;
-        positions[i].insert(positions[i].end(), from, from + n);
-      }
-      if (!sequence.image_rows.empty()) {
-        chunk.image_rows = absl::MakeConstSpan(sequence.image_rows).subspan(sequence.kv_rows, n);
+      ids[i].assign(prompt.ids.begin() + start, prompt.ids.begin() + start + item.tokens);
+      if (!sequence.image_rows.empty() && start < sequence.picture_end()) {
+        image_rows[i].assign(sequence.image_rows.begin() + start,
+                             sequence.image_rows.begin() + start + item.tokens);
+        image_rows[i].resize(n, -1);
+        chunk.image_rows = image_rows[i];
         chunk.embeddings = sequence.rows.get();
       }
-      if (chunk.start + items[i].tokens < sequence.prompt_tokens()) {
-        chunk.logits = engine::LanguageModel::Chunk::Logits::kNone;
+    }
+    ids[i].insert(ids[i].end(), sequence.guess.begin(), sequence.guess.begin() + item.guessed);
+    for (size_t axis = 0; axis < 3; ++axis) {
+      for (size_t k = 0; k < n; ++k) {
+        const size_t index = start + k;
+        positions[i][axis * n + k] =
+            index < prompt.ids.size()
+                ? prompt.positions[axis * prompt.ids.size() + index]
+                : static_cast<int32_t>(static_cast<int64_t>(index) + prompt.rope_delta);
       }
     }
+    const bool has_logits =
+        sequence.decoding() || start + item.tokens == sequence.prompt_tokens();
+    chunk.logits = has_logits ? 1 + item.guessed : 0;
+    chunk.ids = ids[i];
     chunk.positions = positions[i];
     chunks.push_back(chunk);
   }
   return model_->Step(chunks, logits);
 }
 
+// `logits`: the row after the item's own tokens, then one after each guessed one.
 void DecodeLoop::Advance(Sequence& sequence, const StepItem& item, absl::Span<float> logits) {
+  const bool was_decoding = sequence.decoding();
   sequence.kv_rows += item.tokens;
-  if (sequence.kv_rows >= sequence.prompt_tokens()) sequence.rows = nullptr;
-  if (!logits.empty()) TakeToken(sequence, logits);
+  sequence.pending.clear();
+  if (!was_decoding) {
+    kv_.Publish(sequence.kv, sequence.kv_rows);
+    if (sequence.kv_rows >= sequence.picture_end()) sequence.rows = nullptr;
+  }
+  if (logits.empty()) return;
+  if (was_decoding) ++sequence.result.decode_steps;
+
+  const size_t vocab = model_->vocab_size();
+  int matched = 0;  // guessed tokens that turned out to be the answer's; their KV is valid
+  const auto place = [&](int32_t id) {
+    if (sequence.pending.empty() && matched < item.guessed && sequence.guess[matched] == id) {
+      ++matched;
+      ++sequence.kv_rows;
+    } else {
+      sequence.pending.push_back(id);
+    }
+  };
+  while (sequence.pending.empty()) {
+    if (!TakeToken(sequence, logits.subspan(matched * vocab, vocab))) return;
+    place(sequence.result.ids.back());
+    if (!sequence.cursor) continue;
+    for (int32_t id : sequence.cursor->Forced()) {
+      if (!AppendToken(sequence, id, /*forced=*/true, 0)) return;
+      place(id);
+    }
+  }
+  if (!sequence.delta.empty()) sequence.job.on_delta(std::exchange(sequence.delta, {}));
+  sequence.guess.clear();
+  if (sequence.cursor) sequence.guess = sequence.cursor->Guess();
 }
 
-void DecodeLoop::TakeToken(Sequence& sequence, absl::Span<float> logits) {
-  DecodeResult& result = sequence.result;
-  if (!AllFinite(logits)) {
-    const auto status = absl::InternalError("logits are not finite");
-    if (options_.on_fault) options_.on_fault(sequence.job.request_id, status);
-    return End(sequence, errors::Internal());
-  }
-  int32_t id;
-  if (options_.repetition_penalty == 1.0f) {
-    id = engine::Argmax(logits);
-  } else {
+int32_t DecodeLoop::Choose(Sequence& sequence, absl::Span<const float> logits) {
+  absl::Span<const float> scores = logits;
+  if (options_.repetition_penalty != 1.0f) {
     penalised_.assign(logits.begin(), logits.end());
     engine::ApplyRepetitionPenalty(absl::MakeSpan(penalised_), sequence.seen,
                                    options_.repetition_penalty);
-    id = engine::Argmax(penalised_);
+    scores = penalised_;
   }
-  sequence.seen.Add(id);
-  sequence.first_list.Observe(logits, id);
+  if (sequence.cursor) {
+    const absl::Span<const uint64_t> allowed = sequence.cursor->Allowed();
+    if (!allowed.empty()) return engine::ArgmaxAllowed(scores, allowed);
+  }
+  return engine::Argmax(scores);
+}
 
-  const absl::Time now = absl::Now();
-  if (result.ids.empty()) {
-    sequence.first_token = now;
-    result.prefill = now - sequence.prefill_began;
-    result.ttft = now - sequence.job.received;
-  } else {
-    ++result.decode_steps;
+// False: the request has ended.
+bool DecodeLoop::TakeToken(Sequence& sequence, absl::Span<float> logits) {
+  DecodeResult& result = sequence.result;
+  if (!AllFinite(logits)) {
+    Fault(sequence, absl::InternalError("logits are not finite"));
+    return false;
   }
+  if (result.ids.empty()) {
+    sequence.first_token = absl::Now();
+    result.prefill = sequence.first_token - sequence.prefill_began;
+    result.ttft = sequence.first_token - sequence.job.received;
+  }
+  if (sequence.cursor) {
+    if (const auto choice = sequence.cursor->ListChoice(logits)) {
+      result.choices.push_back(
+          {static_cast<int32_t>(result.text.size()), choice->log_close, choice->log_more});
+    }
+  }
+  const int32_t id = Choose(sequence, logits);
+  if (id < 0) {
+    Fault(sequence, absl::InternalError("the grammar leaves no token"));
+    return false;
+  }
+  sequence.first_list.Observe(logits, id);
+  return AppendToken(sequence, id, /*forced=*/false, engine::LogProbability(logits, id));
+}
+
+// False: the request has ended.
+bool DecodeLoop::AppendToken(Sequence& sequence, int32_t id, bool forced, double log_probability) {
+  DecodeResult& result = sequence.result;
+  sequence.seen.Add(id);
   result.ids.push_back(id);
   const auto& eos = options_.eos_token_ids;
   const bool end = std::find(eos.begin(), eos.end(), id) != eos.end();
   if (!end) {
-    std::string text = sequence.stream.Push(id);
+    if (sequence.cursor) sequence.cursor->Accept(id);
+    const std::string text = sequence.stream.Push(id);
     result.text += text;
+    sequence.delta += text;
     if (!tokenizer_->IsSpecial(id) && !tokenizer_->TokenBytes(id).empty()) {
       result.token_ends.push_back(static_cast<int32_t>(result.text.size()));
-      result.log_probabilities.push_back(engine::LogProbability(logits, id));
+      result.log_probabilities.push_back(log_probability);
+      result.forced.push_back(forced);
     }
-    if (!text.empty()) sequence.job.on_delta(std::move(text));
   }
   result.cut = !end && static_cast<int>(result.ids.size()) >= sequence.job.max_new_tokens;
-  if (!end && !result.cut) return;
+  if (!end && !result.cut) return true;
+  Finish(sequence);
+  return false;
+}
 
-  if (std::string rest = sequence.stream.Finish(); !rest.empty()) {
+void DecodeLoop::Finish(Sequence& sequence) {
+  DecodeResult& result = sequence.result;
+  if (const std::string rest = sequence.stream.Finish(); !rest.empty()) {
     result.text += rest;
+    sequence.delta += rest;
     if (!result.token_ends.empty()) {
       result.token_ends.back() = static_cast<int32_t>(result.text.size());
     }
-    sequence.job.on_delta(std::move(rest));
   }
-  result.log_probability_empty = sequence.first_list.log_probability_empty();
-  result.decode = now - sequence.first_token;
+  if (!result.choices.empty()) {
+    const double close = result.choices.front().log_close, more = result.choices.front().log_more;
+    const double high = std::max(close, more);
+    result.log_probability_empty =
+        close - high - std::log(std::exp(close - high) + std::exp(more - high));
+  } else {
+    result.log_probability_empty = sequence.first_list.log_probability_empty();
+  }
+  result.grammar = sequence.cursor && sequence.cursor->inside();
+  if (result.cut && result.grammar && !sequence.cursor->complete()) {
+    // What follows the last whole box goes, and the list is closed in the answer's own style. The
+    // client has seen those words in the stream; the answer itself is well-formed.
+    const auto cut = sequence.cursor->CloseHere();
+    const size_t keep = std::min(cut.keep_bytes, result.text.size());
+    result.text.resize(keep);
+    while (!result.token_ends.empty() && static_cast<size_t>(result.token_ends.back()) > keep) {
+      result.token_ends.pop_back();
+      result.log_probabilities.pop_back();
+      result.forced.pop_back();
+    }
+    while (!result.choices.empty() && static_cast<size_t>(result.choices.back().offset) > keep) {
+      result.choices.pop_back();
+    }
+    result.text += cut.close;
+  }
+  result.decode = absl::Now() - sequence.first_token;
+  if (!sequence.delta.empty()) sequence.job.on_delta(std::exchange(sequence.delta, {}));
+  // The conversation may go on: its next turn begins with all this.
+  std::vector<KvSymbol> said;
+  for (int32_t id : result.ids) said.push_back(TextSymbol(id));
+  kv_.Append(sequence.kv, said);
+  kv_.Publish(sequence.kv, sequence.kv_rows);
   End(sequence, std::move(result));
 }
 
-// The place is counted free before the request hears of its end, so that whoever hears of it finds
-// it free. DropEnded clears the slot itself.
+// The engine could not, or its numbers are no numbers: nothing of this request is kept for others.
+void DecodeLoop::Fault(Sequence& sequence, const absl::Status& status) {
+  if (options_.on_fault) options_.on_fault(sequence.job.request_id, status);
+  pictures_.DropNumber(sequence.picture);
+  for (uint64_t number : pictures_.TakeGone()) kv_.Forget(number);
+  End(sequence, ForClient(status));
+}
+
+// The place and the pages are counted free before the request hears of its end, so that whoever
+// hears of it finds them free. DropEnded clears the slot itself.
 void DecodeLoop::End(Sequence& sequence, absl::StatusOr<DecodeResult> result) {
   sequence.ended = true;
   sequence.rows = nullptr;
+  const absl::Time now = absl::Now();
+  if (sequence.kv != nullptr) kv_.Release(std::exchange(sequence.kv, nullptr), now);
+  Snapshot();
   {
     absl::MutexLock lock(&mu_);
     tokens_ -= sequence.reserved_tokens();
     if (sequence.slot >= 0) {
       --running_;
-      mean_service_ = mean_service_ * 0.8 + (absl::Now() - sequence.admitted) * 0.2;
+      if (result.ok()) {
+        const absl::Duration took = now - sequence.admitted;
+        mean_service_ = mean_service_ == absl::ZeroDuration() ? took
+                                                              : mean_service_ * 0.8 + took * 0.2;
+      }
     }
   }
   auto on_end = std::exchange(sequence.job.on_end, nullptr);
   sequence.job.on_delta = nullptr;
+  sequence.job.on_accepted = nullptr;
   on_end(std::move(result));
 }
 

@@ -1,5 +1,6 @@
-// One thread that owns the language model: admits requests into KV slots and advances all of them
-// together, step by step (continuous batching with chunked prefill; PlanStep decides what runs).
+// One thread that owns the language model: admits requests into the paged KV memory and advances
+// all of them together, step by step (continuous batching with chunked prefill). What runs is
+// PlanStep's decision, who owns which page KvPlanner's, what may come next BoxGrammar's.
 #pragma once
 
 #include <cstdint>
@@ -16,34 +17,64 @@
 #include "absl/time/time.h"
 #include "common/engine/language_model.h"
 #include "common/engine/sampler.h"
+#include "common/grammar/box_grammar.h"
 #include "common/model/prompt.h"
 #include "common/model/tokenizer.h"
 #include "services/llm_worker/first_list.h"
+#include "services/llm_worker/kv_planner.h"
+#include "services/llm_worker/picture_table.h"
 #include "services/llm_worker/reservation.h"
 #include "services/llm_worker/scheduler.h"
 
 namespace chord::llm_worker {
 
+// What served the picture's share of the work.
+enum class PictureFrom { kNoPicture, kRows, kEmbeddings, kKv };
+
+// A place where the list could have ended or gone on.
+struct ListChoice {
+  int32_t offset = 0;  // bytes of the text before it
+  double log_close = 0, log_more = 0;
+};
+
 struct DecodeResult {
   std::string text;                // special tokens removed
   std::vector<int32_t> ids;        // with the end token
   std::vector<int32_t> token_ends; // per token that has text: where it ends, in bytes
-  std::vector<double> log_probabilities;  // of the same tokens, natural, before penalties
+  std::vector<double> log_probabilities;  // of the same tokens, natural, before penalty and mask
+  std::vector<bool> forced;        // of the same tokens: appended unasked, their probability is 1
+  std::vector<ListChoice> choices;
   std::optional<double> log_probability_empty;
   bool cut = false;                // max_new_tokens was reached
+  bool grammar = false;            // decoded under the box grammar to its end
+  PictureFrom picture = PictureFrom::kNoPicture;
   int prompt_tokens = 0;
+  int cached_tokens = 0;           // of them, those whose KV was found
   int decode_steps = 0;            // steps after the one that gave the first token
   absl::Duration queue, wait_embeddings, prefill, ttft, decode;
+};
+
+// What may be kept of a request's picture, and under which name.
+struct PictureUse {
+  std::string key;  // empty: nothing may outlive the request
+  bool pin = false;
+  absl::Duration keep;  // zero: the default
 };
 
 struct DecodeJob {
   std::string request_id;
   model::EncodedPrompt prompt;
   int max_new_tokens = 0;
+  PictureUse picture;
+  // Rows are on their way. If not, they are asked for through `on_accepted` when nothing kept will do.
+  bool pushed = true;
+  std::optional<grammar::Question> grammar;  // decode under the box grammar
   std::shared_ptr<Reservation> ticket;  // its token cancels the request
   absl::Time received;
-  // Both are called on the loop's thread and must not block. `on_end` is called exactly once, and
-  // nothing of the job is called after it.
+  // All are called on the loop's thread and must not block. `on_accepted` is called once, on
+  // admission, unless the request ends before; an error of it ends the request. `on_end` is called
+  // exactly once, and nothing of the job is called after it.
+  std::function<absl::Status(PictureFrom picture, bool needs_rows)> on_accepted;
   std::function<void(std::string text)> on_delta;
   std::function<void(absl::StatusOr<DecodeResult>)> on_end;
 };
@@ -51,11 +82,13 @@ struct DecodeJob {
 class DecodeLoop {
  public:
   struct Options {
-    int max_queue = 64;  // requests waiting for a slot
+    int max_sequences = 16;  // advanced together
+    int max_queue = 64;      // requests waiting to be admitted
     StepLimits step;
     std::vector<int32_t> eos_token_ids;
     float repetition_penalty = 1.0f;
-    int spatial_merge_size = 2;
+    const grammar::BoxGrammar* grammar = nullptr;  // not owned; null: every answer is free text
+    PictureTable::Options pictures;
     // Told of every error of the engine and of rows that are not finite; for the log.
     std::function<void(const std::string& request_id, const absl::Status&)> on_fault;
     // Told of each step: sequences that decoded, prompt tokens, duration; for the metrics.
@@ -66,31 +99,45 @@ class DecodeLoop {
   // Ends what is left with SHUTTING_DOWN.
   ~DecodeLoop();
 
-  // OVERLOADED with a time to wait when all slots are taken and the queue is full. On an error the
-  // job's callbacks are not called.
+  // OVERLOADED with a time to wait when the queue is full, or when the request could not be
+  // answered before its deadline. On an error the job's callbacks are not called.
   absl::Status Submit(DecodeJob job);
   // Something a sequence waits for has changed: its rows are complete, or it was cancelled.
   void Wake();
+  // Forgets what is kept of a picture. Requests that use it now finish with it.
+  void DropPicture(std::string key);
 
   struct Counts {
-    int running = 0;  // slots in use
+    int running = 0;
     int queued = 0;
-    int64_t tokens = 0;  // rows reserved by both: prompt and longest answer
+    int64_t tokens = 0;  // rows that both may need: prompt and longest answer
+    KvPlanner::Counts kv;
+    int64_t pictures = 0;
+    int64_t picture_bytes = 0;
   };
   Counts counts() const;
 
  private:
   struct Sequence;
   void Run();
-  void Admit();
   void DropEnded();
+  void DropPictures();
+  void Admit();
+  enum class Entry { kIn, kLater, kFull };
+  Entry TryAdmit(Sequence& sequence);
   void TakeRows();
   bool RunStep();
   absl::Status RunChunks(absl::Span<const StepItem> items, std::vector<float>* logits);
   void Advance(Sequence& sequence, const StepItem& item, absl::Span<float> logits);
-  void TakeToken(Sequence& sequence, absl::Span<float> logits);
+  bool TakeToken(Sequence& sequence, absl::Span<float> logits);
+  bool AppendToken(Sequence& sequence, int32_t id, bool forced, double log_probability);
+  int32_t Choose(Sequence& sequence, absl::Span<const float> logits);
+  void Finish(Sequence& sequence);
   void End(Sequence& sequence, absl::StatusOr<DecodeResult> result);
+  void Fault(Sequence& sequence, const absl::Status& status);
+  void Snapshot();
   void WaitForWork();
+  Load LoadNow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   engine::LanguageModel* const model_;
   const model::Tokenizer* const tokenizer_;
@@ -98,18 +145,23 @@ class DecodeLoop {
   const ListFates list_fates_;
 
   // The loop thread's own.
-  std::vector<std::unique_ptr<Sequence>> slots_;  // by slot; null: free
+  std::vector<std::unique_ptr<Sequence>> slots_;  // null: free
+  KvPlanner kv_;
+  PictureTable pictures_;
+  absl::Time next_expiry_ = absl::InfinitePast();
   int64_t next_order_ = 0;
   std::vector<float> logits_, penalised_;
 
   mutable absl::Mutex mu_;
   absl::CondVar changed_;
   std::vector<std::unique_ptr<Sequence>> queue_ ABSL_GUARDED_BY(mu_);  // oldest first
+  std::vector<std::string> drops_ ABSL_GUARDED_BY(mu_);
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   int running_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t tokens_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::Duration mean_service_ ABSL_GUARDED_BY(mu_) = absl::Milliseconds(200);
+  Counts snapshot_ ABSL_GUARDED_BY(mu_);  // kv and pictures
+  absl::Duration mean_service_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
 
   std::thread thread_;
 };

@@ -1,5 +1,6 @@
 #include "services/llm_worker/decode_service.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -43,8 +44,25 @@ absl::StatusOr<DecodeInput> FromProto(const v1::DecodeRequest& request) {
     CHORD_ASSIGN_OR_RETURN(auto plan, rpc::FromProto(image));
     out.images.push_back(plan);
   }
-  if (request.grammar()) return errors::NotImplementedYet("decoding under the box grammar");
+  out.grammar = request.grammar();
+  for (const v1::ImageUse& use : request.uses()) {
+    out.uses.push_back({use.key(), use.pushed(), use.pin(), use.keep_seconds()});
+  }
   return out;
+}
+
+v1::PictureFrom ToProto(PictureFrom from) {
+  switch (from) {
+    case PictureFrom::kNoPicture:
+      break;
+    case PictureFrom::kRows:
+      return v1::PICTURE_FROM_ROWS;
+    case PictureFrom::kEmbeddings:
+      return v1::PICTURE_FROM_EMBEDDINGS;
+    case PictureFrom::kKv:
+      return v1::PICTURE_FROM_KV;
+  }
+  return v1::PICTURE_FROM_UNSPECIFIED;
 }
 
 v1::DecodeDone ToProto(DecodeResult result) {
@@ -53,6 +71,16 @@ v1::DecodeDone ToProto(DecodeResult result) {
   out.mutable_token_ends()->Assign(result.token_ends.begin(), result.token_ends.end());
   out.mutable_log_probabilities()->Assign(result.log_probabilities.begin(),
                                           result.log_probabilities.end());
+  out.mutable_forced()->Assign(result.forced.begin(), result.forced.end());
+  for (const ListChoice& choice : result.choices) {
+    v1::ListChoice& to = *out.add_choices();
+    to.set_offset(choice.offset);
+    to.set_log_close(choice.log_close);
+    to.set_log_more(choice.log_more);
+  }
+  out.set_picture(ToProto(result.picture));
+  out.set_grammar(result.grammar);
+  out.set_cached_tokens(result.cached_tokens);
   out.set_cut(result.cut);
   out.set_prompt_tokens(result.prompt_tokens);
   out.set_completion_tokens(static_cast<int>(result.ids.size()));
@@ -119,22 +147,16 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     CHORD_ASSIGN_OR_RETURN(PreparedPrompt prepared, PreparePrompt(input, core_->facts()));
     deps_.metrics->StageTook(obs::Stage::kTokenize, absl::Now() - began);
     const EmbeddingShape& shape = prepared.embeddings;
-    const int64_t bytes = shape.rows * shape.width * model::SizeOf(core_->model->options().dtype);
-    if (!core_->embeddings->TryTake(bytes)) return errors::Overloaded(absl::Seconds(1));
-    // The call may end at any time; what is taken after that is given back here.
-    if (!Hold([&] { embedding_bytes_ = bytes; })) {
-      core_->embeddings->Give(bytes);
-      return errors::Cancelled();
-    }
-    CHORD_ASSIGN_OR_RETURN(
-        auto ticket, deps_.tickets->Reserve(input.ticket_id, shape, source_, absl::Now()));
+    const DecodeInput::Use use = input.uses.empty() ? DecodeInput::Use() : input.uses.front();
+    row_bytes_ = shape.rows * shape.width * model::SizeOf(core_->model->options().dtype);
+    if (use.pushed) CHORD_RETURN_IF_ERROR(TakeRowBytes());
+    CHORD_ASSIGN_OR_RETURN(auto ticket, deps_.tickets->Reserve(input.ticket_id, shape, source_,
+                                                               absl::Now(), use.pushed));
     const auto prompt_tokens = static_cast<int>(prepared.prompt.ids.size());
     const bool held = Hold([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
       ticket_ = ticket;
       log_.prompt_tokens = prompt_tokens;
       log_.image_tokens = shape.rows;
-      accepted_ = prompt_tokens;
-      WriteNext();
     });
     if (!held) {
       deps_.tickets->Release(input.ticket_id, absl::Now());
@@ -145,13 +167,41 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     job.request_id = input.request_id;
     job.prompt = std::move(prepared.prompt);
     job.max_new_tokens = input.max_new_tokens;
+    job.picture = {use.key, use.pin, absl::Seconds(use.keep_seconds)};
+    job.pushed = use.pushed;
+    if (input.grammar) job.grammar = std::move(prepared.question);
     job.ticket = std::move(ticket);
     job.received = received_;
+    job.on_accepted = [self = shared_from_this(), prompt_tokens](PictureFrom from, bool needs_rows) {
+      return self->Accepted(prompt_tokens, from, needs_rows);
+    };
     job.on_delta = [self = shared_from_this()](std::string text) { self->Delta(std::move(text)); };
     job.on_end = [self = shared_from_this()](absl::StatusOr<DecodeResult> result) {
       self->End(std::move(result));
     };
     return core_->loop->Submit(std::move(job));
+  }
+
+  // What the rows will need, taken before their writer may come.
+  absl::Status TakeRowBytes() {
+    if (!core_->embeddings->TryTake(row_bytes_)) return errors::Overloaded(absl::Seconds(1));
+    // The call may end at any time; what is taken after that is given back here.
+    if (Hold([&] { embedding_bytes_ = row_bytes_; })) return absl::OkStatus();
+    core_->embeddings->Give(row_bytes_);
+    return errors::Cancelled();
+  }
+
+  // On the loop's thread.
+  absl::Status Accepted(int prompt_tokens, PictureFrom from, bool needs_rows) {
+    if (needs_rows) CHORD_RETURN_IF_ERROR(TakeRowBytes());
+    absl::MutexLock lock(&mu_);
+    if (ended_) return errors::Cancelled();
+    accepted_.emplace();
+    accepted_->set_prompt_tokens(prompt_tokens);
+    accepted_->set_picture(ToProto(from));
+    accepted_->set_needs_rows(needs_rows);
+    WriteNext();
+    return absl::OkStatus();
   }
 
   template <typename Fn>
@@ -220,7 +270,22 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
       metrics.AnswerLength(log_.new_tokens);
       metrics.Tokens(obs::TokenKind::kImage, log_.image_tokens);
       metrics.Tokens(obs::TokenKind::kPrompt, log_.prompt_tokens - log_.image_tokens);
-      metrics.Tokens(obs::TokenKind::kGenerated, log_.new_tokens);
+      const auto forced = std::count(result->forced.begin(), result->forced.end(), true);
+      metrics.Tokens(obs::TokenKind::kForced, forced);
+      metrics.Tokens(obs::TokenKind::kGenerated, log_.new_tokens - forced);
+      switch (result->picture) {
+        case PictureFrom::kNoPicture:
+          break;
+        case PictureFrom::kRows:
+          metrics.PictureServed(obs::PictureSource::kRows);
+          break;
+        case PictureFrom::kEmbeddings:
+          metrics.PictureServed(obs::PictureSource::kEmbeddings);
+          break;
+        case PictureFrom::kKv:
+          metrics.PictureServed(obs::PictureSource::kKv);
+          break;
+      }
     } else if (absl::IsCancelled(result.status())) {
       metrics.Cancelled(WhereNow());
     } else if (absl::IsDeadlineExceeded(result.status())) {
@@ -235,8 +300,8 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
   obs::Point WhereNow() {
     absl::MutexLock lock(&mu_);
     if (ticket_ == nullptr) return obs::Point::kQueue;
-    if (ticket_->state() != TicketState::kTaken) return obs::Point::kReceive;
-    return has_text_ ? obs::Point::kDecode : obs::Point::kPrefill;
+    if (has_text_) return obs::Point::kDecode;
+    return ticket_->state() == TicketState::kTaken ? obs::Point::kPrefill : obs::Point::kReceive;
   }
 
   void LetGo() {
@@ -266,7 +331,7 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
       return Finish(*failure_);
     }
     if (accepted_) {
-      event_.mutable_accepted()->set_prompt_tokens(*accepted_);
+      *event_.mutable_accepted() = *std::move(accepted_);
       accepted_.reset();
     } else if (!pending_text_.empty()) {
       event_.mutable_delta()->set_text(std::exchange(pending_text_, {}));
@@ -287,6 +352,7 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
   std::shared_ptr<Call> self_;  // until OnDone
   Core* core_ = nullptr;
   std::string ticket_id_;
+  int64_t row_bytes_ = 0;
   bool entered_ = false;
 
   absl::Mutex mu_;
@@ -299,7 +365,7 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
   bool finished_ ABSL_GUARDED_BY(mu_) = false;  // gRPC was told
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   v1::DecodeEvent event_ ABSL_GUARDED_BY(mu_);  // being written
-  std::optional<int> accepted_ ABSL_GUARDED_BY(mu_);
+  std::optional<v1::Accepted> accepted_ ABSL_GUARDED_BY(mu_);
   std::string pending_text_ ABSL_GUARDED_BY(mu_);
   std::optional<v1::DecodeDone> done_ ABSL_GUARDED_BY(mu_);
   std::optional<grpc::Status> failure_ ABSL_GUARDED_BY(mu_);
@@ -310,6 +376,23 @@ grpc::ServerWriteReactor<v1::DecodeEvent>* DecodeService::Decode(
   auto call = std::make_shared<Call>(deps_, context);
   call->Begin(*request);
   return call.get();
+}
+
+grpc::ServerUnaryReactor* DecodeService::DropImage(grpc::CallbackServerContext* context,
+                                                   const v1::DropImageRequest* request,
+                                                   v1::DropImageResponse*) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  absl::Status status = deps_.gate->Enter();
+  if (status.ok()) {
+    if (request->key().size() == kKeyBytes) {
+      deps_.core()->loop->DropPicture(request->key());
+    } else {
+      status = errors::ParameterInvalid("key", "32 bytes");
+    }
+    deps_.gate->Leave();
+  }
+  reactor->Finish(rpc::ToGrpc(status, ""));
+  return reactor;
 }
 
 }  // namespace chord::llm_worker

@@ -1,4 +1,4 @@
-// Language.Decode: from the wire to the decode loop and back. gRPC types stop here.
+// Language: from the wire to the decode loop and back. gRPC types stop here.
 #pragma once
 
 #include <functional>
@@ -26,6 +26,9 @@ class DecodeService final : public internal::v1::Language::CallbackService {
 
   grpc::ServerWriteReactor<internal::v1::DecodeEvent>* Decode(
       grpc::CallbackServerContext* context, const internal::v1::DecodeRequest* request) override;
+  grpc::ServerUnaryReactor* DropImage(grpc::CallbackServerContext* context,
+                                      const internal::v1::DropImageRequest* request,
+                                      internal::v1::DropImageResponse* response) override;
 
  private:
   class Call;

@@ -21,9 +21,10 @@ namespace {
 
 constexpr int kPromptThreads = 2;
 
-// A picture and a word through every slot, then a token for all of them and for one: first use of
-// every kernel and buffer happens here and not in somebody's request.
-absl::Status WarmUp(const Core& core) {
+// A picture and a word, a token after it, and as many sequences as may run together: first use of
+// every kernel and buffer happens here and not in somebody's request. Pages that were written here
+// are free again after it.
+absl::Status WarmUp(const Core& core, int sequences) {
   const int merge = core.config.geometry.merge_size;
   const image::Grid grid{2 * merge, 2 * merge};
   const std::vector<model::Message> messages = {
@@ -31,8 +32,14 @@ absl::Status WarmUp(const Core& core) {
   CHORD_ASSIGN_OR_RETURN(auto prompt, model::EncodePrompt(core.chat, core.tokenizer, core.config,
                                                           messages, {grid}));
   const auto& options = core.model->options();
-  if (static_cast<int>(prompt.ids.size()) + 2 > options.max_sequence_tokens) {
+  const auto length = static_cast<int>(prompt.ids.size());
+  if (length + 2 > options.max_sequence_tokens) {
     return errors::ConfigInvalid("max_sequence_tokens is too small for a picture and a word.");
+  }
+  const int pages = (length + 1 + engine::kKvPageTokens - 1) / engine::kKvPageTokens;
+  sequences = std::min(sequences, core.model->kv_pages() / pages);
+  if (sequences < 1) {
+    return errors::ConfigInvalid("kv_tokens is too small for a picture and a word.");
   }
   const int64_t rows = grid.tokens(merge);
   CHORD_ASSIGN_OR_RETURN(auto embeddings, core.model->CreateEmbeddings(rows, options.dtype));
@@ -45,16 +52,17 @@ absl::Status WarmUp(const Core& core) {
   }
 
   using Chunk = engine::LanguageModel::Chunk;
-  const auto length = static_cast<int>(prompt.ids.size());
+  std::vector<int32_t> all_pages(sequences * pages);
+  for (size_t i = 0; i < all_pages.size(); ++i) all_pages[i] = static_cast<int32_t>(i);
   std::vector<float> logits;
-  std::vector<Chunk> step(options.max_sequences);
-  for (int slot = 0; slot < options.max_sequences; ++slot) {
-    step[slot].slot = slot;
-    step[slot].ids = prompt.ids;
-    step[slot].positions = prompt.positions;
-    step[slot].image_rows = image_rows;
-    step[slot].embeddings = embeddings.get();
-    CHORD_RETURN_IF_ERROR(core.model->Step(absl::MakeConstSpan(&step[slot], 1), &logits));
+  std::vector<Chunk> step(sequences);
+  for (int i = 0; i < sequences; ++i) {
+    step[i].pages = absl::MakeConstSpan(all_pages).subspan(i * pages, pages);
+    step[i].ids = prompt.ids;
+    step[i].positions = prompt.positions;
+    step[i].image_rows = image_rows;
+    step[i].embeddings = embeddings.get();
+    CHORD_RETURN_IF_ERROR(core.model->Step(absl::MakeConstSpan(&step[i], 1), &logits));
   }
   const int32_t id = prompt.ids.back();
   const std::vector<int32_t> positions(3, static_cast<int32_t>(length + prompt.rope_delta));
@@ -101,6 +109,7 @@ class LlmWorkerImpl final : public LlmWorker {
       out.queued = loop.queued;
       out.tokens = loop.tokens;
       out.embedding_bytes = core->embeddings->taken();
+      out.kv_pages_used = loop.kv.used;
     }
     return out;
   }
@@ -148,25 +157,43 @@ class LlmWorkerImpl final : public LlmWorker {
     engine::LanguageModel::Options options;
     options.device = device;
     options.dtype = dtype;
-    options.max_sequences = settings_.max_sequences;
+    options.kv_type = settings_.kv_type;
     options.max_sequence_tokens = core->max_sequence_tokens;
+    options.kv_tokens = KvTokens(core->max_sequence_tokens);
+    if (options.kv_tokens < options.max_sequence_tokens) {
+      return errors::ConfigInvalid(absl::StrCat("kv_tokens must be at least max_sequence_tokens, ",
+                                                options.max_sequence_tokens, "."));
+    }
     CHORD_ASSIGN_OR_RETURN(core->model,
                            engine::LanguageModel::Load(checkpoint, core->config, options));
+    CHORD_ASSIGN_OR_RETURN(
+        core->grammar,
+        grammar::BoxGrammar::Compile(core->tokenizer, core->model->vocab_size(),
+                                     core->config.generation.eos_token_ids));
     obs::Log(obs::LogLevel::kInfo, "warming_up",
              {{"kv_bytes", core->model->kv_bytes()},
-              {"sequences", options.max_sequences},
+              {"kv_tokens", options.kv_tokens},
+              {"sequences", settings_.max_sequences},
               {"sequence_tokens", options.max_sequence_tokens}});
-    CHORD_RETURN_IF_ERROR(WarmUp(*core));
+    CHORD_RETURN_IF_ERROR(WarmUp(*core, settings_.max_sequences));
 
-    // Rows for twice as many pictures as there are slots: the next ones may arrive while these run.
-    core->embeddings = std::make_unique<ByteBudget>(
-        2LL * options.max_sequences * options.max_sequence_tokens *
-        core->config.text.hidden_size * model::SizeOf(dtype));
+    // Rows for twice the requests that fit into KV: the next ones may arrive while these run.
+    core->embeddings = std::make_unique<ByteBudget>(2LL * options.kv_tokens *
+                                                    core->config.text.hidden_size *
+                                                    model::SizeOf(dtype));
+    const bool cuda = device.kind == engine::Device::Kind::kCuda;
     DecodeLoop::Options loop;
+    loop.max_sequences = settings_.max_sequences;
     loop.max_queue = settings_.max_queue;
-    if (device.kind == engine::Device::Kind::kCuda) loop.step.prefill_tokens = 2048;
+    loop.step.prefill_tokens = settings_.prefill_tokens > 0 ? settings_.prefill_tokens
+                               : cuda                       ? 2048
+                                                            : 512;
+    loop.step.prefill_tokens_beside_decode = std::max(loop.step.prefill_tokens / 2, 16);
     loop.eos_token_ids = core->config.generation.eos_token_ids;
     loop.repetition_penalty = core->config.generation.repetition_penalty;
+    loop.grammar = core->grammar.get();
+    loop.pictures.max_bytes = settings_.image_cache_bytes;
+    loop.pictures.ttl = settings_.image_ttl;
     loop.on_fault = [](const std::string& request_id, const absl::Status& status) {
       obs::Log(obs::LogLevel::kError, "engine_fault", request_id, {{"error", status.message()}});
     };
@@ -191,6 +218,13 @@ class LlmWorkerImpl final : public LlmWorker {
     return static_cast<int>(std::min<int64_t>(limit, kDefaultSequenceTokens));
   }
 
+  int KvTokens(int sequence_tokens) const {
+    if (settings_.kv_tokens > 0) return settings_.kv_tokens;
+    const int wanted = std::min(int64_t{kDefaultKvSequences} * sequence_tokens,
+                                int64_t{kDefaultKvTokens});
+    return std::max(wanted, sequence_tokens);
+  }
+
   // No call is left. Threads end in the order in which they use each other.
   void Unload() {
     executor_ = nullptr;
@@ -207,8 +241,10 @@ class LlmWorkerImpl final : public LlmWorker {
     const auto loop = core->loop->counts();
     metrics_->SetQueueDepth(obs::Queue::kPrefill, loop.queued);
     metrics_->SetInflightTokens(loop.tokens);
-    const int64_t rows = int64_t{settings_.max_sequences} * core->max_sequence_tokens;
-    metrics_->SetKvBytes(obs::KvState::kReserved, core->model->kv_bytes() / rows * loop.tokens);
+    const int64_t page_bytes = core->model->kv_bytes() / core->model->kv_pages();
+    metrics_->SetKvBytes(obs::KvState::kUsed, page_bytes * loop.kv.used);
+    metrics_->SetKvBytes(obs::KvState::kKept, page_bytes * loop.kv.kept);
+    metrics_->SetKeptPictures(loop.pictures, loop.picture_bytes);
   }
 
   void AddState(internal::v1::WorkerState* state) const {
@@ -221,7 +257,7 @@ class LlmWorkerImpl final : public LlmWorker {
     const auto loop = core->loop->counts();
     state->set_requests_queued(loop.queued);
     state->set_tokens_in_flight(loop.tokens);
-    state->set_token_capacity(int64_t{settings_.max_sequences} * core->max_sequence_tokens);
+    state->set_token_capacity(int64_t{core->model->kv_pages()} * engine::kKvPageTokens);
     state->set_max_sequence_tokens(core->max_sequence_tokens);
   }
 

@@ -24,9 +24,10 @@ class LlmWorker : public worker::Worker {
   struct Counts {
     int calls = 0;     // Decode
     int pushes = 0;    // Push
-    int running = 0;   // KV slots
-    int queued = 0;    // waiting for a slot
-    int64_t tokens = 0;           // rows of KV reserved by both
+    int running = 0;   // sequences
+    int queued = 0;    // waiting to be admitted
+    int64_t tokens = 0;           // rows of KV that both may need
+    int kv_pages_used = 0;        // what is kept for more questions is not counted
     int64_t embedding_bytes = 0;  // reserved for rows
     int tickets = 0;              // live ones
     bool operator==(const Counts&) const = default;

@@ -15,7 +15,8 @@ bool CanMove(TicketState from, TicketState to) {
     case S::kNew:
       return to == S::kReserved || to == S::kComplete;
     case S::kReserved:
-      return to == S::kReceiving || to == S::kCancelled || to == S::kExpired;
+      return to == S::kReceiving || to == S::kComplete || to == S::kCancelled ||
+             to == S::kExpired;
     case S::kReceiving:
       return to == S::kComplete || to == S::kCancelPending;
     case S::kComplete:
@@ -121,6 +122,16 @@ std::unique_ptr<engine::EmbeddingBuffer> Reservation::Take() {
   return std::move(rows_);
 }
 
+void Reservation::RowsNotNeeded() {
+  std::unique_ptr<engine::EmbeddingBuffer> rows;  // freed outside the lock
+  absl::MutexLock lock(&mu_);
+  if (state_ == TicketState::kReserved) Move(TicketState::kComplete);
+  if (state_ == TicketState::kComplete) {
+    Move(TicketState::kTaken);
+    rows = std::move(rows_);
+  }
+}
+
 void Reservation::Cancel(absl::Status reason) {
   std::unique_ptr<engine::EmbeddingBuffer> rows;  // freed outside the lock
   {
@@ -150,14 +161,14 @@ bool Reservation::ExpireIfDue(absl::Time now, const absl::Status& reason) {
 absl::StatusOr<std::shared_ptr<Reservation>> TicketTable::Reserve(const std::string& id,
                                                                   const EmbeddingShape& shape,
                                                                   CancelSource source,
-                                                                  absl::Time now) {
+                                                                  absl::Time now, bool pushed) {
   std::shared_ptr<Reservation> reservation;
   std::vector<Waiter> waiters;
   {
     absl::MutexLock lock(&mu_);
     if (live_.count(id) > 0 || tombstones_.count(id) > 0) return errors::TicketReused();
-    reservation =
-        std::make_shared<Reservation>(id, shape, now + options_.ttl, std::move(source));
+    const absl::Time expires = pushed ? now + options_.ttl : absl::InfiniteFuture();
+    reservation = std::make_shared<Reservation>(id, shape, expires, std::move(source));
     live_.emplace(id, reservation);
     waiters = TakeWaiters(id);
   }

@@ -22,6 +22,7 @@ namespace chord::llm_worker {
 // kNew ─► kReserved ─► kReceiving ─► kComplete ─► kTaken          (prefill owns the rows)
 //   │         │             └─► kCancelPending ─► kCancelled      (a writer is inside until then)
 //   │         ├─► kExpired
+//   │         ├─► kComplete                                     (what was kept will do)
 //   │         └─────────────► kCancelled ◄── kComplete
 //   └─► kComplete                                                 (a request without pictures)
 enum class TicketState {
@@ -73,6 +74,9 @@ class Reservation {
   // kComplete -> kTaken. null: no picture.
   // REQUIRES: complete(), and no second reader.
   std::unique_ptr<engine::EmbeddingBuffer> Take();
+  // The request goes on with what it has: a writer that has not come is refused, rows that are here
+  // are dropped; one that is inside ends with the ticket.
+  void RowsNotNeeded();
 
   // --- anybody ----------------------------------------------------------------------------------
   // Idempotent; a taken ticket only fires the source.
@@ -106,10 +110,12 @@ class TicketTable {
 
   explicit TicketTable(const Options& options) : options_(options) {}
 
-  // TICKET_REUSED when `id` is live or has a tombstone.
+  // TICKET_REUSED when `id` is live or has a tombstone. `pushed`: a writer is on its way and late
+  // after the time to live; else the reservation lives as long as its request.
   absl::StatusOr<std::shared_ptr<Reservation>> Reserve(const std::string& id,
                                                        const EmbeddingShape& shape,
-                                                       CancelSource source, absl::Time now);
+                                                       CancelSource source, absl::Time now,
+                                                       bool pushed = true);
   // The request has ended: the entry becomes a tombstone. Cancels what is not terminal. A writer
   // still inside keeps the Reservation alive until it leaves. Unknown ids are ignored.
   void Release(const std::string& id, absl::Time now);

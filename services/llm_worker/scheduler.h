@@ -1,8 +1,9 @@
-// What runs in the next step, and how long a refused client should wait. Integers only: no tensors,
-// no threads, no clock.
+// What runs in the next step, who may enter, and how long a refused client should wait. Integers
+// and times given as arguments: no tensors, no threads, no clock.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -14,28 +15,46 @@ struct StepLimits {
   // Prompt tokens of one step: bounds how long a cancel waits for the step to end.
   int prefill_tokens = 512;
   // The same while somebody decodes: a long prompt must not hold up their next token for long.
-  int prefill_tokens_beside_decode = 512;
+  int prefill_tokens_beside_decode = 256;
+  // Guessed tokens of one step, of all sequences together: rows that may be for nothing.
+  int guessed_tokens = 64;
 };
 
 struct SlotView {
   int slot = 0;
   int64_t order = 0;      // admission number: lower came first
   int prompt_left = 0;    // prompt tokens that have no KV yet; 0: decoding
+  int pending = 1;        // decoding: tokens of the answer that have no KV yet, >= 1
+  int guessed = 0;        // what may be tried after them, or after the end of the prompt
   bool runnable = false;  // everything the next chunk needs is here
 };
 
 struct StepItem {
   int slot = 0;
-  int tokens = 0;  // 1 when decoding, else a chunk of the prompt
+  int tokens = 0;   // pending ones, or a chunk of the prompt
+  int guessed = 0;  // on top of them
   bool operator==(const StepItem&) const = default;
 };
 
-// One token of every decoding sequence, then prompt chunks, oldest first, within the limits. Every
-// runnable sequence advances after finitely many steps: decoders in each, prompts in order.
+// The pending tokens of every decoding sequence, then prompt chunks, oldest first, within the
+// limits. Every runnable sequence advances after finitely many steps: decoders in each, prompts in
+// order.
 std::vector<StepItem> PlanStep(absl::Span<const SlotView> slots, const StepLimits& limits);
 
-// Expected wait until one of `slots` is free for the next request behind `queued` others, given
-// the mean service time; between 100 ms and 30 s.
-absl::Duration EstimateWait(int queued, int slots, absl::Duration mean_service);
+// What is known about the load when a request comes.
+struct Load {
+  int queued = 0;         // before it
+  int running = 0;
+  int slots = 1;
+  absl::Duration mean_service = absl::ZeroDuration();  // from admission to end; 0: not known yet
+};
+// Expected wait until a request is admitted behind the queued ones: they leave as many at a time as
+// run now. Zero when it can start at once.
+absl::Duration EstimateStart(const Load& load);
+// How long a refused client should wait: between 100 ms and 30 s.
+absl::Duration RetryTime(const Load& load);
+// Set when a request with `left` until its deadline could not be answered in that time: refuse it
+// now, with the time to come back. Only what would have to queue is refused by an estimate.
+std::optional<absl::Duration> TooLate(const Load& load, absl::Duration left);
 
 }  // namespace chord::llm_worker

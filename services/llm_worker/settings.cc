@@ -32,7 +32,18 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::LlmWorker& config) {
   out.dtype = text(config.dtype(), "auto");
   double ttl = absl::ToDoubleSeconds(out.ticket_ttl), drain = absl::ToDoubleSeconds(out.drain);
   number("threads", config.threads(), 1, 1024, &out.threads);
-  number("max_sequences", config.max_sequences(), 1, 1024, &out.max_sequences);
+  double image_ttl = absl::ToDoubleSeconds(out.image_ttl);
+  number("max_sequences", config.max_sequences(), 1, 256, &out.max_sequences);
+  number("kv_tokens", config.kv_tokens(), 64, 1 << 24, &out.kv_tokens);
+  number("prefill_tokens", config.prefill_tokens(), 16, 1 << 16, &out.prefill_tokens);
+  number("image_cache_bytes", static_cast<double>(config.image_cache_bytes()), 1, 1LL << 40,
+         &out.image_cache_bytes);
+  number("image_ttl_seconds", config.image_ttl_seconds(), 0.1, 86'400, &image_ttl);
+  if (config.kv_dtype() == "int8") {
+    out.kv_type = engine::KvType::kInt8;
+  } else if (!config.kv_dtype().empty() && config.kv_dtype() != "auto") {
+    return errors::ConfigInvalid("kv_dtype must be auto (the model's dtype) or int8.");
+  }
   number("max_sequence_tokens", config.max_sequence_tokens(), 64, 1 << 20,
          &out.max_sequence_tokens);
   number("max_queue", config.max_queue(), 1, 4096, &out.max_queue);
@@ -41,6 +52,7 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::LlmWorker& config) {
   if (!wrong.ok()) return wrong;
   out.ticket_ttl = absl::Seconds(ttl);
   out.drain = absl::Seconds(drain);
+  out.image_ttl = absl::Seconds(image_ttl);
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "chord/config/v1/config.pb.h"
+#include "common/engine/language_model.h"
 
 namespace chord::llm_worker {
 
@@ -16,14 +17,21 @@ struct Settings {
   std::string device;
   std::string dtype;
   int threads = 0;
-  int max_sequences = 4;
+  int max_sequences = 16;
   int max_sequence_tokens = 0;  // 0: the model's limit, at most kDefaultSequenceTokens
   int max_queue = 64;
   absl::Duration ticket_ttl = absl::Seconds(30);
   absl::Duration drain = absl::Seconds(10);
+  int kv_tokens = 0;  // 0: kDefaultKvSequences longest requests, at most kDefaultKvTokens
+  engine::KvType kv_type = engine::KvType::kModel;
+  int prefill_tokens = 0;  // 0: by the device
+  int64_t image_cache_bytes = 256LL << 20;
+  absl::Duration image_ttl = absl::Minutes(10);
 };
 
 inline constexpr int kDefaultSequenceTokens = 8192;
+inline constexpr int kDefaultKvSequences = 4;
+inline constexpr int kDefaultKvTokens = 32'768;
 
 // CONFIG_INVALID names the field and its range.
 absl::StatusOr<Settings> CheckSettings(const config::v1::LlmWorker& config);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 
 #include "common/base/errors.h"
@@ -128,6 +129,32 @@ TEST_F(PreparePromptTest, RefusesAFrameThatIsNotDerivedFromItsOwnSize) {
   input_.images[0] = plan_;
   std::swap(input_.images[0].grid.h, input_.images[0].grid.w);
   EXPECT_EQ(Refusal(), "FRAME_MISMATCH");
+}
+
+TEST_F(PreparePromptTest, RefusesAWrongUseOfThePicture) {
+  input_.uses = {{std::string(32, 'k'), false, false, 60}};
+  EXPECT_EQ(Refusal(), "");
+  input_.uses[0].key = "short";
+  EXPECT_EQ(Refusal(), "PARAMETER_INVALID");
+  input_.uses[0].key.clear();
+  EXPECT_EQ(Refusal(), "") << "nothing is kept";
+  for (const double seconds : {-1.0, 1e9, std::nan("")}) {
+    input_.uses[0].keep_seconds = seconds;
+    EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << seconds;
+  }
+  input_.uses.resize(2);
+  EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "one for each picture";
+}
+
+TEST_F(PreparePromptTest, AsksTheGrammarForBoxesOfTheResizedPictureAndTheLastQuestion) {
+  input_.messages.push_back({"assistant", {std::string("[]")}});
+  input_.messages.push_back({"user", {std::string("find the owl")}});
+  const auto prepared = PreparePrompt(input_, facts_);
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  ASSERT_TRUE(prepared->question.has_value());
+  EXPECT_EQ(prepared->question->width, plan_.resized.width);
+  EXPECT_EQ(prepared->question->height, plan_.resized.height);
+  EXPECT_EQ(prepared->question->text, "find the owl");
 }
 
 TEST_F(PreparePromptTest, RefusesBadText) {

@@ -22,6 +22,11 @@ struct Request {
   std::vector<int32_t> prompt;
   int max_new_tokens = 20;
   bool picture = false;
+  std::string key;  // of the picture
+  bool pushed = true;
+  std::optional<grammar::Question> grammar;
+  std::optional<PictureFrom> accepted;
+  bool needs_rows = false;
   CancelSource source;
   std::shared_ptr<Reservation> ticket;
   absl::Notification ended;
@@ -38,8 +43,10 @@ class DecodeLoopTest : public ::testing::Test {
     options_.max_queue = 64;
   }
 
-  void Start(int slots) {
-    model_ = std::make_unique<FakeLanguageModel>(slots, 200, kVocab);
+  void Start(int slots, int pages = 0, int vocab = kVocab) {
+    options_.max_sequences = slots;
+    if (pages == 0) pages = slots * 200 / engine::kKvPageTokens + 1;
+    model_ = std::make_unique<FakeLanguageModel>(pages, 200, vocab);
     loop_ = std::make_unique<DecodeLoop>(model_.get(), &*tokenizer_, options_);
   }
 
@@ -68,6 +75,14 @@ class DecodeLoopTest : public ::testing::Test {
     if (request->picture) job.prompt.images = {{1, {4, 4}, 4}};
     job.max_new_tokens = request->max_new_tokens;
     job.ticket = request->ticket;
+    job.picture.key = request->key;
+    job.pushed = request->pushed;
+    job.grammar = request->grammar;
+    job.on_accepted = [request](PictureFrom from, bool needs_rows) {
+      request->accepted = from;
+      request->needs_rows = needs_rows;
+      return absl::OkStatus();
+    };
     job.received = absl::Now();
     job.on_delta = [request](std::string text) { request->streamed += text; };
     job.on_end = [request](absl::StatusOr<DecodeResult> result) {
@@ -102,6 +117,8 @@ class DecodeLoopTest : public ::testing::Test {
     EXPECT_EQ(loop_->counts().running, 0);
     EXPECT_EQ(loop_->counts().queued, 0);
     EXPECT_EQ(loop_->counts().tokens, 0);
+    EXPECT_EQ(loop_->counts().kv.used, 0);
+    EXPECT_EQ(loop_->counts().kv.promised, 0);
   }
 
   absl::StatusOr<model::Tokenizer> tokenizer_;
@@ -276,6 +293,254 @@ TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
   loop_ = nullptr;
   EXPECT_EQ(ErrorReason(in_slot->result.status()), "SHUTTING_DOWN");
   EXPECT_EQ(ErrorReason(in_line->result.status()), "SHUTTING_DOWN");
+}
+
+// --- what is kept ----------------------------------------------------------------------------------
+
+class KeptPicturesTest : public DecodeLoopTest {
+ protected:
+  std::shared_ptr<Request> Ask(char key, int question, bool pushed = false) {
+    std::vector<int32_t> prompt(40, 20);  // rows 1..4 are the picture's
+    for (int i = 30; i < 40; ++i) prompt[i] = 30 + question;
+    auto request = Make(prompt, 20);
+    request->picture = true;
+    request->key = std::string(32, key);
+    request->pushed = pushed;
+    EXPECT_TRUE(Submit(request).ok());
+    return request;
+  }
+  void ExpectAnswered(Request& request, PictureFrom from) {
+    ASSERT_TRUE(Ends(request));
+    ASSERT_TRUE(request.result.ok()) << request.result.status();
+    EXPECT_EQ(request.result->ids, Alone(request));
+    EXPECT_EQ(request.result->picture, from);
+    EXPECT_EQ(request.accepted, from);
+  }
+};
+
+TEST_F(KeptPicturesTest, ASecondQuestionNeedsNeitherRowsNorThePicturesShareOfThePrefill) {
+  Start(2);
+  auto first = Ask('a', 1, /*pushed=*/true);
+  SendRows(*first);
+  ExpectAnswered(*first, PictureFrom::kRows);
+  EXPECT_EQ(first->result->cached_tokens, 0);
+  auto second = Ask('a', 2);
+  ExpectAnswered(*second, PictureFrom::kKv);
+  EXPECT_FALSE(second->needs_rows);
+  EXPECT_EQ(second->result->cached_tokens, 30) << "to the first word that differs";
+  EXPECT_EQ(second->ticket->state(), TicketState::kTaken) << "a late writer is refused";
+  auto other = Ask('b', 2);
+  while (!other->accepted) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(other->needs_rows) << "another picture shares nothing";
+  SendRows(*other);
+  ExpectAnswered(*other, PictureFrom::kRows);
+  ExpectIdle();
+}
+
+TEST_F(KeptPicturesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksForRows) {
+  Start(1, /*pages=*/13);
+  auto first = Ask('a', 1, /*pushed=*/true);
+  SendRows(*first);
+  ExpectAnswered(*first, PictureFrom::kRows);
+  auto large = Make(std::vector<int32_t>(180, 25), 19);  // all pages but one
+  ASSERT_TRUE(Submit(large).ok());
+  ASSERT_TRUE(Ends(*large));
+  ASSERT_TRUE(large->result.ok()) << large->result.status();
+  auto second = Ask('a', 2);
+  ExpectAnswered(*second, PictureFrom::kEmbeddings);
+
+  loop_->DropPicture(std::string(32, 'a'));
+  auto third = Ask('a', 3);
+  while (!third->accepted) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(third->needs_rows);
+  SendRows(*third);
+  ExpectAnswered(*third, PictureFrom::kRows);
+  ExpectIdle();
+  EXPECT_EQ(loop_->counts().pictures, 1);
+}
+
+TEST_F(KeptPicturesTest, QuestionsThatComeTogetherComputeThePictureOnce) {
+  Start(8);
+  std::vector<std::shared_ptr<Request>> requests;
+  requests.push_back(Ask('a', 0, /*pushed=*/true));
+  for (int i = 1; i < 6; ++i) requests.push_back(Ask('a', i));
+  SendRows(*requests[0]);
+  ExpectAnswered(*requests[0], PictureFrom::kRows);
+  for (int i = 1; i < 6; ++i) {
+    ASSERT_TRUE(Ends(*requests[i]));
+    ASSERT_TRUE(requests[i]->result.ok());
+    EXPECT_EQ(requests[i]->result->ids, Alone(*requests[i]));
+    EXPECT_FALSE(requests[i]->needs_rows);
+    EXPECT_GE(requests[i]->result->cached_tokens, 5);
+  }
+  ExpectIdle();
+}
+
+TEST_F(KeptPicturesTest, ANextTurnFindsTheAnswerBeforeIt) {
+  Start(1);
+  auto first = Ask('a', 1, /*pushed=*/true);
+  SendRows(*first);
+  ASSERT_TRUE(Ends(*first));
+  ASSERT_TRUE(first->result.ok());
+  const std::vector<int32_t>& said = first->result->ids;
+  std::vector<int32_t> prompt = first->prompt;
+  prompt.insert(prompt.end(), said.begin(), said.end());
+  prompt.push_back(77);
+  // Positions in the test's prompts are not those of generated tokens, so the answers may differ
+  // from one made anew; what matters here is what was found.
+  auto next = Make(prompt, 1);
+  next->picture = true;
+  next->key = std::string(32, 'a');
+  next->pushed = false;
+  ASSERT_TRUE(Submit(next).ok());
+  ASSERT_TRUE(Ends(*next));
+  ASSERT_TRUE(next->result.ok());
+  EXPECT_EQ(next->result->cached_tokens, static_cast<int>(40 + said.size() - 1));
+}
+
+TEST_F(KeptPicturesTest, APictureWithoutAKeyLeavesNothingBehind) {
+  Start(1);
+  auto request = Make(std::vector<int32_t>(40, 20));
+  request->picture = true;
+  ASSERT_TRUE(Submit(request).ok());
+  SendRows(*request);
+  ASSERT_TRUE(Ends(*request));
+  ASSERT_TRUE(request->result.ok());
+  EXPECT_EQ(loop_->counts().kv.kept, 0);
+  EXPECT_EQ(loop_->counts().pictures, 0);
+}
+
+TEST_F(DecodeLoopTest, MemoryIsSharedByAllAndNobodyThatRunsWaitsForIt) {
+  std::mt19937 random(3);
+  Start(8, /*pages=*/20);  // for two or three of them
+  std::vector<std::shared_ptr<Request>> requests;
+  for (int i = 0; i < 30; ++i) {
+    std::vector<int32_t> prompt(10 + random() % 60);
+    for (int32_t& id : prompt) id = 20 + static_cast<int32_t>(random() % 200);
+    requests.push_back(Make(prompt, 20 + static_cast<int>(random() % 60)));
+    ASSERT_TRUE(Submit(requests.back()).ok());
+  }
+  for (auto& request : requests) {
+    ASSERT_TRUE(Ends(*request));
+    ASSERT_TRUE(request->result.ok()) << request->result.status();
+    EXPECT_EQ(request->result->ids, Alone(*request));
+  }
+  ExpectIdle();
+}
+
+TEST_F(DecodeLoopTest, RefusesAtOnceWhatCannotBeAnsweredInTime) {
+  Start(1);
+  auto first = Make({20, 21, FakeLanguageModel::kNeverEnds}, 100);
+  {
+    absl::MutexLock hold(&model_->gate_);
+    ASSERT_TRUE(Submit(first).ok());
+    absl::SleepFor(absl::Milliseconds(300));  // it takes 0.3 s
+  }
+  ASSERT_TRUE(Ends(*first));
+  absl::MutexLock hold(&model_->gate_);
+  auto running = Make({20, 22});
+  ASSERT_TRUE(Submit(running).ok());
+  auto hurried = Make({20, 23});
+  hurried->source = CancelSource(absl::Now() + absl::Milliseconds(150));
+  const absl::Status status = Submit(hurried);
+  EXPECT_EQ(ErrorReason(status), "OVERLOADED");
+  EXPECT_GE(RetryAfter(status), absl::Milliseconds(100));
+  auto patient = Make({20, 24});
+  patient->source = CancelSource(absl::Now() + absl::Seconds(30));
+  EXPECT_TRUE(Submit(patient).ok());
+}
+
+// --- the grammar -----------------------------------------------------------------------------------
+
+// The model recites an answer in nano's tokens; what it does not say is up to the grammar.
+class GrammarLoopTest : public DecodeLoopTest {
+ protected:
+  static constexpr int kNanoVocab = 4096;
+  GrammarLoopTest() {
+    eos_ = tokenizer_->AddedTokenId("<|im_end|>");
+    options_.eos_token_ids = {eos_};
+    auto grammar = grammar::BoxGrammar::Compile(*tokenizer_, kNanoVocab, options_.eos_token_ids);
+    EXPECT_TRUE(grammar.ok()) << grammar.status();
+    grammar_ = *grammar;
+    options_.grammar = grammar_.get();
+  }
+  std::shared_ptr<Request> Recite(const std::string& answer, bool grammar, int max_new_tokens = 150) {
+    Start(2, 0, kNanoVocab);
+    script_ = tokenizer_->EncodeText(answer);
+    script_.push_back(eos_);
+    model_->script_ = [this](const std::vector<int32_t>& ids) {
+      const size_t said = ids.size() - 3;
+      return said < script_.size() ? script_[said] : eos_;
+    };
+    auto request = Make({20, 21, 22}, max_new_tokens);
+    if (grammar) request->grammar = grammar::Question{448, 336, "find the red apple"};
+    EXPECT_TRUE(Submit(request).ok());
+    EXPECT_TRUE(Ends(*request));
+    EXPECT_TRUE(request->result.ok()) << request->result.status();
+    return request;
+  }
+  int32_t eos_ = 0;
+  std::shared_ptr<const grammar::BoxGrammar> grammar_;
+  std::vector<int32_t> script_;
+};
+
+const char kTwoApples[] =
+    R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}, )"
+    R"({"bbox_2d": [200, 7, 448, 336], "label": "red apple"}])";
+
+TEST_F(GrammarLoopTest, SaysTheSameInFewerSteps) {
+  auto without = Recite(kTwoApples, false);
+  auto with = Recite(kTwoApples, true);
+  EXPECT_EQ(with->result->text, kTwoApples);
+  EXPECT_EQ(with->result->ids, without->result->ids);
+  EXPECT_EQ(with->streamed, kTwoApples);
+  EXPECT_TRUE(with->result->grammar);
+  EXPECT_FALSE(without->result->grammar);
+  EXPECT_EQ(without->result->decode_steps, static_cast<int>(without->result->ids.size()) - 1);
+  EXPECT_LE(2 * with->result->decode_steps, without->result->decode_steps);
+  EXPECT_EQ(with->result->token_ends, without->result->token_ends);
+}
+
+TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
+  auto request = Recite(kTwoApples, true);
+  const DecodeResult& result = *request->result;
+  ASSERT_EQ(result.forced.size(), result.log_probabilities.size());
+  for (size_t i = 0; i < result.forced.size(); ++i) {
+    if (result.forced[i]) {
+      EXPECT_EQ(result.log_probabilities[i], 0);
+    }
+  }
+  ASSERT_EQ(result.choices.size(), 3u) << "before the first box, between them, after the last";
+  EXPECT_GT(result.choices[0].log_more, result.choices[0].log_close);
+  EXPECT_GT(result.choices[1].log_more, result.choices[1].log_close);
+  EXPECT_LT(result.choices[2].log_more, result.choices[2].log_close);
+  EXPECT_EQ(result.choices[2].offset, static_cast<int>(result.text.size()) - 1);
+}
+
+TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
+  auto request = Recite(kTwoApples, true, 40);
+  EXPECT_TRUE(request->result->cut);
+  EXPECT_EQ(request->result->text,
+            R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])");
+  ASSERT_FALSE(request->result->token_ends.empty());
+  EXPECT_LE(request->result->token_ends.back(), static_cast<int>(request->result->text.size()));
+  EXPECT_EQ(request->result->token_ends.size(), request->result->log_probabilities.size());
+}
+
+TEST_F(GrammarLoopTest, TheEmptyListAndProseAreWhatTheyAre) {
+  auto empty = Recite("[]", true);
+  EXPECT_EQ(empty->result->text, "[]");
+  ASSERT_TRUE(empty->result->log_probability_empty.has_value());
+  EXPECT_GT(*empty->result->log_probability_empty, -0.1);
+  auto prose = Recite("It is on the left.", true);
+  EXPECT_EQ(prose->result->text, "It is on the left.");
+  EXPECT_FALSE(prose->result->grammar);
+}
+
+TEST_F(GrammarLoopTest, BoxesOutsideThePictureCannotBeSaid) {
+  auto request = Recite(R"([{"bbox_2d": [831, 902, 118, 190], "label": "red apple"}])", true);
+  EXPECT_TRUE(request->result->grammar);
+  EXPECT_EQ(request->result->text.find("831"), std::string::npos);
 }
 
 }  // namespace

@@ -1,13 +1,15 @@
 // A language model of integers: what it says next is a function of all ids of the sequence, so a
 // row that is lost, doubled or mixed up with a neighbour's changes the answer. It also checks what
-// the loop promises it, and fails on purpose. For the loop's faults and races; whether the loop
-// drives the real engine right is shown by workers_test.
+// the loop promises it, and fails on purpose. For the loop's faults and races; that the loop drives
+// the real engine right is shown by the process tests.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -29,14 +31,16 @@ class FakeLanguageModel : public engine::LanguageModel {
   static int64_t PromptOffset(size_t axis) { return 1000 * (static_cast<int64_t>(axis) + 1); }
   static constexpr float kOther = 1, kChosen = 5;  // logits
 
-  FakeLanguageModel(int slots, int tokens, int vocab) : vocab_(vocab) {
-    options_.max_sequences = slots;
+  FakeLanguageModel(int pages, int tokens, int vocab)
+      : vocab_(vocab), kv_(pages, std::vector<int32_t>(engine::kKvPageTokens, kNothing)) {
+    options_.kv_tokens = pages * engine::kKvPageTokens;
     options_.max_sequence_tokens = tokens;
-    kv_.resize(slots);
   }
+  static constexpr int32_t kNothing = 1 << 30;  // a KV row that was never written
 
   // What it says next after `ids`.
   int32_t Next(const std::vector<int32_t>& ids) const {
+    if (script_) return script_(ids);
     uint32_t hash = 2166136261;
     bool endless = false;
     for (int32_t id : ids) {
@@ -68,39 +72,48 @@ class FakeLanguageModel : public engine::LanguageModel {
     ++steps_;
     max_batch_ = std::max<int>(max_batch_, static_cast<int>(chunks.size()));
     logits->clear();
-    std::map<int, int> seen;
+    std::map<int32_t, int> written;
     bool fails = false;
     for (const Chunk& chunk : chunks) {
-      EXPECT_EQ(seen[chunk.slot]++, 0) << "a slot at most once in a step";
-      std::vector<int32_t>& kv = kv_[chunk.slot];
-      EXPECT_LE(chunk.start, static_cast<int>(kv.size()));
-      kv.resize(chunk.start);
+      const int n = static_cast<int>(chunk.ids.size());
+      const int end = chunk.start + n;
+      EXPECT_GE(n, 1);
+      EXPECT_LE(end, options_.max_sequence_tokens);
+      EXPECT_GE(static_cast<int>(chunk.pages.size()) * engine::kKvPageTokens, end);
+      for (int page = chunk.start / engine::kKvPageTokens; page * engine::kKvPageTokens < end;
+           ++page) {
+        EXPECT_EQ(written[chunk.pages[page]]++, 0) << "a page is written by one chunk of a step";
+      }
       EXPECT_EQ(chunk.positions.size(), 3 * chunk.ids.size());
-      for (size_t i = 0; i < chunk.ids.size(); ++i) {
-        const int64_t index = chunk.start + static_cast<int64_t>(i);
+      for (int i = 0; i < n; ++i) {
+        const int64_t index = chunk.start + i;
         for (size_t axis = 0; axis < 3; ++axis) {
           const int64_t position = chunk.positions[axis * chunk.ids.size() + i];
-          const bool generated = chunk.positions[0] == index + kRopeDelta;
+          const bool generated = chunk.positions[i] == index + kRopeDelta;
           EXPECT_EQ(position, index + (generated ? kRopeDelta : PromptOffset(axis)));
         }
+        int32_t& row = kv_[chunk.pages[index / engine::kKvPageTokens]]
+                          [index % engine::kKvPageTokens];
         if (!chunk.image_rows.empty() && chunk.image_rows[i] >= 0) {
           EXPECT_NE(chunk.embeddings, nullptr);
           EXPECT_LT(chunk.image_rows[i], chunk.embeddings->rows());
-          kv.push_back(-1 - chunk.image_rows[i]);
+          row = -1 - chunk.image_rows[i];
         } else {
-          kv.push_back(chunk.ids[i]);
+          row = chunk.ids[i];
         }
       }
-      EXPECT_LE(static_cast<int>(kv.size()), options_.max_sequence_tokens);
+      std::vector<int32_t> all;
       bool nan = false;
-      for (int32_t id : kv) {
-        fails |= id == kStepFails;
-        nan |= id == kNotFinite;
+      for (int i = 0; i < end; ++i) {
+        all.push_back(kv_[chunk.pages[i / engine::kKvPageTokens]][i % engine::kKvPageTokens]);
+        EXPECT_NE(all.back(), kNothing) << "row " << i << " was never written";
+        fails |= all.back() == kStepFails;
+        nan |= all.back() == kNotFinite;
+        if (i < end - chunk.logits) continue;
+        const size_t row = logits->size();
+        logits->resize(row + vocab_, nan ? NAN : kOther);
+        if (!nan) (*logits)[row + Next(all)] = kChosen;
       }
-      if (chunk.logits == Chunk::Logits::kNone) continue;
-      const size_t row = logits->size();
-      logits->resize(row + vocab_, nan ? NAN : kOther);
-      if (!nan) (*logits)[row + Next(kv)] = kChosen;
     }
     return fails ? absl::InternalError("the engine failed at 0x7ffd in libtorch")
                  : absl::OkStatus();
@@ -109,15 +122,25 @@ class FakeLanguageModel : public engine::LanguageModel {
   int vocab_size() const override { return vocab_; }
   const Options& options() const override { return options_; }
   int64_t kv_bytes() const override { return 0; }
+  int kv_pages() const override { return static_cast<int>(kv_.size()); }
+  absl::Status CopyPage(int32_t from, int32_t to, int rows) override {
+    EXPECT_NE(from, to);
+    std::copy_n(kv_[from].begin(), rows, kv_[to].begin());
+    ++copies_;
+    return absl::OkStatus();
+  }
 
   absl::Mutex gate_;
+  // What comes next after `ids`, instead of the hash, when set.
+  std::function<int32_t(const std::vector<int32_t>& ids)> script_;
   std::atomic<int> steps_{0};
   std::atomic<int> max_batch_{0};
+  std::atomic<int> copies_{0};
 
  private:
   const int vocab_;
   Options options_;
-  std::vector<std::vector<int32_t>> kv_;
+  std::vector<std::vector<int32_t>> kv_;  // by page and row
 };
 
 }  // namespace chord::llm_worker

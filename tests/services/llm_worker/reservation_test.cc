@@ -34,7 +34,8 @@ TEST(TicketStates, OnlyTheEdgesOfTheDiagramExist) {
   const std::set<std::pair<S, S>> edges = {
       {S::kNew, S::kReserved},          {S::kNew, S::kComplete},
       {S::kReserved, S::kReceiving},    {S::kReserved, S::kCancelled},
-      {S::kReserved, S::kExpired},      {S::kReceiving, S::kComplete},
+      {S::kReserved, S::kExpired},      {S::kReserved, S::kComplete},
+      {S::kReceiving, S::kComplete},
       {S::kReceiving, S::kCancelPending}, {S::kComplete, S::kTaken},
       {S::kComplete, S::kCancelled},    {S::kCancelPending, S::kCancelled},
   };
@@ -75,6 +76,25 @@ TEST_F(ReservationTest, IsCompleteAtOnceWithoutPictures) {
   EXPECT_TRUE(ticket.complete());
   EXPECT_EQ(Reason(ticket.BeginReceive()), "TICKET_REUSED");
   EXPECT_EQ(ticket.Take(), nullptr);
+}
+
+TEST_F(ReservationTest, GoesOnWithoutRowsWhenWhatWasKeptWillDo) {
+  Reservation unused = Make();
+  unused.RowsNotNeeded();
+  EXPECT_EQ(unused.state(), S::kTaken);
+  EXPECT_EQ(Reason(unused.BeginReceive()), "TICKET_REUSED");
+  EXPECT_FALSE(unused.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
+  Reservation complete = Make();
+  ASSERT_TRUE(complete.BeginReceive().ok());
+  ASSERT_TRUE(complete.Complete(NewRows()).ok());
+  complete.RowsNotNeeded();
+  EXPECT_EQ(complete.state(), S::kTaken);
+  EXPECT_EQ(alive_, 0);
+  Reservation writing = Make();
+  ASSERT_TRUE(writing.BeginReceive().ok());
+  writing.RowsNotNeeded();
+  EXPECT_EQ(writing.state(), S::kReceiving) << "its writer ends with the ticket";
+  EXPECT_TRUE(source_.token().Check().ok());
 }
 
 TEST_F(ReservationTest, RefusesASecondWriterInEveryState) {

@@ -15,26 +15,26 @@ constexpr StepLimits kLimits = {/*prefill_tokens=*/100, /*prefill_tokens_beside_
 
 TEST(PlanStep, TakesNothingWhenNothingCanRun) {
   EXPECT_THAT(PlanStep({}, kLimits), IsEmpty());
-  EXPECT_THAT(PlanStep({{0, 0, 10, false}, {1, 1, 10, false}}, kLimits), IsEmpty());
+  EXPECT_THAT(PlanStep({{0, 0, 10, 1, 0, false}, {1, 1, 10, 1, 0, false}}, kLimits), IsEmpty());
 }
 
 TEST(PlanStep, EveryDecoderGetsItsTokenAndPromptsTheRest) {
-  EXPECT_THAT(PlanStep({{0, 5, 0, true}, {1, 6, 300, true}, {2, 2, 0, true}}, kLimits),
+  EXPECT_THAT(PlanStep({{0, 5, 0, 1, 0, true}, {1, 6, 300, 1, 0, true}, {2, 2, 0, 1, 0, true}}, kLimits),
               ElementsAre(StepItem{0, 1}, StepItem{2, 1}, StepItem{1, 40}));
 }
 
 TEST(PlanStep, ALonePromptGetsTheWholeLimit) {
-  EXPECT_THAT(PlanStep({{3, 1, 300, true}}, kLimits), ElementsAre(StepItem{3, 100}));
-  EXPECT_THAT(PlanStep({{3, 1, 7, true}}, kLimits), ElementsAre(StepItem{3, 7}));
+  EXPECT_THAT(PlanStep({{3, 1, 300, 1, 0, true}}, kLimits), ElementsAre(StepItem{3, 100}));
+  EXPECT_THAT(PlanStep({{3, 1, 7, 1, 0, true}}, kLimits), ElementsAre(StepItem{3, 7}));
 }
 
 TEST(PlanStep, PromptsGoInOrderOfAdmissionAndShareTheLimit) {
-  EXPECT_THAT(PlanStep({{0, 9, 50, true}, {1, 3, 70, true}, {2, 11, 5, true}}, kLimits),
+  EXPECT_THAT(PlanStep({{0, 9, 50, 1, 0, true}, {1, 3, 70, 1, 0, true}, {2, 11, 5, 1, 0, true}}, kLimits),
               ElementsAre(StepItem{1, 70}, StepItem{0, 30}));
 }
 
 TEST(PlanStep, APromptWithoutItsRowsDoesNotHoldUpTheNext) {
-  EXPECT_THAT(PlanStep({{0, 1, 50, false}, {1, 2, 20, true}}, kLimits),
+  EXPECT_THAT(PlanStep({{0, 1, 50, 1, 0, false}, {1, 2, 20, 1, 0, true}}, kLimits),
               ElementsAre(StepItem{1, 20}));
 }
 
@@ -43,7 +43,7 @@ TEST(PlanStep, EverybodyGetsThere) {
   int steps = 0;
   for (; steps < 1000; ++steps) {
     std::vector<SlotView> slots;
-    for (auto [slot, tokens] : left) slots.push_back({slot, slot, tokens, true});
+    for (auto [slot, tokens] : left) slots.push_back({slot, slot, tokens, 1, 0, true});
     int prompt_tokens = 0;
     for (const StepItem& item : PlanStep(slots, kLimits)) {
       if (left[item.slot] == 0) continue;
@@ -57,10 +57,36 @@ TEST(PlanStep, EverybodyGetsThere) {
   EXPECT_EQ(steps, (1000 + 333 + 41 + 39) / 40);
 }
 
-TEST(EstimateWait, GrowsWithTheLineAndStaysWithinItsBounds) {
-  EXPECT_EQ(EstimateWait(3, 2, absl::Seconds(1)), absl::Seconds(2));
-  EXPECT_EQ(EstimateWait(0, 4, absl::Milliseconds(1)), absl::Milliseconds(100));
-  EXPECT_EQ(EstimateWait(1000, 1, absl::Seconds(5)), absl::Seconds(30));
+TEST(PlanStep, DecodersBringAllTheirTokensAndGuessesWithinTheLimit) {
+  constexpr StepLimits limits = {100, 40, /*guessed_tokens=*/10};
+  EXPECT_THAT(PlanStep({{0, 1, 0, 3, 6, true}, {1, 2, 0, 1, 6, true}, {2, 3, 0, 1, 6, true}}, limits),
+              ElementsAre(StepItem{0, 3, 6}, StepItem{1, 1, 4}, StepItem{2, 1, 0}));
+}
+
+TEST(PlanStep, APromptIsFollowedByAGuessOnlyAtItsEnd) {
+  EXPECT_THAT(PlanStep({{0, 1, 120, 0, 5, true}}, kLimits), ElementsAre(StepItem{0, 100, 0}));
+  EXPECT_THAT(PlanStep({{0, 1, 20, 0, 5, true}}, kLimits), ElementsAre(StepItem{0, 20, 5}));
+}
+
+TEST(Estimates, StartAtOnceWhereThereIsRoom) {
+  EXPECT_EQ(EstimateStart({0, 3, 4, absl::Seconds(1)}), absl::ZeroDuration());
+  EXPECT_EQ(EstimateStart({0, 4, 4, absl::Seconds(1)}), absl::Milliseconds(250));
+  EXPECT_EQ(EstimateStart({7, 4, 4, absl::Seconds(1)}), absl::Seconds(2));
+  EXPECT_EQ(EstimateStart({7, 2, 4, absl::Seconds(1)}), absl::Seconds(4))
+      << "memory lets only two run";
+}
+
+TEST(Estimates, TheTimeToComeBackStaysWithinItsBounds) {
+  EXPECT_EQ(RetryTime({3, 2, 2, absl::Seconds(1)}), absl::Seconds(2));
+  EXPECT_EQ(RetryTime({0, 1, 4, absl::Milliseconds(1)}), absl::Milliseconds(100));
+  EXPECT_EQ(RetryTime({1000, 1, 1, absl::Seconds(5)}), absl::Seconds(30));
+}
+
+TEST(Estimates, OnlyWhatMustQueueAndWouldBeLateIsRefused) {
+  EXPECT_FALSE(TooLate({0, 0, 4, absl::Seconds(1)}, absl::Milliseconds(1)));
+  EXPECT_FALSE(TooLate({3, 4, 4, absl::ZeroDuration()}, absl::Milliseconds(1))) << "not known yet";
+  EXPECT_FALSE(TooLate({3, 4, 4, absl::Seconds(1)}, absl::Seconds(2)));
+  EXPECT_EQ(TooLate({3, 4, 4, absl::Seconds(1)}, absl::Milliseconds(1999)), absl::Seconds(1));
 }
 
 }  // namespace

@@ -21,9 +21,22 @@ TEST(LlmWorkerSettings, FillInTheDefaults) {
   const auto settings = FromFlags({"--model_dir=/m"});
   ASSERT_TRUE(settings.ok()) << settings.status();
   EXPECT_EQ(settings->device, "auto");
-  EXPECT_EQ(settings->max_sequences, 4);
+  EXPECT_EQ(settings->max_sequences, 16);
+  EXPECT_EQ(settings->kv_type, engine::KvType::kModel);
+  EXPECT_EQ(settings->image_cache_bytes, 256 << 20);
+  EXPECT_EQ(settings->image_ttl, absl::Minutes(10));
   EXPECT_EQ(settings->max_queue, 64);
   EXPECT_EQ(settings->ticket_ttl, absl::Seconds(30));
+}
+
+TEST(LlmWorkerSettings, TakeWhatIsGiven) {
+  const auto settings = FromFlags({"--model_dir=/m", "--kv_tokens=4096", "--kv_dtype=int8",
+                                   "--prefill_tokens=64", "--max_sequences=3"});
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_EQ(settings->kv_tokens, 4096);
+  EXPECT_EQ(settings->kv_type, engine::KvType::kInt8);
+  EXPECT_EQ(settings->prefill_tokens, 64);
+  EXPECT_EQ(settings->max_sequences, 3);
 }
 
 TEST(LlmWorkerSettings, NameTheFieldThatIsWrong) {
@@ -35,6 +48,11 @@ TEST(LlmWorkerSettings, NameTheFieldThatIsWrong) {
       {"--drain_seconds=-1", "drain_seconds"},
       {"--max_sequence_tokens=3", "max_sequence_tokens"},
       {"--threads=100000", "threads"},
+      {"--kv_tokens=-5", "kv_tokens"},
+      {"--kv_dtype=int4", "kv_dtype"},
+      {"--prefill_tokens=1", "prefill_tokens"},
+      {"--image_cache_bytes=-1", "image_cache_bytes"},
+      {"--image_ttl_seconds=1e7", "image_ttl_seconds"},
       {"--nonsense=1", "nonsense"},
   };
   for (const auto& [flag, field] : cases) {

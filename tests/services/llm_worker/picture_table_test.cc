@@ -1,0 +1,105 @@
+#include "services/llm_worker/picture_table.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/services/llm_worker/fake_language_model.h"
+
+namespace chord::llm_worker {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+absl::Time At(int seconds) { return absl::UnixEpoch() + absl::Seconds(seconds); }
+std::string Key(char c) { return std::string(32, c); }
+std::shared_ptr<const engine::EmbeddingBuffer> Rows() {
+  return std::make_shared<FakeLanguageModel::Rows>(4);
+}
+
+class PictureTableTest : public ::testing::Test {
+ protected:
+  PictureTableTest() {
+    options_.max_bytes = 100;
+    options_.max_pictures = 3;
+    options_.ttl = absl::Seconds(10);
+  }
+  uint64_t Use(char key, int second, bool pin = false, absl::Duration keep = {}) {
+    if (!table_) table_.emplace(options_);
+    return table_->Use(Key(key), {4, 6}, pin, keep, At(second));
+  }
+  PictureTable::Options options_;
+  std::optional<PictureTable> table_;
+};
+
+TEST_F(PictureTableTest, AKeyHasOneNumberAndNumbersAreNeverGivenTwice) {
+  const uint64_t a = Use('a', 0), b = Use('b', 0);
+  EXPECT_NE(a, b);
+  EXPECT_EQ(Use('a', 1), a);
+  EXPECT_NE(table_->Use(Key('a'), {6, 4}, false, {}, At(1)), a) << "another grid";
+  table_->Drop(Key('a'));
+  const uint64_t again = Use('a', 2);
+  EXPECT_NE(again, a);
+  EXPECT_NE(again, b);
+  EXPECT_NE(table_->Nameless(), table_->Nameless());
+}
+
+TEST_F(PictureTableTest, DropNamesAllThatIsToBeForgotten) {
+  const uint64_t a = Use('a', 0), turned = table_->Use(Key('a'), {6, 4}, false, {}, At(0));
+  Use('b', 0);
+  table_->Keep(a, Rows(), 40);
+  table_->Drop(Key('a'));
+  EXPECT_EQ(table_->Embeddings(a), nullptr);
+  EXPECT_EQ(table_->bytes(), 0);
+  EXPECT_THAT(table_->TakeGone(), ::testing::UnorderedElementsAre(a, turned));
+  EXPECT_THAT(table_->TakeGone(), IsEmpty());
+}
+
+TEST_F(PictureTableTest, EmbeddingsStayWithinTheirBytesLeastRecentlyUsedGoFirst) {
+  const uint64_t a = Use('a', 0), b = Use('b', 1), c = Use('c', 2);
+  table_->Keep(a, Rows(), 40);
+  table_->Keep(b, Rows(), 40);
+  Use('a', 3);
+  table_->Keep(c, Rows(), 40);
+  EXPECT_NE(table_->Embeddings(a), nullptr);
+  EXPECT_EQ(table_->Embeddings(b), nullptr) << "made room";
+  EXPECT_NE(table_->Embeddings(c), nullptr);
+  EXPECT_EQ(table_->bytes(), 80);
+  EXPECT_THAT(table_->TakeGone(), IsEmpty()) << "its KV may stay";
+  table_->Keep(b, Rows(), 101);
+  EXPECT_EQ(table_->Embeddings(b), nullptr) << "larger than all there is";
+}
+
+TEST_F(PictureTableTest, PinnedOnesGiveWayOnlyToPinnedOnes) {
+  const uint64_t a = Use('a', 0, true), b = Use('b', 1);
+  table_->Keep(a, Rows(), 80);
+  table_->Keep(b, Rows(), 80);
+  EXPECT_NE(table_->Embeddings(a), nullptr);
+  EXPECT_EQ(table_->Embeddings(b), nullptr);
+  const uint64_t c = Use('c', 2, true);
+  table_->Keep(c, Rows(), 80);
+  EXPECT_EQ(table_->Embeddings(a), nullptr);
+  EXPECT_NE(table_->Embeddings(c), nullptr);
+}
+
+TEST_F(PictureTableTest, ExpiresAfterItsLastUse) {
+  const uint64_t a = Use('a', 0), b = Use('b', 0, false, absl::Seconds(100));
+  Use('a', 8);
+  table_->Expire(At(12));
+  EXPECT_THAT(table_->TakeGone(), IsEmpty());
+  table_->Expire(At(19));
+  EXPECT_THAT(table_->TakeGone(), ElementsAre(a));
+  EXPECT_NE(Use('b', 101), b) << "nobody had to sweep for it to be over";
+}
+
+TEST_F(PictureTableTest, IsBoundedInPictures) {
+  const uint64_t a = Use('a', 0, true), b = Use('b', 1);
+  Use('c', 2);
+  Use('d', 3);
+  EXPECT_THAT(table_->TakeGone(), ElementsAre(b));
+  EXPECT_TRUE(table_->pinned(a));
+  EXPECT_EQ(table_->pictures(), 3u);
+}
+
+}  // namespace
+}  // namespace chord::llm_worker
