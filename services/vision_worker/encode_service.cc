@@ -99,6 +99,9 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     const auto peer = core.language_workers.find(header.target());
     if (peer == core.language_workers.end()) return errors::PeerUnknown();
 
+    // Before the first byte of the picture: a client that cannot be served hears it at once.
+    CHORD_ASSIGN_OR_RETURN(
+        auto place, core.queue->Admit(plan_.grid.patches(), source_.token().deadline()));
     image_bytes_ = header.image_bytes();
     auto share = deps_.bytes->TryTake(image_bytes_);
     if (!share) return errors::Overloaded(core.queue->EstimateWait());
@@ -116,9 +119,8 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     absl::MutexLock lock(&mu_);
     if (finished_) return errors::Cancelled();  // goes nowhere: the call has its end
     share_ = std::move(share);
+    place_ = std::move(place);
     log_.image_tokens = plan_.tokens;
-    patches_ = plan_.grid.patches();
-    service_.patches_ += patches_;
     // Opened now, so that the ticket is found and accepted while the picture still travels.
     push_ = EmbeddingPush::Open(peer->second.get(), push, source_.token().deadline(),
                                 [self = shared_from_this()](absl::Status status,
@@ -165,14 +167,16 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     CHORD_ASSIGN_OR_RETURN(auto prepared, PreparePatches(image_, plan_, deps_.core()->rules,
                                                          *deps_.pixels, source_.token()));
     image_ = {};
+    EncodeJob job;
     {
       absl::MutexLock lock(&mu_);
+      if (finished_) return errors::Cancelled();  // goes nowhere
       share_.Return();
+      job.place = std::move(place_);
       took_.pixels = prepared.decode;
       took_.patches = prepared.preprocess;
     }
     Enter(obs::Point::kVision);
-    EncodeJob job;
     job.patches = std::move(prepared.patches);
     job.grid = plan_.grid;
     job.cancel = source_.token();
@@ -213,7 +217,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
       finished_ = true;
       push = std::move(push_);
       share_.Return();
-      service_.patches_ -= patches_;
+      place_.Return();
       if (entered_) deps_.gate->Leave();
       response_->set_queue_ms(absl::ToDoubleMilliseconds(took_.queue));
       response_->set_decode_ms(absl::ToDoubleMilliseconds(took_.pixels + took_.patches));
@@ -241,8 +245,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
                      {obs::Stage::kPush, took_.push}};
       for (const auto& [stage, took] : log_.stages) metrics.StageTook(stage, took);
       const Core& core = *deps_.core();
-      metrics.ImageEncoded(patches_);
-      metrics.EncodeBatch(1);
+      metrics.ImageEncoded(plan_.grid.patches());
       metrics.EmbeddingBytes(obs::Direction::kSent, plan_.tokens * core.config.text.hidden_size *
                                                         model::SizeOf(core.row_dtype));
     } else if (absl::IsCancelled(status)) {
@@ -280,10 +283,10 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
   absl::Time stalls_at_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
   absl::Status stall_reason_ ABSL_GUARDED_BY(mu_) = errors::DeadlineExceeded();
-  Budget::Share share_ ABSL_GUARDED_BY(mu_);
+  Budget::Share share_ ABSL_GUARDED_BY(mu_);  // of encoded bytes
+  Budget::Share place_ ABSL_GUARDED_BY(mu_);  // in the queue, until the job has it
   obs::RequestLog log_ ABSL_GUARDED_BY(mu_);
   obs::Point point_ ABSL_GUARDED_BY(mu_) = obs::Point::kQueue;
-  int64_t patches_ ABSL_GUARDED_BY(mu_) = 0;  // counted in service_.patches_
   struct {
     absl::Duration pixels, patches, queue, vision, push;
   } took_ ABSL_GUARDED_BY(mu_);

@@ -1,7 +1,6 @@
 // Vision.Encode: a picture comes in, its embeddings go to a language worker. gRPC types stop here.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -43,13 +42,11 @@ class EncodeService final : public internal::v1::Vision::CallbackService {
 
   // Ends uploads that stand still. Called several times a second.
   void Sweep(absl::Time now);
-  int64_t patches_in_flight() const { return patches_; }
 
  private:
   class Call;
   const Options options_;
   const Deps deps_;
-  std::atomic<int64_t> patches_{0};
   absl::Mutex mu_;
   std::vector<std::weak_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
 };

@@ -50,6 +50,8 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::VisionWorker& config) {
   number("max_queue", config.max_queue(), 1, 4096, &out.max_queue);
   number("max_pixels_in_flight", static_cast<double>(config.max_pixels_in_flight()), 1, 1e12,
          &out.max_pixels_in_flight);
+  number("max_batch_patches", static_cast<double>(config.max_batch_patches()), 1, 262'144,
+         &out.max_batch_patches);
   number("drain_seconds", config.drain_seconds(), 0, 3600, &drain);
   if (!wrong.ok()) return wrong;
   out.drain = absl::Seconds(drain);

@@ -23,8 +23,15 @@ struct Settings {
   int64_t max_image_pixels = limits::kDefaultImagePixels;
   int max_queue = 32;
   int64_t max_pixels_in_flight = 100'000'000;
+  int64_t max_batch_patches = 0;  // 0: by the device, kBatchPatchesOn…
   absl::Duration drain = absl::Seconds(10);
 };
+
+// Patches of one pass over several pictures when nothing is configured. A processor is full with one
+// small picture: company only delays it, so what is put together is what costs least alone. A GPU
+// needs some thousand rows to be busy: 8192 are two pictures of 1024 x 768, or thirty small ones.
+inline constexpr int64_t kBatchPatchesOnCpu = 512;
+inline constexpr int64_t kBatchPatchesOnGpu = 8'192;
 
 // CONFIG_INVALID names the field and its range.
 absl::StatusOr<Settings> CheckSettings(const config::v1::VisionWorker& config);

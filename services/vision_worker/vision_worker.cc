@@ -24,13 +24,17 @@ int PictureThreads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 2, 8);
 }
 
-// One picture of the usual size, so that the first use of every kernel and buffer is ours.
+// One picture of the usual size, so that the first use of every kernel and buffer is ours, and so
+// that the queue has a first idea of what a pass costs.
 absl::Status WarmUp(const Core& core) {
   image::Header header;
   header.width = header.height = 512;
   CHORD_ASSIGN_OR_RETURN(const auto plan, image::PlanFrame(header, core.rules.geometry));
   const std::vector<float> patches(plan.grid.patches() * core.rules.values_per_patch);
-  return core.tower->Encode(patches, {plan.grid}, CancelToken()).status();
+  const absl::Time began = absl::Now();
+  CHORD_RETURN_IF_ERROR(core.tower->Encode(patches, {plan.grid}, CancelToken()).status());
+  core.queue->Observe(plan.grid.patches(), absl::Now() - began);
+  return absl::OkStatus();
 }
 
 class VisionWorkerImpl final : public VisionWorker {
@@ -58,10 +62,10 @@ class VisionWorkerImpl final : public VisionWorker {
   Counts counts() const override {
     Counts out;
     out.calls = shell_.gate().inside();
-    out.patches = encode_.patches_in_flight();
     out.image_bytes = bytes_.taken();
     out.pixels = pixels_.taken();
     if (const Core* core = core_) {
+      out.patches = core->queue->patches_in_flight();
       out.queued = core->queue->queued();
       out.running = core->queue->running();
     }
@@ -72,7 +76,7 @@ class VisionWorkerImpl final : public VisionWorker {
   static EncodeService::Options EncodeOptions(const Settings& settings) {
     EncodeService::Options out;
     out.max_image_bytes = settings.max_image_bytes;
-    out.max_inside = settings.max_queue + 1;  // one is on the device
+    out.max_inside = 2 * settings.max_queue;  // a full line and a full pass
     return out;
   }
   static worker::Shell::Options ShellOptions(const Settings& settings, obs::Metrics* metrics) {
@@ -120,8 +124,13 @@ class VisionWorkerImpl final : public VisionWorker {
         core->tower,
         engine::VisionTower::Load(checkpoint, core->config, {device, core->row_dtype}));
     obs::Log(obs::LogLevel::kInfo, "warming_up", {});
+    EncodeQueue::Options queue;
+    queue.max_queue = settings_.max_queue;
+    queue.max_batch_patches = settings_.max_batch_patches > 0 ? settings_.max_batch_patches
+                              : device.kind == engine::Device::Kind::kCuda ? kBatchPatchesOnGpu
+                                                              : kBatchPatchesOnCpu;
+    core->queue = std::make_unique<EncodeQueue>(core->tower.get(), queue, metrics_);
     CHORD_RETURN_IF_ERROR(WarmUp(*core));
-    core->queue = std::make_unique<EncodeQueue>(core->tower.get(), settings_.max_queue);
 
     owned_core_ = std::move(core);
     core_ = owned_core_.get();
@@ -145,13 +154,13 @@ class VisionWorkerImpl final : public VisionWorker {
 
   void AddState(internal::v1::WorkerState* state) const {
     state->set_queue_capacity(settings_.max_queue);
-    state->set_patches_in_flight(encode_.patches_in_flight());
     const Core* core = core_;
     if (core == nullptr) return;
     state->set_model_fingerprint(core->fingerprint);
     state->set_device(core->device);
     state->set_dtype(core->dtype);
     state->set_requests_queued(core->queue->queued());
+    state->set_patches_in_flight(core->queue->patches_in_flight());
   }
 
   const Settings settings_;

@@ -21,6 +21,7 @@ TEST(VisionWorkerSettings, FillInTheDefaults) {
   const auto settings = FromFlags({"--model_dir=/m", "--language_workers=llm-0=unix:/s"});
   ASSERT_TRUE(settings.ok()) << settings.status();
   EXPECT_EQ(settings->max_queue, 32);
+  EXPECT_EQ(settings->max_batch_patches, 0);  // by the device
   EXPECT_EQ(settings->max_image_bytes, limits::kDefaultImageBytes);
   EXPECT_EQ(settings->language_workers.at("llm-0"), "unix:/s");
 }
@@ -31,6 +32,8 @@ TEST(VisionWorkerSettings, NameTheFieldThatIsWrongAndKeepTheCeilings) {
       {"--max_image_pixels=100000001", "max_image_pixels"},
       {"--max_queue=-1", "max_queue"},
       {"--max_pixels_in_flight=-1", "max_pixels_in_flight"},
+      {"--max_batch_patches=262145", "max_batch_patches"},
+      {"--max_batch_patches=-1", "max_batch_patches"},
       {"--language_workers=UPPER=unix:/s", "language_workers"},
       {"--language_workers=a=", "address"},
   };

@@ -1,0 +1,148 @@
+#include "services/vision_worker/batch_planner.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <string>
+
+namespace chord::vision_worker {
+namespace {
+
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+// One microsecond a patch from 256 patches on.
+PassCost OneMicroAPatch() {
+  PassCost cost;
+  cost.Observe(1000, 1000);
+  return cost;
+}
+
+WaitingPicture Picture(int64_t patches, int64_t left = kNever) { return {patches, left, false}; }
+WaitingPicture Gone(int64_t patches) { return {patches, kNever, true}; }
+
+std::string Plan(const std::vector<WaitingPicture>& line, int64_t max_patches,
+                 const PassCost& cost = OneMicroAPatch()) {
+  std::string out;
+  for (Fate fate : PlanBatch(line, max_patches, cost)) out += "WRLC"[static_cast<int>(fate)];
+  return out;
+}
+
+TEST(PlanBatch, TakesFromTheFrontWhatFitsIntoTheBudget) {
+  const struct {
+    std::vector<WaitingPicture> line;
+    std::string want;
+  } cases[] = {
+      {{}, ""},
+      {{Picture(300)}, "R"},
+      {{Picture(300), Picture(400), Picture(300)}, "RRR"},
+      {{Picture(300), Picture(400), Picture(301)}, "RRW"},
+      {{Picture(1000), Picture(1)}, "RW"},
+      // Nobody overtakes: the small ones would fit, but the large one came before them.
+      {{Picture(300), Picture(900), Picture(4), Picture(4)}, "RWWW"},
+      // Larger than the budget: alone, first or not.
+      {{Picture(5000), Picture(4)}, "RW"},
+      {{Picture(4), Picture(5000), Picture(4)}, "RWW"},
+      {{Picture(std::numeric_limits<int64_t>::max()), Picture(4)}, "RW"},
+  };
+  for (const auto& c : cases) EXPECT_EQ(Plan(c.line, 1000), c.want);
+}
+
+TEST(PlanBatch, LetsCancelledPicturesLeaveAndCountsThemNot) {
+  EXPECT_EQ(Plan({Gone(900), Picture(500), Gone(4), Picture(500)}, 1000), "CRCR");
+  EXPECT_EQ(Plan({Picture(900), Picture(500), Gone(4)}, 1000), "RWC");
+  EXPECT_EQ(Plan({Gone(4), Gone(4)}, 1000), "CC");
+}
+
+TEST(PlanBatch, RefusesWhatCannotFinishEvenAloneAndNow) {
+  EXPECT_EQ(Plan({Picture(500, 499), Picture(500, 500)}, 1000), "LR");
+  EXPECT_EQ(Plan({Picture(500, 0)}, 1000), "L");
+  EXPECT_EQ(Plan({Picture(500, -7), Picture(4000)}, 1000), "LR");
+  // A pass of a few patches costs as much as one of 256.
+  EXPECT_EQ(Plan({Picture(4, 255)}, 1000), "L");
+  EXPECT_EQ(Plan({Picture(4, 256)}, 1000), "R");
+  // Nothing is known yet: nobody is refused.
+  EXPECT_EQ(Plan({Picture(500, 1)}, 1000, PassCost()), "R");
+}
+
+TEST(PlanBatch, NeverMakesAPictureLateForTheSakeOfAnother) {
+  // The first has time for 600 patches, and 400 + 300 are more.
+  EXPECT_EQ(Plan({Picture(400, 600), Picture(300)}, 1000), "RW");
+  EXPECT_EQ(Plan({Picture(400, 700), Picture(300)}, 1000), "RR");
+  // The second would be late in company: it waits and is judged again.
+  EXPECT_EQ(Plan({Picture(400), Picture(300, 600)}, 1000), "RW");
+  EXPECT_EQ(Plan({Picture(400), Picture(200, 600), Picture(100)}, 1000), "RRW");
+}
+
+TEST(PlanBatch, ServesEveryPictureOfAnyLine) {
+  // Random lines, served until they are empty: order kept, budget kept, somebody in each pass.
+  uint64_t state = 1;
+  const auto random = [&state](int64_t n) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(n));
+  };
+  for (int round = 0; round < 200; ++round) {
+    std::vector<WaitingPicture> line;
+    for (int64_t i = random(20); i >= 0; --i) line.push_back(Picture(1 + random(1500)));
+    while (!line.empty()) {
+      const auto fates = PlanBatch(line, 1000, OneMicroAPatch());
+      ASSERT_EQ(fates[0], Fate::kRun);
+      size_t count = 0;
+      int64_t patches = 0;
+      for (; count < fates.size() && fates[count] == Fate::kRun; ++count) {
+        patches += line[count].patches;
+      }
+      for (size_t i = count; i < fates.size(); ++i) ASSERT_EQ(fates[i], Fate::kWait);
+      ASSERT_TRUE(count == 1 || patches <= 1000);
+      line.erase(line.begin(), line.begin() + static_cast<int64_t>(count));
+    }
+  }
+}
+
+TEST(Admit, ComparesWithWhatIsAheadAndWithAnIdleDevice) {
+  EXPECT_EQ(Admit(0, 10, 10), Admission::kTake);
+  EXPECT_EQ(Admit(0, 11, 10), Admission::kHopeless);
+  EXPECT_EQ(Admit(0, 0, -1), Admission::kHopeless);  // the deadline has passed
+  EXPECT_EQ(Admit(90, 10, 100), Admission::kTake);
+  EXPECT_EQ(Admit(91, 10, 100), Admission::kBusy);
+  EXPECT_EQ(Admit(kNever, 10, kNever - 1), Admission::kBusy);
+  EXPECT_EQ(Admit(kNever, 0, kNever), Admission::kTake);
+}
+
+TEST(PassCost, FollowsThePassesAndForgetsOldOnes) {
+  PassCost cost;
+  EXPECT_EQ(cost.Micros(1000), 0);
+  cost.Observe(1000, 5000);
+  EXPECT_EQ(cost.Micros(2000), 10'000);
+  for (int i = 0; i < 40; ++i) cost.Observe(1000, 2000);
+  EXPECT_NEAR(static_cast<double>(cost.Micros(1000)), 2000, 2);
+  // A small pass says little about a large one.
+  cost.Observe(4, 2000);
+  EXPECT_LT(cost.Micros(1000), 3000);
+  EXPECT_EQ(cost.Micros(4), cost.Micros(PassCost::kSmallPass));
+  EXPECT_GT(cost.Micros(std::numeric_limits<int64_t>::max()), 0);
+}
+
+TEST(PassCost, ComesDownWhenItIsDoubted) {
+  PassCost cost = OneMicroAPatch();
+  cost.Doubt();
+  EXPECT_EQ(cost.Micros(800), 700);
+  for (int i = 0; i < 100; ++i) cost.Doubt();
+  EXPECT_EQ(cost.Micros(800), 0);
+}
+
+TEST(BatchBudget, HalvesWithoutMemoryAndComesBackSlowly) {
+  BatchBudget budget(1600);
+  budget.RanOutOfMemory(1200);
+  EXPECT_EQ(budget.limit(), 600);
+  budget.Ran();
+  EXPECT_EQ(budget.limit(), 700);
+  for (int i = 0; i < 20; ++i) budget.Ran();
+  EXPECT_EQ(budget.limit(), 1600);
+  for (int i = 0; i < 20; ++i) budget.RanOutOfMemory(budget.limit());
+  EXPECT_EQ(budget.limit(), 1);
+  budget.RanOutOfMemory(1'000'000);  // never up
+  EXPECT_EQ(budget.limit(), 1);
+}
+
+}  // namespace
+}  // namespace chord::vision_worker
