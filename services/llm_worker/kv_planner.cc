@@ -121,11 +121,11 @@ std::optional<KvPlanner::Admission> KvPlanner::Admit(std::vector<KvSymbol> promp
   int newly_used = 0;
   for (const Node* node : path) newly_used += node->refs == 0;
   const int needed = max_pages - static_cast<int>(path.size());
-  int available = static_cast<int>(free_.size()) + unreferenced_ - newly_used - promised_;
-  if (available < needed) return std::nullopt;
-  // The source of the copy must outlive the taking of its target; when it is the very page that
-  // has to make room, its rows are computed anew.
-  if (source != nullptr && source->refs == 0 && available - 1 < needed) {
+  const int can_be_had = static_cast<int>(free_.size()) + unreferenced_ - newly_used;
+  if (can_be_had - promised_ < needed) return std::nullopt;
+  // The source of the copy must outlive the taking of its target. Where it is the only page that
+  // could make room, its rows are computed anew.
+  if (source != nullptr && source->refs == 0 && can_be_had < 2) {
     source = nullptr;
     partial = 0;
   }
