@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -95,6 +96,9 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
   }
   std::vector<float> logits;
   engine::LanguageModel::Chunk chunk;
+  std::vector<int32_t> pages(engine.language->kv_pages());
+  std::iota(pages.begin(), pages.end(), 0);
+  chunk.pages = pages;
   chunk.ids = encoded.ids;
   chunk.positions = encoded.positions;
   chunk.image_rows = image_rows;
@@ -117,6 +121,7 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
     const auto position = static_cast<int32_t>(index + encoded.rope_delta);
     const int32_t positions[3] = {position, position, position};
     engine::LanguageModel::Chunk next;
+    next.pages = pages;
     next.start = index++;
     next.ids = absl::MakeSpan(&id, 1);
     next.positions = positions;

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/engine/device.h"
+#include "common/engine/language_model.h"
 #include "common/model/checkpoint.h"
 
 namespace chord::engine {
@@ -48,19 +49,31 @@ struct Segment {
   int64_t length = 0;
 };
 
-// Consecutive query rows of one sequence. Row begin + i sees the KV rows
-// [kv_begin, kv_begin + start + i], its own included.
+// Consecutive query rows of one sequence. Row begin + i sees the sequence's KV rows [0, start + i],
+// its own included; KV row j is row j % kKvPageTokens of page pages[j / kKvPageTokens].
 struct QueryRun {
   int64_t begin = 0;
   int64_t count = 0;
-  int64_t kv_begin = 0;
   int64_t start = 0;
+  absl::Span<const int32_t> pages;  // not owned; enough for start + count rows
 };
 
 struct AttentionHeads {
   int query = 0;
   int kv = 0;
   int64_t dim = 0;
+};
+
+// Keys and values of one layer: pages of kKvPageTokens rows, each row kv·dim values. How a page
+// lies in memory is the backend's own affair. kInt8: one float32 scale per row and kv head.
+struct KvCache {
+  int64_t pages = 0;
+  AttentionHeads heads;
+  KvType type = KvType::kModel;
+  std::byte* keys = nullptr;
+  std::byte* values = nullptr;
+  std::byte* key_scales = nullptr;  // of kInt8 alone
+  std::byte* value_scales = nullptr;
 };
 
 class Backend {
@@ -70,6 +83,13 @@ class Backend {
   virtual ~Backend() = default;
 
   model::DType dtype() const { return dtype_; }
+
+  // Bytes of the keys and values of all pages of one layer.
+  int64_t KvBytes(int64_t pages, const AttentionHeads& heads, KvType type) const {
+    const int64_t element = type == KvType::kInt8 ? 1 : model::SizeOf(dtype_);
+    const int64_t scale = type == KvType::kInt8 ? sizeof(float) : 0;
+    return 2 * pages * kKvPageTokens * heads.kv * (heads.dim * element + scale);
+  }
 
   // Zeroed memory that lives as long as the backend; of the compute dtype unless said otherwise.
   virtual Mat Allocate(int64_t rows, int64_t cols, model::DType dtype) = 0;
@@ -99,8 +119,6 @@ class Backend {
 
   // out[r] = src[rows[r]], converted to out's dtype; rows[r] = -1 leaves out[r] alone.
   virtual void GatherRows(const Mat& src, absl::Span<const int32_t> rows, const Mat& out) = 0;
-  // dst[rows[r]] = src[r]; the same dtype.
-  virtual void ScatterRows(const Mat& src, absl::Span<const int32_t> rows, const Mat& dst) = 0;
 
   // out = x·Wᵀ + b, rounded once; `add`: out += that, rounded again.
   struct LinearJob {
@@ -129,9 +147,16 @@ class Backend {
   // out [n, heads·dim] from qkv [n, 3·heads·dim]; bidirectional within each segment.
   virtual void SegmentAttention(const Mat& qkv, int heads, absl::Span<const Segment> segments,
                                 const Mat& out) = 0;
-  // out [n, query·dim] from q of the same shape and the caches [rows, kv·dim] of one layer.
-  virtual void CachedAttention(const Mat& q, const Mat& keys, const Mat& values,
-                               const AttentionHeads& heads, absl::Span<const QueryRun> runs,
+
+  // Zeroed pages that live as long as the backend.
+  virtual KvCache AllocateKv(int64_t pages, const AttentionHeads& heads, KvType type) = 0;
+  // Rows of k and v [n, kv·dim] -> KV row rows[r] % kKvPageTokens of page rows[r] / kKvPageTokens.
+  virtual void StoreKv(const Mat& k, const Mat& v, absl::Span<const int32_t> rows,
+                       const KvCache& cache) = 0;
+  // The first `rows` rows of page `from` -> those of page `to`.
+  virtual void CopyKvPage(const KvCache& cache, int32_t from, int32_t to, int64_t rows) = 0;
+  // out [n, query·dim] from q of the same shape.
+  virtual void CachedAttention(const Mat& q, const KvCache& cache, absl::Span<const QueryRun> runs,
                                const Mat& out) = 0;
 
  protected:

@@ -2,6 +2,8 @@
 // threads around both. Weights stay in the file's bf16 also when the model computes in float32
 // (every bf16 value is a float32 value): panels are widened on the way into the GEMM, and single
 // rows are multiplied straight from the mapped file, which halves what a decode step reads.
+#include "common/engine/cpu_backend.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
@@ -19,7 +21,6 @@
 
 #include "common/base/checked_math.h"
 #include "common/engine/backend.h"
-#include "common/engine/cpu_backend.h"
 #include "common/engine/cpu_kernels.h"
 #include "common/engine/thread_pool.h"
 #include "common/engine/widen.h"
@@ -37,17 +38,24 @@ using model::DType;
 // Up to this many rows of x, a weight row is read once and multiplied with all of them; beyond it
 // the GEMM wins although it copies.
 constexpr int64_t kFewRows = 8;
-constexpr int64_t kTileRows = 256;   // of x
-constexpr int64_t kTileCols = 256;   // of the output: rows of the weight
+constexpr int64_t kTileRows = 256;    // of x
+constexpr int64_t kTileCols = 256;    // of the output: rows of the weight
 constexpr int64_t kTileDepth = 1024;  // of the inner dimension, where something must be widened
 constexpr int64_t kQueryTile = 64;
 constexpr int64_t kKeyTile = 512;
-constexpr int64_t kDecodeSplit = 256;  // keys a task of one-row attention looks at
+// Keys whose softmax is one piece. Pieces begin at multiples of it in the sequence and are joined
+// in order: part of what fixes the bits of a result.
+constexpr int64_t kKeyBlock = 256;
+constexpr int64_t kBlockPages = kKeyBlock / kPageKeys;
+static_assert(kPageKeys == kKvPageTokens);
+// Up to this many rows of a sequence, its key blocks are shared out among the threads.
+constexpr int64_t kSplitRows = 8;
 // Floats of scratch per thread; see Scratch.
-constexpr int64_t kScratch = kTileCols * kTileDepth + kTileRows * kTileDepth +
-                             2 * kTileRows * kTileCols + kTileCols;
+constexpr int64_t kScratch =
+    kTileCols * kTileDepth + kTileRows * kTileDepth + 2 * kTileRows * kTileCols + kTileCols;
 static_assert(kScratch >= (2 * kQueryTile + 2 * kKeyTile) * kMaxHeadDim + kQueryTile * kKeyTile +
                               2 * kQueryTile);
+static_assert(kScratch >= 3 * kQueryTile * kMaxHeadDim + kQueryTile * (kKeyBlock + 4));
 // Less than this many multiply-adds is not worth waking a thread for.
 constexpr int64_t kGrain = 32'768;
 
@@ -178,13 +186,9 @@ class CpuBackend final : public Backend {
     }
   }
 
-  void ScatterRows(const Mat& src, absl::Span<const int32_t> rows, const Mat& dst) override {
-    const int64_t bytes = src.cols * model::SizeOf(src.dtype);
-    for (int64_t r = 0; r < src.rows; ++r) std::memcpy(dst.at(rows[r]), src.at(r), bytes);
-  }
-
   void Linear(const Mat& x, absl::Span<const LinearJob> jobs, bool add) override {
-    MakeTiles(x, jobs.size(), [&](size_t job) { return jobs[job].out.cols; }, 1);
+    MakeTiles(
+        x, jobs.size(), [&](size_t job) { return jobs[job].out.cols; }, 1);
     const float* few = FewRows(x);
     pool_.Run(tiles_.size(), [&](int64_t task, int worker) {
       const Tile& tile = tiles_[task];
@@ -214,7 +218,8 @@ class CpuBackend final : public Backend {
 
   void GatedLinear(const Mat& x, const LinearLayer& gate, const LinearLayer& up,
                    const Mat& out) override {
-    MakeTiles(x, 1, [&](size_t) { return out.cols; }, 2);
+    MakeTiles(
+        x, 1, [&](size_t) { return out.cols; }, 2);
     const float* few = FewRows(x);
     pool_.Run(tiles_.size(), [&](int64_t task, int worker) {
       const Tile& tile = tiles_[task];
@@ -290,41 +295,126 @@ class CpuBackend final : public Backend {
       const QueryTile& tile = query_tiles_[task / heads];
       const int64_t col = task % heads * dim;
       Attend(q.Rows(tile.row, tile.rows).Cols(col, dim), k.Rows(tile.key, tile.keys).Cols(col, dim),
-             v.Rows(tile.key, tile.keys).Cols(col, dim), /*hidden=*/0,
+             v.Rows(tile.key, tile.keys).Cols(col, dim),
              out.Rows(tile.row, tile.rows).Cols(col, dim), worker);
     });
   }
 
-  void CachedAttention(const Mat& q, const Mat& keys, const Mat& values,
-                       const AttentionHeads& heads, absl::Span<const QueryRun> runs,
-                       const Mat& out) override {
-    const int64_t dim = heads.dim;
-    const int64_t group = heads.query / heads.kv;
-    query_tiles_.clear();
-    splits_.clear();
-    for (const QueryRun& run : runs) {
-      if (run.count == 1) {
-        for (int64_t key = 0; key <= run.start; key += kDecodeSplit) {
-          splits_.push_back({run.begin, run.kv_begin + key,
-                             std::min(kDecodeSplit, run.start + 1 - key)});
+  KvCache AllocateKv(int64_t pages, const AttentionHeads& heads, KvType type) override {
+    KvCache cache{pages, heads, type};
+    const int64_t width = heads.kv * kPageKeys;  // rows of all heads in a page
+    const int64_t element = KvElementSize(type);
+    // As float32 of the same size; a page is a multiple of it.
+    cache.keys = Allocate(pages, width * heads.dim * element / 4, DType::kFloat32).data;
+    cache.values = Allocate(pages, width * heads.dim * element / 4, DType::kFloat32).data;
+    if (type == KvType::kInt8) {
+      cache.key_scales = Allocate(pages, width, DType::kFloat32).data;
+      cache.value_scales = Allocate(pages, width, DType::kFloat32).data;
+    }
+    return cache;
+  }
+
+  void StoreKv(const Mat& k, const Mat& v, absl::Span<const int32_t> rows,
+               const KvCache& cache) override {
+    const int64_t heads = cache.heads.kv, dim = cache.heads.dim;
+    ForRows(k.rows, 8 * heads * dim, [&](int64_t r, int worker) {
+      const int64_t page = rows[r] / kPageKeys, row = rows[r] % kPageKeys;
+      for (int64_t head = 0; head < heads; ++head) {
+        std::byte* keys = KvAt(cache, cache.keys, page, head);
+        std::byte* values = KvAt(cache, cache.values, page, head);
+        const std::byte* key = k.at(r, head * dim);
+        const std::byte* value = v.at(r, head * dim);
+        if (cache.type == KvType::kModel) {
+          if (dtype_ == DType::kBFloat16) {
+            Spread<uint16_t>(key, dim, keys, row);
+          } else {
+            Spread<float>(key, dim, keys, row);
+          }
+          const int64_t bytes = dim * model::SizeOf(dtype_);
+          std::memcpy(values + row * bytes, value, bytes);
+          continue;
         }
-        continue;
+        float* wide = scratch_[worker].get();
+        auto* quantized = reinterpret_cast<std::byte*>(wide + dim);
+        const auto quantize = [&](const std::byte* from, float* scale) {
+          const auto* in = reinterpret_cast<const float*>(from);
+          if (dtype_ == DType::kBFloat16) {
+            kernels_.widen(reinterpret_cast<const uint16_t*>(from), wide, dim);
+            in = wide;
+          }
+          kernels_.quantize(in, dim, reinterpret_cast<int8_t*>(quantized), scale);
+        };
+        quantize(key, ScalesAt(cache, cache.key_scales, page, head) + row);
+        Spread<int8_t>(quantized, dim, keys, row);
+        quantize(value, ScalesAt(cache, cache.value_scales, page, head) + row);
+        std::memcpy(values + row * dim, quantized, dim);
       }
-      for (int64_t row = 0; row < run.count; row += kQueryTile) {
-        const int64_t rows = std::min(kQueryTile, run.count - row);
-        query_tiles_.push_back({run.begin + row, rows, run.kv_begin, run.start + row + rows});
+    });
+  }
+
+  void CopyKvPage(const KvCache& cache, int32_t from, int32_t to, int64_t rows) override {
+    const int64_t dim = cache.heads.dim, element = KvElementSize(cache.type);
+    for (int64_t head = 0; head < cache.heads.kv; ++head) {
+      const std::byte* keys = KvAt(cache, cache.keys, from, head);
+      std::byte* copies = KvAt(cache, cache.keys, to, head);
+      for (int64_t d = 0; d < dim; ++d) {
+        const int64_t at = d * kPageKeys * element;
+        std::memcpy(copies + at, keys + at, rows * element);
+      }
+      std::memcpy(KvAt(cache, cache.values, to, head), KvAt(cache, cache.values, from, head),
+                  rows * dim * element);
+      if (cache.type == KvType::kModel) continue;
+      for (std::byte* scales : {cache.key_scales, cache.value_scales}) {
+        std::memcpy(ScalesAt(cache, scales, to, head), ScalesAt(cache, scales, from, head),
+                    rows * sizeof(float));
       }
     }
-    pool_.Run(query_tiles_.size() * heads.query, [&](int64_t task, int worker) {
-      const QueryTile& tile = query_tiles_[task / heads.query];
-      const int64_t head = task % heads.query;
-      const int64_t kv_col = head / group * dim;
-      Attend(q.Rows(tile.row, tile.rows).Cols(head * dim, dim),
-             keys.Rows(tile.key, tile.keys).Cols(kv_col, dim),
-             values.Rows(tile.key, tile.keys).Cols(kv_col, dim), /*hidden=*/tile.rows - 1,
-             out.Rows(tile.row, tile.rows).Cols(head * dim, dim), worker);
-    });
-    if (!splits_.empty()) DecodeAttention(q, keys, values, heads, out);
+  }
+
+  void CachedAttention(const Mat& q, const KvCache& cache, absl::Span<const QueryRun> runs,
+                       const Mat& out) override {
+    const AttentionHeads& heads = cache.heads;
+    const int64_t group = heads.query / heads.kv;
+    attention_.clear();
+    int64_t partials = 0, work = 0;
+    for (const QueryRun& run : runs) {
+      for (int64_t row = 0; row < run.count; row += kQueryTile) {
+        AttentionTask task;
+        task.run = &run;
+        task.row = row;
+        task.rows = std::min(kQueryTile, run.count - row);
+        // Heads that share keys go together as far as a tile holds them.
+        task.heads = std::clamp<int64_t>(kQueryTile / task.rows, 1, group);
+        const int64_t blocks = CeilDiv(run.start + row + task.rows, kKeyBlock);
+        const bool split = blocks > 1 && run.count <= kSplitRows;
+        work += task.rows * (run.start + row + task.rows) * heads.query * heads.dim;
+        for (int64_t head = 0, taken = 0; head < heads.query; head += taken) {
+          taken = std::min(task.heads, group - head % group);  // never across a kv head
+          for (int64_t block = 0; block < blocks; block += split ? 1 : blocks) {
+            AttentionTask part = task;
+            part.head = head;
+            part.heads = taken;
+            part.block = block;
+            part.end_block = split ? block + 1 : blocks;
+            if (split) {
+              part.partial = partials;
+              partials += part.rows * part.heads * (heads.dim + 2);
+            }
+            attention_.push_back(part);
+          }
+        }
+      }
+    }
+    partials_.resize(partials);
+    const auto attend = [&](int64_t task, int worker) {
+      AttendTask(attention_[task], q, cache, out, worker);
+    };
+    if (work < kGrain) {
+      for (size_t task = 0; task < attention_.size(); ++task) attend(task, 0);
+    } else {
+      pool_.Run(attention_.size(), attend);
+    }
+    if (partials > 0) JoinSplits(cache, out);
   }
 
  private:
@@ -337,10 +427,29 @@ class CpuBackend final : public Backend {
     int64_t row = 0, rows = 0;
     int64_t key = 0, keys = 0;  // the last row sees all of them
   };
-  // Keys one task of one-row attention looks at.
-  struct Split {
-    int64_t row = 0;
-    int64_t key = 0, keys = 0;
+  // Rows of a run and heads of one kv head, against the key blocks [block, end_block).
+  struct AttentionTask {
+    const QueryRun* run = nullptr;
+    int64_t row = 0, rows = 0;  // of the run
+    int64_t head = 0, heads = 0;
+    int64_t block = 0, end_block = 0;
+    int64_t partial = -1;  // where its part of a split result goes in partials_
+  };
+  // Keys and values of one head in one key block.
+  struct KeyBlock {
+    const void* keys[kBlockPages];
+    const void* values[kBlockPages];
+    const float* key_scales[kBlockPages];
+    const float* value_scales[kBlockPages];
+    int64_t keys_end = 0;  // how many there are
+    int64_t value_stride = 0;
+  };
+  // A result before its division by `total`: sums [rows, dim], the rest [rows]. The true sum of row
+  // r is sums[r]·exp(max[r]).
+  struct Softmax {
+    float* sums = nullptr;
+    float* max = nullptr;
+    float* total = nullptr;
   };
 
   // Tensor elements -> dense `out`, float32 or bf16.
@@ -467,10 +576,8 @@ class CpuBackend final : public Backend {
     const auto bf16 = at::TensorOptions().dtype(at::kBFloat16);
     const Mat& w = layer.weight;
     auto* y = reinterpret_cast<uint16_t*>(scratch_[worker].get());
-    const at::Tensor xs =
-        at::from_blob(x.at(tile.row), {tile.rows, x.cols}, {x.stride, 1}, bf16);
-    const at::Tensor ws =
-        at::from_blob(w.at(tile.col), {tile.cols, w.cols}, {w.stride, 1}, bf16);
+    const at::Tensor xs = at::from_blob(x.at(tile.row), {tile.rows, x.cols}, {x.stride, 1}, bf16);
+    const at::Tensor ws = at::from_blob(w.at(tile.col), {tile.cols, w.cols}, {w.stride, 1}, bf16);
     at::Tensor ys = at::from_blob(y, {tile.rows, tile.cols}, bf16);
     if (layer.bias.data == nullptr) {
       at::mm_out(ys, xs, ws.t());
@@ -485,9 +592,7 @@ class CpuBackend final : public Backend {
   }
 
   // Attention of up to kQueryTile rows: online softmax over blocks of keys, float32 throughout.
-  // Row i sees all keys but the last hidden − i.
-  void Attend(const Mat& q, const Mat& k, const Mat& v, int64_t hidden, const Mat& out,
-              int worker) {
+  void Attend(const Mat& q, const Mat& k, const Mat& v, const Mat& out, int worker) {
     UseOneBlasThread();
     const int64_t dim = q.cols;
     const float scale = Scale(dim);
@@ -514,13 +619,8 @@ class CpuBackend final : public Backend {
            wide ? F32(k, key) : block_k, wide ? k.stride : dim, 0, scores, n);
       for (int64_t r = 0; r < q.rows; ++r) {
         float* row = scores + r * n;
-        const int64_t visible =
-            hidden == 0 ? n : std::clamp<int64_t>(k.rows - (hidden - r) - key, 0, n);
-        if (visible > 0) {
-          const float rescale = kernels_.softmax_block(row, visible, scale, &max[r], &total[r]);
-          if (key > 0 && rescale != 1) kernels_.scale(sums + r * dim, dim, rescale);
-        }
-        std::fill(row + visible, row + n, 0.0f);
+        const float rescale = kernels_.softmax_block(row, n, scale, &max[r], &total[r]);
+        if (key > 0 && rescale != 1) kernels_.scale(sums + r * dim, dim, rescale);
       }
       Gemm(/*plain=*/true, q.rows, dim, n, scores, n, wide ? F32(v, key) : block_v,
            wide ? v.stride : dim, key > 0, sums, dim);
@@ -531,77 +631,147 @@ class CpuBackend final : public Backend {
     }
   }
 
-  // One query row a sequence: memory-bound, so each kv head's keys and values are read once for all
-  // of its query heads, and long sequences are cut into splits whose softmaxes are joined after.
-  void DecodeAttention(const Mat& q, const Mat& keys, const Mat& values,
-                       const AttentionHeads& heads, const Mat& out) {
-    const int64_t dim = heads.dim;
-    const int64_t group = heads.query / heads.kv;
-    const int64_t partial = group * (dim + 2);  // sums [group, dim], max [group], total [group]
+  // --- paged keys and values. Of a page and kv head: keys [dim, kPageKeys] transposed, so that a
+  // query is multiplied with a register of keys at once, and values [kPageKeys, dim].
+
+  int64_t KvElementSize(KvType type) const {
+    return type == KvType::kInt8 ? 1 : model::SizeOf(dtype_);
+  }
+  std::byte* KvAt(const KvCache& cache, std::byte* base, int64_t page, int64_t head) const {
+    return base +
+           (page * cache.heads.kv + head) * kPageKeys * cache.heads.dim * KvElementSize(cache.type);
+  }
+  static float* ScalesAt(const KvCache& cache, std::byte* base, int64_t page, int64_t head) {
+    return reinterpret_cast<float*>(base) + (page * cache.heads.kv + head) * kPageKeys;
+  }
+
+  // A key of `dim` values -> column `column` of its page.
+  template <typename T>
+  static void Spread(const std::byte* key, int64_t dim, std::byte* page, int64_t column) {
+    const T* in = reinterpret_cast<const T*>(key);
+    T* out = reinterpret_cast<T*>(page) + column;
+    for (int64_t d = 0; d < dim; ++d) out[d * kPageKeys] = in[d];
+  }
+
+  KvElement ElementOf(KvType type) const {
+    if (type == KvType::kInt8) return kKvInt8;
+    return dtype_ == DType::kBFloat16 ? kKvBFloat16 : kKvFloat32;
+  }
+
+  // Softmax of dense `queries` [rows, dim] over one block; query r sees its first visible(r) keys,
+  // <= 0: none, which leaves max[r] at −inf. `scores` has kKeyBlock floats a row.
+  template <typename Visible>
+  void AttendBlock(KvElement element, const float* queries, int64_t rows, int64_t dim,
+                   const KeyBlock& block, const Visible& visible, float* scores,
+                   const Softmax& out) {
     const float scale = Scale(dim);
-    partials_.resize(splits_.size() * heads.kv * partial);
-    const auto attend = [&](int64_t task, int worker) {
-      const Split& split = splits_[task / heads.kv];
-      const int64_t kv = task % heads.kv;
-      float* sums = partials_.data() + task * partial;
-      float* max = sums + group * dim;
-      float* total = max + group;
-      std::fill_n(sums, group * dim, 0.0f);
-      const float* queries = F32(q, split.row, kv * group * dim);
-      float* scores = scratch_[worker].get();
-      if (q.dtype == DType::kBFloat16) {
-        float* wide = scores + group * kDecodeSplit;
-        kernels_.widen(B16(q, split.row, kv * group * dim), wide, group * dim);
-        queries = wide;
-        kernels_.dots_bf16(queries, dim, static_cast<int>(group), B16(keys, split.key, kv * dim),
-                           keys.stride, split.keys, dim, scores, kDecodeSplit);
-      } else {
-        kernels_.dots_f32(queries, dim, static_cast<int>(group), F32(keys, split.key, kv * dim),
-                          keys.stride, split.keys, dim, scores, kDecodeSplit);
-      }
-      for (int64_t g = 0; g < group; ++g) {
-        float* row = scores + g * kDecodeSplit;
-        max[g] = -std::numeric_limits<float>::infinity();
-        total[g] = 0;
-        kernels_.softmax_block(row, split.keys, scale, &max[g], &total[g]);
-        if (values.dtype == DType::kBFloat16) {
-          kernels_.weighted_sum_bf16(row, B16(values, split.key, kv * dim), values.stride,
-                                     split.keys, dim, sums + g * dim);
-        } else {
-          kernels_.weighted_sum_f32(row, F32(values, split.key, kv * dim), values.stride,
-                                    split.keys, dim, sums + g * dim);
-        }
-      }
-    };
-    const int64_t tasks = splits_.size() * heads.kv;
-    const int64_t work = splits_.front().keys * tasks * group * dim;
-    if (work < kGrain) {
-      for (int64_t task = 0; task < tasks; ++task) attend(task, 0);
-    } else {
-      pool_.Run(tasks, attend);
+    for (int64_t page = 0; page * kPageKeys < block.keys_end; ++page) {
+      kernels_.page_scores[element](queries, rows, dim, block.keys[page], block.key_scales[page],
+                                    scores + page * kPageKeys, kKeyBlock);
     }
-    for (size_t first = 0, last = 0; first < splits_.size(); first = last) {
-      while (last < splits_.size() && splits_[last].row == splits_[first].row) ++last;
-      for (int64_t head = 0; head < heads.query; ++head) {
-        const int64_t kv = head / group, g = head % group;
-        const auto part = [&](size_t split) {
-          return partials_.data() + (split * heads.kv + kv) * partial;
-        };
-        float* sums = part(first) + g * dim;
-        float max = part(first)[group * dim + g];
-        float total = part(first)[group * dim + group + g];
-        for (size_t split = first + 1; split < last; ++split) {
-          const float other = part(split)[group * dim + g];
-          const float top = std::max(max, other);
-          kernels_.scale(sums, dim, std::exp(max - top));
-          const float factor = std::exp(other - top);
-          kernels_.weighted_sum_f32(&factor, part(split) + g * dim, dim, 1, dim, sums);
-          total = total * std::exp(max - top) + part(split)[group * dim + group + g] * factor;
-          max = top;
-        }
-        kernels_.scale(sums, dim, 1 / total);
-        StoreRow(sums, out.Cols(head * dim, dim), splits_[first].row);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = scores + r * kKeyBlock;
+      const int64_t seen = std::clamp<int64_t>(visible(r), 0, block.keys_end);
+      out.max[r] = -std::numeric_limits<float>::infinity();
+      out.total[r] = 0;
+      if (seen > 0) kernels_.softmax_block(row, seen, scale, &out.max[r], &out.total[r]);
+      std::fill(row + seen, row + block.keys_end, 0.0f);
+    }
+    kernels_.page_sums[element](scores, kKeyBlock, rows, block.values, block.value_stride,
+                                block.value_scales, block.keys_end, dim, out.sums);
+  }
+
+  // Adds the next block of row r to those before it.
+  void Join(const Softmax& next, int64_t from, const Softmax& into, int64_t r, int64_t dim) {
+    if (next.total[from] == 0) return;  // it saw nothing there
+    float* sums = into.sums + r * dim;
+    const float top = std::max(into.max[r], next.max[from]);
+    const float keep = std::exp(into.max[r] - top), take = std::exp(next.max[from] - top);
+    kernels_.scale(sums, dim, keep);
+    kernels_.weighted_sum_f32(&take, next.sums + from * dim, dim, 1, dim, sums);
+    into.total[r] = into.total[r] * keep + next.total[from] * take;
+    into.max[r] = top;
+  }
+
+  void AttendTask(const AttentionTask& task, const Mat& q, const KvCache& cache, const Mat& out,
+                  int worker) {
+    const int64_t dim = cache.heads.dim, rows = task.rows * task.heads;
+    const int64_t kv_head = task.head / (cache.heads.query / cache.heads.kv);
+    const QueryRun& run = *task.run;
+    float* queries = scratch_[worker].get();  // a row's heads one after another
+    Softmax result;
+    result.sums = queries + kQueryTile * dim;
+    float* next_sums = result.sums + kQueryTile * dim;
+    result.max = next_sums + kQueryTile * dim;
+    result.total = result.max + kQueryTile;
+    Softmax next{next_sums, result.total + kQueryTile, result.total + 2 * kQueryTile};
+    float* scores = next.total + kQueryTile;
+    if (task.partial >= 0) {
+      result.sums = partials_.data() + task.partial;
+      result.max = result.sums + rows * dim;
+      result.total = result.max + rows;
+    }
+    const Mat place =
+        q.Rows(run.begin + task.row, task.rows).Cols(task.head * dim, task.heads * dim);
+    for (int64_t r = 0; r < task.rows; ++r) {
+      float* row = queries + r * place.cols;
+      if (q.dtype == DType::kBFloat16) {
+        kernels_.widen(B16(place, r), row, place.cols);
+      } else {
+        std::memcpy(row, F32(place, r), place.cols * sizeof(float));
       }
+    }
+    const KvElement element = ElementOf(cache.type);
+    KeyBlock block;
+    block.value_stride = dim;
+    for (int64_t b = task.block; b < task.end_block; ++b) {
+      const int64_t first = b * kKeyBlock;
+      block.keys_end = std::min(kKeyBlock, run.start + task.row + task.rows - first);
+      for (int64_t i = 0; i * kPageKeys < block.keys_end; ++i) {
+        const int64_t page = run.pages[b * kBlockPages + i];
+        block.keys[i] = KvAt(cache, cache.keys, page, kv_head);
+        block.values[i] = KvAt(cache, cache.values, page, kv_head);
+        const bool scaled = cache.type == KvType::kInt8;
+        block.key_scales[i] = scaled ? ScalesAt(cache, cache.key_scales, page, kv_head) : nullptr;
+        block.value_scales[i] =
+            scaled ? ScalesAt(cache, cache.value_scales, page, kv_head) : nullptr;
+      }
+      const auto visible = [&](int64_t r) {
+        return run.start + task.row + r / task.heads + 1 - first;
+      };
+      const bool is_first = b == task.block;
+      AttendBlock(element, queries, rows, dim, block, visible, scores, is_first ? result : next);
+      for (int64_t r = 0; !is_first && r < rows; ++r) Join(next, r, result, r, dim);
+    }
+    if (task.partial < 0) StoreAttention(task, result, dim, out);
+  }
+
+  void StoreAttention(const AttentionTask& task, const Softmax& result, int64_t dim,
+                      const Mat& out) {
+    for (int64_t r = 0; r < task.rows * task.heads; ++r) {
+      kernels_.scale(result.sums + r * dim, dim, 1 / result.total[r]);
+      StoreRow(result.sums + r * dim, out.Cols((task.head + r % task.heads) * dim, dim),
+               task.run->begin + task.row + r / task.heads);
+    }
+  }
+
+  // The parts of split tasks, which are neighbours in attention_, in the order of their blocks.
+  void JoinSplits(const KvCache& cache, const Mat& out) {
+    const int64_t dim = cache.heads.dim;
+    const auto result_of = [&](const AttentionTask& task) {
+      float* sums = partials_.data() + task.partial;
+      const int64_t rows = task.rows * task.heads;
+      return Softmax{sums, sums + rows * dim, sums + rows * (dim + 1)};
+    };
+    for (size_t i = 0; i < attention_.size();) {
+      const AttentionTask& task = attention_[i++];
+      if (task.partial < 0) continue;
+      const Softmax result = result_of(task);
+      for (; i < attention_.size() && attention_[i].block > 0 && attention_[i].partial >= 0; ++i) {
+        const Softmax next = result_of(attention_[i]);
+        for (int64_t r = 0; r < task.rows * task.heads; ++r) Join(next, r, result, r, dim);
+      }
+      StoreAttention(task, result, dim, out);
     }
   }
 
@@ -617,7 +787,7 @@ class CpuBackend final : public Backend {
   std::vector<Owned> owned_;
   std::vector<Tile> tiles_;
   std::vector<QueryTile> query_tiles_;
-  std::vector<Split> splits_;
+  std::vector<AttentionTask> attention_;
   std::vector<float> few_, partials_;
 };
 

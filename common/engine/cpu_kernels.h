@@ -8,6 +8,10 @@
 
 namespace chord::engine {
 
+// How keys and values are stored.
+enum KvElement { kKvFloat32, kKvBFloat16, kKvInt8, kKvElements };
+inline constexpr int64_t kPageKeys = 16;  // keys of a page
+
 struct CpuKernels {
   const char* instruction_set;
 
@@ -27,6 +31,22 @@ struct CpuKernels {
                            float* out);
   void (*weighted_sum_bf16)(const float* p, const uint16_t* v, int64_t ld_v, int64_t n,
                             int64_t width, float* out);
+
+  // Attention over pages of kPageKeys keys. In each of these an element of the result is one chain
+  // of multiply-adds in the order of its index (d, j), whatever the number of rows: a query gets
+  // the same bits alone and among others.
+  //
+  // s[r·ld_s + j] = Σ_d q[r·dim + d] · keys[d·kPageKeys + j], j < kPageKeys: the keys of a page
+  // lie transposed. kKvInt8: times scales[j].
+  void (*page_scores[kKvElements])(const float* q, int64_t rows, int64_t dim, const void* keys,
+                                   const float* scales, float* s, int64_t ld_s);
+  // out[r·dim + c] = Σ_j p[r·ld_p + j] · v(j)[c], j < n, where v(j) is row j % kPageKeys of
+  // values[j / kPageKeys], rows ld_v apart. kKvInt8: p times the scale of v(j).
+  void (*page_sums[kKvElements])(const float* p, int64_t ld_p, int64_t rows,
+                                 const void* const* values, int64_t ld_v,
+                                 const float* const* scales, int64_t n, int64_t dim, float* out);
+  // q = x / *scale rounded to even, *scale = max |x| / 127. A row that is not finite becomes NaN.
+  void (*quantize)(const float* x, int64_t n, int8_t* q, float* scale);
 
   // One block of an online softmax over scores s[0, n) (n >= 1): s becomes exp(s·scale − max),
   // *max and *sum go on from the blocks before (start: −inf, 0). Returns what the output

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/checked_math.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "common/engine/backend.h"
@@ -27,7 +26,7 @@ constexpr int64_t kHeadChunk = 64;
 struct Layer {
   Mat input_norm, post_norm;
   LinearLayer q, k, v, o, gate, up, down;
-  Mat keys, values;  // cache: [slots · max_sequence_tokens, kv · head_dim]
+  KvCache kv;
 };
 
 absl::Status CheckConfig(const model::TextConfig& c) {
@@ -63,6 +62,7 @@ class LanguageModelImpl final : public LanguageModel {
         options_(options),
         backend_(Backend::Create(options.device, options.dtype)),
         heads_{config.num_attention_heads, config.num_key_value_heads, config.head_dim},
+        kv_pages_((options.kv_tokens + kKvPageTokens - 1) / kKvPageTokens),
         rope_(MakeRopeTable(config.rope_theta, config.head_dim, options.max_sequence_tokens,
                             options.dtype)),
         axes_(RopeAxes(config.mrope_section)) {}
@@ -71,8 +71,6 @@ class LanguageModelImpl final : public LanguageModel {
     const model::TextConfig& c = config_;
     const int64_t width = c.hidden_size, inner = c.intermediate_size;
     const int64_t q_width = heads_.query * heads_.dim, kv_width = heads_.kv * heads_.dim;
-    const auto kv_rows =
-        CheckedMul<int64_t>(options_.max_sequences, options_.max_sequence_tokens);
     WeightReader reader(*checkpoint_, *backend_);
     CHORD_ASSIGN_OR_RETURN(embed_,
                            reader.Matrix("model.embed_tokens.weight", {c.vocab_size, width}));
@@ -89,16 +87,14 @@ class LanguageModelImpl final : public LanguageModel {
       CHORD_ASSIGN_OR_RETURN(l.gate, reader.Linear(name + "mlp.gate_proj", inner, width, false));
       CHORD_ASSIGN_OR_RETURN(l.up, reader.Linear(name + "mlp.up_proj", inner, width, false));
       CHORD_ASSIGN_OR_RETURN(l.down, reader.Linear(name + "mlp.down_proj", width, inner, false));
-      l.keys = backend_->Allocate(*kv_rows, kv_width);
-      l.values = backend_->Allocate(*kv_rows, kv_width);
+      l.kv = backend_->AllocateKv(kv_pages_, heads_, options_.kv_type);
       layers_.push_back(l);
     }
     CHORD_ASSIGN_OR_RETURN(final_norm_, reader.Vector("model.norm.weight", width));
     if (c.tie_word_embeddings) {
       head_.weight = embed_;
     } else {
-      CHORD_ASSIGN_OR_RETURN(head_.weight,
-                             reader.Matrix("lm_head.weight", {c.vocab_size, width}));
+      CHORD_ASSIGN_OR_RETURN(head_.weight, reader.Matrix("lm_head.weight", {c.vocab_size, width}));
     }
     Backend* backend = backend_.get();
     for (Rows* rows : {&all_, &asked_}) {
@@ -138,12 +134,26 @@ class LanguageModelImpl final : public LanguageModel {
     });
   }
 
+  absl::Status CopyPage(int32_t from, int32_t to, int rows) override {
+    if (from < 0 || from >= kv_pages_ || to < 0 || to >= kv_pages_) {
+      return absl::InvalidArgumentError("a page id is out of range");
+    }
+    if (rows < 0 || rows > kKvPageTokens) {
+      return absl::InvalidArgumentError("a page has no such number of rows");
+    }
+    if (from == to || rows == 0) return absl::OkStatus();
+    return Guard([&]() -> absl::Status {
+      for (const Layer& layer : layers_) backend_->CopyKvPage(layer.kv, from, to, rows);
+      return absl::OkStatus();
+    });
+  }
+
+  int kv_pages() const override { return kv_pages_; }
   int vocab_size() const override { return config_.vocab_size; }
   const Options& options() const override { return options_; }
   int64_t kv_bytes() const override {
-    const Mat& keys = layers_.front().keys;
-    return 2 * static_cast<int64_t>(layers_.size()) * keys.rows * keys.cols *
-           model::SizeOf(keys.dtype);
+    return static_cast<int64_t>(layers_.size()) *
+           backend_->KvBytes(kv_pages_, heads_, options_.kv_type);
   }
 
  private:
@@ -154,19 +164,25 @@ class LanguageModelImpl final : public LanguageModel {
 
   absl::Status Check(absl::Span<const Chunk> chunks) {
     const int64_t limit = options_.max_sequence_tokens;
-    std::vector<bool>& used = used_slots_;
-    used.assign(options_.max_sequences, false);
     for (const Chunk& chunk : chunks) {
       const int64_t n = chunk.ids.size();
-      if (chunk.slot < 0 || chunk.slot >= options_.max_sequences || used[chunk.slot]) {
-        return absl::InvalidArgumentError("slot out of range or used twice in one step");
-      }
-      used[chunk.slot] = true;
       if (n < 1 || chunk.start < 0 || static_cast<int64_t>(chunk.positions.size()) != 3 * n ||
           (!chunk.image_rows.empty() && static_cast<int64_t>(chunk.image_rows.size()) != n)) {
         return absl::InvalidArgumentError("a chunk's spans disagree in length");
       }
+      if (chunk.logits < 0 || chunk.logits > n) {
+        return absl::InvalidArgumentError("logits of more ids than the chunk has");
+      }
       if (chunk.start + n > limit) return errors::ContextLimit(chunk.start + n, limit);
+      const int64_t pages = PagesOf(chunk.start + n);
+      if (static_cast<int64_t>(chunk.pages.size()) < pages) {
+        return absl::InvalidArgumentError("a chunk has too few pages");
+      }
+      for (int32_t page : chunk.pages.subspan(0, pages)) {
+        if (page < 0 || page >= kv_pages_) {
+          return absl::InvalidArgumentError("a page id is out of range");
+        }
+      }
       for (int32_t position : chunk.positions) {
         if (position < 0 || position >= limit) {
           return absl::InvalidArgumentError("a position lies outside the sequence");
@@ -183,6 +199,32 @@ class LanguageModelImpl final : public LanguageModel {
         }
       }
       if (embeddings != nullptr) CHORD_RETURN_IF_ERROR(embeddings->status());
+    }
+    return CheckWrites(chunks);
+  }
+
+  static int64_t PagesOf(int64_t rows) { return (rows + kKvPageTokens - 1) / kKvPageTokens; }
+
+  // A page that a chunk writes must appear nowhere else in the step: another chunk would read or
+  // overwrite what only half is there. Page ids are in range by now.
+  absl::Status CheckWrites(absl::Span<const Chunk> chunks) {
+    written_.assign(kv_pages_, false);
+    const auto begin = [](const Chunk& chunk) { return chunk.start / kKvPageTokens; };
+    for (const Chunk& chunk : chunks) {
+      const int64_t pages = PagesOf(chunk.start + static_cast<int64_t>(chunk.ids.size()));
+      for (int64_t i = begin(chunk); i < pages; ++i) {
+        if (written_[chunk.pages[i]]) {
+          return absl::InvalidArgumentError("two chunks of one step write the same page");
+        }
+        written_[chunk.pages[i]] = true;
+      }
+    }
+    for (const Chunk& chunk : chunks) {
+      for (int32_t page : chunk.pages.subspan(0, begin(chunk))) {
+        if (written_[page]) {
+          return absl::InvalidArgumentError("a chunk reads a page that this step writes");
+        }
+      }
     }
     return absl::OkStatus();
   }
@@ -214,8 +256,7 @@ class LanguageModelImpl final : public LanguageModel {
         backend_->Linear(normed, jobs, /*add=*/false);
       }
       backend_->Rotate(k, heads_.kv, cos, sin, /*round_each=*/true);
-      backend_->ScatterRows(k, kv_rows_, layer.keys);
-      backend_->ScatterRows(v, kv_rows_, layer.values);
+      backend_->StoreKv(k, v, kv_rows_, layer.kv);
       if (last) {
         if (asked == 0) return;
         hidden = Asked(hidden, &asked_.hidden);
@@ -227,7 +268,7 @@ class LanguageModelImpl final : public LanguageModel {
       }
       const Mat q = q_.Take(hidden.rows), attended = attended_.Take(hidden.rows);
       backend_->Rotate(q, heads_.query, cos, sin, /*round_each=*/true);
-      backend_->CachedAttention(q, layer.keys, layer.values, heads_, runs, attended);
+      backend_->CachedAttention(q, layer.kv, runs, attended);
       backend_->LinearAdd(attended, layer.o, hidden);
       backend_->RmsNorm(hidden, layer.post_norm, config_.rms_norm_eps, normed);
       for (int64_t begin = 0; begin < hidden.rows; begin += kMlpChunk) {
@@ -259,19 +300,17 @@ class LanguageModelImpl final : public LanguageModel {
     int64_t begin = 0;
     for (const Chunk& chunk : chunks) {
       const int64_t n = chunk.ids.size();
-      const int64_t kv_begin = int64_t{chunk.slot} * options_.max_sequence_tokens;
       AssembleMrope(rope_, axes_, chunk.positions, n, host_cos_.data() + begin * rope_.freqs,
                     host_sin_.data() + begin * rope_.freqs);
-      runs_.push_back({begin, n, kv_begin, chunk.start});
-      for (int64_t i = 0; i < n; ++i) {
-        kv_rows_.push_back(static_cast<int32_t>(kv_begin + chunk.start + i));
+      runs_.push_back({begin, n, chunk.start, chunk.pages});
+      for (int64_t row = chunk.start; row < chunk.start + n; ++row) {
+        kv_rows_.push_back(static_cast<int32_t>(
+            int64_t{chunk.pages[row / kKvPageTokens]} * kKvPageTokens + row % kKvPageTokens));
       }
-      const int64_t first = chunk.logits == Chunk::Logits::kAll    ? 0
-                            : chunk.logits == Chunk::Logits::kLast ? n - 1
-                                                                   : n;
+      const int64_t first = n - chunk.logits;
       if (first < n) {
-        asked_runs_.push_back({static_cast<int64_t>(asked_rows_.size()), n - first, kv_begin,
-                               chunk.start + first});
+        asked_runs_.push_back({static_cast<int64_t>(asked_rows_.size()), n - first,
+                               chunk.start + first, chunk.pages});
       }
       for (int64_t i = first; i < n; ++i) asked_rows_.push_back(static_cast<int32_t>(begin + i));
       begin += n;
@@ -312,6 +351,7 @@ class LanguageModelImpl final : public LanguageModel {
   const Options options_;
   const std::shared_ptr<Backend> backend_;  // shared with the embedding buffers
   const AttentionHeads heads_;
+  const int kv_pages_;
   const RopeTable rope_;
   const std::vector<int> axes_;
   Mat embed_, final_norm_;
@@ -320,7 +360,7 @@ class LanguageModelImpl final : public LanguageModel {
   Rows all_, asked_;
   Workspace q_, k_, v_, attended_, inner_, logits_;
   // Of the step that runs; kept for their memory.
-  std::vector<bool> used_slots_;
+  std::vector<bool> written_;  // by page
   std::vector<QueryRun> runs_, asked_runs_;
   std::vector<int32_t> kv_rows_, asked_rows_, text_rows_;
   std::vector<float> host_cos_, host_sin_;
@@ -332,10 +372,13 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
     std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
     const Options& options) {
   CHORD_RETURN_IF_ERROR(CheckConfig(config.text));
-  constexpr int64_t kMaxKvRows = 1LL << 30;  // KV rows are int32
-  if (options.max_sequences < 1 || options.max_sequence_tokens < 1 ||
-      int64_t{options.max_sequences} * options.max_sequence_tokens > kMaxKvRows) {
-    return errors::ConfigInvalid("sequences and their tokens: at least 1, at most 2^30 together");
+  constexpr int kMaxKvTokens = 1 << 30;        // KV rows are int32
+  constexpr int kMaxSequenceTokens = 1 << 20;  // angles of every position are tabulated
+  if (options.kv_tokens < 1 || options.kv_tokens > kMaxKvTokens) {
+    return errors::ConfigInvalid("KV tokens: at least 1, at most 2^30");
+  }
+  if (options.max_sequence_tokens < 1 || options.max_sequence_tokens > kMaxSequenceTokens) {
+    return errors::ConfigInvalid("tokens of a sequence: at least 1, at most 2^20");
   }
   return Guard([&]() -> absl::StatusOr<std::unique_ptr<LanguageModel>> {
     auto model = std::make_unique<LanguageModelImpl>(std::move(checkpoint), config.text, options);

@@ -1,5 +1,7 @@
 // Any device through ATen operators; what CUDA runs on. On the CPU it is the reference that the
 // tests hold CpuBackend's kernels against.
+#include "common/engine/torch_backend.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
@@ -23,7 +25,6 @@
 
 #include "common/base/checked_math.h"
 #include "common/engine/backend.h"
-#include "common/engine/torch_backend.h"
 #include "common/engine/torch_types.h"
 
 namespace chord::engine {
@@ -34,7 +35,9 @@ using model::DType;
 class TorchBackend final : public Backend {
  public:
   TorchBackend(const Device& device, DType dtype)
-      : Backend(dtype), device_(ToTorch(device)), options_(at::device(device_).dtype(ToTorch(dtype))) {}
+      : Backend(dtype),
+        device_(ToTorch(device)),
+        options_(at::device(device_).dtype(ToTorch(dtype))) {}
 
   using Backend::Allocate;
   Mat Allocate(int64_t rows, int64_t cols, DType dtype) override {
@@ -47,8 +50,8 @@ class TorchBackend final : public Backend {
     if (!CheckedMul(rows, cols) || !CheckedMul(rows * cols, model::SizeOf(dtype))) {
       throw std::bad_alloc();
     }
-    auto tensor = std::make_shared<at::Tensor>(
-        at::zeros({rows, cols}, options_.dtype(ToTorch(dtype))));
+    auto tensor =
+        std::make_shared<at::Tensor>(at::zeros({rows, cols}, options_.dtype(ToTorch(dtype))));
     auto* data = static_cast<std::byte*>(tensor->mutable_data_ptr());
     return {Mat{data, dtype, rows, cols, cols}, std::move(tensor)};
   }
@@ -62,8 +65,8 @@ class TorchBackend final : public Backend {
       aligned.assign(data, data + tensor.bytes);
       data = aligned.data();
     }
-    const at::Tensor host = at::from_blob(const_cast<std::byte*>(data), {rows, cols},
-                                          at::dtype(ToTorch(tensor.dtype)));
+    const at::Tensor host =
+        at::from_blob(const_cast<std::byte*>(data), {rows, cols}, at::dtype(ToTorch(tensor.dtype)));
     // Rounded on the host: the same values whatever the device.
     View(out).copy_(host.to(ToTorch(dtype_)));
     return out;
@@ -116,19 +119,12 @@ class TorchBackend final : public Backend {
       to_.push_back(r);
     }
     if (from_.empty()) return;
-    const at::Tensor picked =
-        View(src).index_select(0, Indices(from_)).to(ToTorch(out.dtype));
+    const at::Tensor picked = View(src).index_select(0, Indices(from_)).to(ToTorch(out.dtype));
     if (static_cast<int64_t>(to_.size()) == out.rows) {
       View(out).copy_(picked);
     } else {
       View(out).index_copy_(0, Indices(to_), picked);
     }
-  }
-
-  void ScatterRows(const Mat& src, absl::Span<const int32_t> rows, const Mat& dst) override {
-    const Scope scope(device_);
-    to_.assign(rows.begin(), rows.end());
-    View(dst).index_copy_(0, Indices(to_), View(src));
   }
 
   void Linear(const Mat& x, absl::Span<const LinearJob> jobs, bool add) override {
@@ -174,8 +170,7 @@ class TorchBackend final : public Backend {
     const Scope scope(device_);
     const int64_t half = cos.cols;
     const at::ScalarType dtype = round_each ? ToTorch(dtype_) : at::kFloat;
-    const at::Tensor pairs =
-        Blob(x, {x.rows, heads, 2, half}, {x.stride, 2 * half, half, 1});
+    const at::Tensor pairs = Blob(x, {x.rows, heads, 2, half}, {x.stride, 2 * half, half, 1});
     at::Tensor first = pairs.select(2, 0), second = pairs.select(2, 1);
     const at::Tensor a = first.to(dtype, false, /*copy=*/true);
     const at::Tensor b = second.to(dtype, false, /*copy=*/true);
@@ -208,10 +203,55 @@ class TorchBackend final : public Backend {
     }
   }
 
-  void CachedAttention(const Mat& q, const Mat& keys, const Mat& values,
-                       const AttentionHeads& heads, absl::Span<const QueryRun> runs,
+  KvCache AllocateKv(int64_t pages, const AttentionHeads& heads, KvType type) override {
+    KvCache cache{pages, heads, type};
+    const bool int8 = type == KvType::kInt8;
+    const int64_t rows = pages * kKvPageTokens;
+    const int64_t bytes = heads.kv * heads.dim * (int8 ? 1 : model::SizeOf(dtype_));
+    // Whole pages are a multiple of 4 bytes.
+    cache.keys = Allocate(rows / 4, bytes, DType::kFloat32).data;
+    cache.values = Allocate(rows / 4, bytes, DType::kFloat32).data;
+    if (int8) {
+      cache.key_scales = Allocate(rows, heads.kv, DType::kFloat32).data;
+      cache.value_scales = Allocate(rows, heads.kv, DType::kFloat32).data;
+    }
+    return cache;
+  }
+
+  void StoreKv(const Mat& k, const Mat& v, absl::Span<const int32_t> rows,
+               const KvCache& cache) override {
+    const Scope scope(device_);
+    to_.assign(rows.begin(), rows.end());
+    const at::Tensor index = Indices(to_);
+    for (const bool keys : {true, false}) {
+      const at::Tensor source = View(keys ? k : v).view({k.rows, cache.heads.kv, cache.heads.dim});
+      at::Tensor stored = Stored(cache, keys).flatten(0, 1);
+      if (cache.type == KvType::kModel) {
+        stored.index_copy_(0, index, source);
+        continue;
+      }
+      const at::Tensor wide = source.to(at::kFloat);
+      const at::Tensor scale = wide.abs().amax({-1}, /*keepdim=*/true) / 127;
+      stored.index_copy_(0, index, (wide / scale.clamp_min(1e-30)).round().to(at::kChar));
+      Scales(cache, keys).flatten(0, 1).index_copy_(0, index, scale);
+    }
+  }
+
+  void CopyKvPage(const KvCache& cache, int32_t from, int32_t to, int64_t rows) override {
+    const Scope scope(device_);
+    const auto copy = [&](const at::Tensor& pages) {
+      pages.select(0, to).narrow(0, 0, rows).copy_(pages.select(0, from).narrow(0, 0, rows));
+    };
+    for (const bool keys : {true, false}) {
+      copy(Stored(cache, keys));
+      if (cache.type == KvType::kInt8) copy(Scales(cache, keys));
+    }
+  }
+
+  void CachedAttention(const Mat& q, const KvCache& cache, absl::Span<const QueryRun> runs,
                        const Mat& out) override {
     const Scope scope(device_);
+    const AttentionHeads& heads = cache.heads;
     for (const QueryRun& run : runs) {
       const int64_t length = run.start + run.count;
       const auto query_heads = [&](const Mat& m) {
@@ -219,8 +259,11 @@ class TorchBackend final : public Backend {
                     {0, m.stride, heads.dim, 1})
             .transpose(1, 2);
       };
-      at::Tensor k = CacheHeads(keys.Rows(run.kv_begin, length), heads);
-      at::Tensor v = CacheHeads(values.Rows(run.kv_begin, length), heads);
+      const int64_t pages = (length + kKvPageTokens - 1) / kKvPageTokens;
+      from_.assign(run.pages.begin(), run.pages.begin() + pages);
+      const at::Tensor index = Indices(from_);
+      at::Tensor k = Gather(cache, /*keys=*/true, index, length);
+      at::Tensor v = Gather(cache, /*keys=*/false, index, length);
       const bool causal = run.count > 1 && run.start == 0;
       std::optional<at::Tensor> mask;
       if (run.count > 1 && run.start > 0) {
@@ -252,10 +295,33 @@ class TorchBackend final : public Backend {
         .target_device(device_)
         .make_tensor();
   }
+  at::Tensor Blob(std::byte* data, at::ScalarType dtype, at::IntArrayRef sizes) const {
+    return at::for_blob(data, sizes)
+        .options(options_.dtype(dtype))
+        .target_device(device_)
+        .make_tensor();
+  }
   at::Tensor View(const Mat& m) const { return Blob(m, {m.rows, m.cols}, {m.stride, 1}); }
 
-  at::Tensor CacheHeads(const Mat& m, const AttentionHeads& heads) const {
-    return Blob(m, {1, m.rows, heads.kv, heads.dim}, {0, m.stride, heads.dim, 1}).transpose(1, 2);
+  // [pages, kKvPageTokens, kv, dim]
+  at::Tensor Stored(const KvCache& cache, bool keys) const {
+    const auto dtype = cache.type == KvType::kInt8 ? at::kChar : ToTorch(dtype_);
+    return Blob(keys ? cache.keys : cache.values, dtype,
+                {cache.pages, kKvPageTokens, cache.heads.kv, cache.heads.dim});
+  }
+  // [pages, kKvPageTokens, kv, 1]
+  at::Tensor Scales(const KvCache& cache, bool keys) const {
+    return Blob(keys ? cache.key_scales : cache.value_scales, at::kFloat,
+                {cache.pages, kKvPageTokens, cache.heads.kv, 1});
+  }
+  // The first `length` rows of the pages of `index`, as [1, kv, length, dim] of the compute dtype.
+  at::Tensor Gather(const KvCache& cache, bool keys, const at::Tensor& index,
+                    int64_t length) const {
+    at::Tensor rows = Stored(cache, keys).index_select(0, index);
+    if (cache.type == KvType::kInt8) {
+      rows = (rows.to(at::kFloat) * Scales(cache, keys).index_select(0, index)).to(ToTorch(dtype_));
+    }
+    return rows.flatten(0, 1).narrow(0, 0, length).unsqueeze(0).transpose(1, 2);
   }
   static at::Tensor Repeat(const at::Tensor& x, int64_t times) {
     return x.unsqueeze(2)

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
@@ -125,10 +126,12 @@ class Sequence {
     LanguageModel::Options options;
     options.device = device;
     options.dtype = dtype;
-    options.max_sequences = 1;
     options.max_sequence_tokens = static_cast<int>(length) + max_new_tokens;
+    options.kv_tokens = options.max_sequence_tokens;
     CHORD_ASSIGN_OR_RETURN(sequence->model_,
                            LanguageModel::Load(std::move(checkpoint), config, options));
+    sequence->pages_.resize(sequence->model_->kv_pages());
+    std::iota(sequence->pages_.begin(), sequence->pages_.end(), 0);
     if (images != nullptr) {
       CHORD_ASSIGN_OR_RETURN(sequence->embeddings_,
                              sequence->model_->CreateEmbeddings(images->rows, images->dtype));
@@ -138,19 +141,21 @@ class Sequence {
     return sequence;
   }
 
-  absl::Status Prefill(LanguageModel::Chunk::Logits rows, std::vector<float>* logits) {
+  // Logits of every token, or of the last one.
+  absl::Status Prefill(bool all_logits, std::vector<float>* logits) {
     std::vector<int32_t> image_rows(prompt_.ids.size(), -1);
     int32_t next = 0;
     for (const model::ImageSpan& span : prompt_.images) {
       for (int64_t i = 0; i < span.tokens; ++i) image_rows[span.begin + i] = next++;
     }
     LanguageModel::Chunk chunk;
+    chunk.pages = pages_;
     chunk.ids = prompt_.ids;
     chunk.positions = prompt_.positions;
     chunk.image_rows = image_rows;
     chunk.embeddings = embeddings_.get();
-    chunk.logits = rows;
     length_ = static_cast<int>(prompt_.ids.size());
+    chunk.logits = all_logits ? length_ : 1;
     return model_->Step({&chunk, 1}, logits);
   }
 
@@ -158,6 +163,7 @@ class Sequence {
     const auto position = static_cast<int32_t>(length_ + prompt_.rope_delta);
     const int32_t positions[] = {position, position, position};
     LanguageModel::Chunk chunk;
+    chunk.pages = pages_;
     chunk.start = length_++;
     chunk.ids = {&id, 1};
     chunk.positions = positions;
@@ -171,6 +177,7 @@ class Sequence {
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<engine::EmbeddingBuffer> embeddings_;
   model::EncodedPrompt prompt_;
+  std::vector<int32_t> pages_;  // all of them
   int length_ = 0;
 };
 
@@ -182,7 +189,7 @@ absl::StatusOr<std::vector<int64_t>> Generate(Sequence& sequence,
   seen.Add(sequence.prompt().ids);
   std::vector<float> logits;
   std::vector<int64_t> tokens;
-  CHORD_RETURN_IF_ERROR(sequence.Prefill(LanguageModel::Chunk::Logits::kLast, &logits));
+  CHORD_RETURN_IF_ERROR(sequence.Prefill(/*all_logits=*/false, &logits));
   while (true) {
     engine::ApplyRepetitionPenalty(absl::MakeSpan(logits), seen, config.repetition_penalty);
     const int32_t id = engine::Argmax(logits);
@@ -273,7 +280,7 @@ absl::Status Inspect(const InspectOptions& options) {
     return result.Write(options.out);
   }
   std::vector<float> logits;
-  CHORD_RETURN_IF_ERROR(sequence->Prefill(LanguageModel::Chunk::Logits::kAll, &logits));
+  CHORD_RETURN_IF_ERROR(sequence->Prefill(/*all_logits=*/true, &logits));
   result.Add("position_ids", DType::kInt64, {3, length}, ToInt64(encoded.positions));
   result.Add("logits", DType::kFloat32, {length, sequence->vocab_size()}, logits);
   return result.Write(options.out);

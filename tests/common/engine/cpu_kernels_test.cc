@@ -48,8 +48,8 @@ class CpuKernelsTest : public testing::TestWithParam<const CpuKernels*> {
 };
 
 TEST_P(CpuKernelsTest, RoundsToNearestEvenAndKeepsNan) {
-  std::vector<float> in = {1.0f, 1.00390625f, 1.01171875f, -1.00390625f, 0.0f, -0.0f, 3.4e38f,
-                           INFINITY, -INFINITY, 1e-40f, 0.1f};
+  std::vector<float> in = {1.0f,    1.00390625f, 1.01171875f, -1.00390625f, 0.0f, -0.0f,
+                           3.4e38f, INFINITY,    -INFINITY,   1e-40f,       0.1f};
   std::vector<uint16_t> expected;
   for (float value : in) expected.push_back(ToBf16(value));
   uint32_t nan_bits = 0x7FFFFFFF;  // carries into the sign when rounded as a number
@@ -110,6 +110,102 @@ TEST_P(CpuKernelsTest, AddsWeightedRows) {
       EXPECT_NEAR(out[c], sum, 1e-5);
       EXPECT_NEAR(out16[c], sum, 1e-5);
     }
+  }
+}
+
+TEST_P(CpuKernelsTest, ScoresPagesOfKeysTheSameForAnyNumberOfRows) {
+  for (int64_t dim : {8, 20, 48, 128}) {
+    const int64_t rows = 23;
+    const std::vector<float> q = RandomFloats(rows * dim, 1), keys = RandomFloats(16 * dim, 2);
+    const std::vector<uint16_t> keys16 = Bf16(keys);
+    std::vector<int8_t> keys8;
+    for (float key : keys) keys8.push_back(static_cast<int8_t>(std::lround(key * 20)));
+    const std::vector<float> scales = RandomFloats(16, 3);
+    const void* pages[] = {keys.data(), keys16.data(), keys8.data()};
+    for (int element = 0; element < kKvElements; ++element) {
+      std::vector<float> all(rows * 20, -1), some(rows * 20, -1);
+      k.page_scores[element](q.data(), rows, dim, pages[element], scales.data(), all.data(), 20);
+      for (int64_t first = 0, count = 1; first < rows; first += count, count = count % 7 + 1) {
+        k.page_scores[element](q.data() + first * dim, std::min(count, rows - first), dim,
+                               pages[element], scales.data(), some.data() + first * 20, 20);
+      }
+      EXPECT_EQ(all, some);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t j = 0; j < 16; ++j) {
+          double sum = 0;
+          for (int64_t d = 0; d < dim; ++d) {
+            sum += double{q[r * dim + d]} *
+                   (element == kKvInt8 ? double{scales[j]} * keys8[d * 16 + j] : keys[d * 16 + j]);
+          }
+          EXPECT_NEAR(all[r * 20 + j], sum, element == kKvInt8 ? 1e-3 : 2e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, SumsPagesOfValuesTheSameForAnyNumberOfRows) {
+  for (int64_t dim : {8, 20, 48, 80, 128}) {
+    for (int64_t n : {1, 16, 43}) {
+      const int64_t rows = 11, ld = dim + 3;
+      const std::vector<float> p = RandomFloats(rows * 48, 1), values = RandomFloats(48 * ld, 2);
+      const std::vector<uint16_t> values16 = Bf16(values);
+      std::vector<int8_t> values8;
+      for (float value : values) values8.push_back(static_cast<int8_t>(std::lround(value * 20)));
+      const std::vector<float> scale = RandomFloats(48, 3);
+      const float* scales[] = {&scale[32], &scale[0], &scale[16]};
+      const int64_t order[] = {1, 2, 0};  // of the pages
+      for (int element = 0; element < kKvElements; ++element) {
+        const void* pages[3];
+        for (int i = 0; i < 3; ++i) {
+          const int64_t at = order[i] * 16 * ld;
+          pages[i] = element == kKvFloat32    ? static_cast<const void*>(&values[at])
+                     : element == kKvBFloat16 ? static_cast<const void*>(&values16[at])
+                                              : &values8[at];
+        }
+        std::vector<float> all(rows * dim, -1), some(rows * dim, -1);
+        k.page_sums[element](p.data(), 48, rows, pages, ld, scales, n, dim, all.data());
+        for (int64_t first = 0, count = 1; first < rows; first += count, count = count % 5 + 1) {
+          k.page_sums[element](p.data() + first * 48, 48, std::min(count, rows - first), pages, ld,
+                               scales, n, dim, some.data() + first * dim);
+        }
+        EXPECT_EQ(all, some);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < dim; ++c) {
+            double sum = 0;
+            for (int64_t j = 0; j < n; ++j) {
+              const int64_t at = (order[j / 16] * 16 + j % 16) * ld + c;
+              sum +=
+                  double{p[r * 48 + j]} *
+                  (element == kKvInt8 ? double{scales[j / 16][j % 16]} * values8[at] : values[at]);
+            }
+            EXPECT_NEAR(all[r * dim + c], sum, element == kKvInt8 ? 1e-3 : 2e-5);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, QuantizesToTheNearestStepAndShowsWhatIsNotFinite) {
+  for (int64_t n : kLengths) {
+    const std::vector<float> x = RandomFloats(n, 1, 3);
+    std::vector<int8_t> q(n);
+    float scale = 0, top = 0;
+    k.quantize(x.data(), n, q.data(), &scale);
+    for (float value : x) top = std::max(top, std::abs(value));
+    EXPECT_FLOAT_EQ(scale, top / 127);
+    for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(q[i] * scale, x[i], scale * 0.5001f);
+  }
+  float scale = 1;
+  int8_t q[3];
+  k.quantize(std::vector<float>{0, 0, 0}.data(), 3, q, &scale);
+  EXPECT_EQ(q[1] * scale, 0);
+  k.quantize(std::vector<float>{1e-41f, 0, 0}.data(), 3, q, &scale);
+  EXPECT_EQ(q[0] * scale, 0);
+  for (float bad : {NAN, INFINITY, -INFINITY}) {
+    k.quantize(std::vector<float>{1, bad, 0}.data(), 3, q, &scale);
+    EXPECT_TRUE(std::isnan(q[0] * scale));
   }
 }
 

@@ -18,6 +18,9 @@ using Chunk = LanguageModel::Chunk;
 constexpr int kVocab = 101;
 constexpr int kWidth = 48;
 
+// Pages of three sequences of 64 tokens.
+const std::vector<int32_t> kFirst = {0, 1, 2, 3}, kSecond = {4, 5, 6, 7}, kThird = {8, 9, 10, 11};
+
 // A prompt with a picture of 3 x 4 cells at index 10, positions by spec §4.2.
 struct Prompt {
   std::vector<int32_t> ids, positions, image_rows;
@@ -72,7 +75,7 @@ class LanguageModelTest : public testing::TestWithParam<DType> {
                                              model::ModelConfig config = TinyConfig()) {
     LanguageModel::Options options;
     options.dtype = dtype;
-    options.max_sequences = 3;
+    options.kv_tokens = 3 * 64;
     options.max_sequence_tokens = 64;
     auto loaded = LanguageModel::Load(TinyCheckpoint(config, stored), config, options);
     EXPECT_TRUE(loaded.ok()) << loaded.status();
@@ -86,18 +89,19 @@ class LanguageModelTest : public testing::TestWithParam<DType> {
     return buffer;
   }
 
-  // All logits of a prompt, in parts that end at `ends`.
+  // All logits of a prompt, in parts that end at `ends`, in the given pages.
   std::vector<float> Prefill(LanguageModel& m, const Prompt& prompt, const EmbeddingBuffer* picture,
-                             std::vector<int64_t> ends, int slot = 0) {
+                             std::vector<int64_t> ends,
+                             const std::vector<int32_t>& pages = kFirst) {
     std::vector<float> all, logits;
     std::vector<int32_t> storage;
     int64_t begin = 0;
     ends.push_back(prompt.size());
     for (int64_t end : ends) {
       Chunk chunk = prompt.Part(begin, end, &storage);
-      chunk.slot = slot;
+      chunk.pages = pages;
       chunk.embeddings = picture;
-      chunk.logits = Chunk::Logits::kAll;
+      chunk.logits = static_cast<int>(end - begin);
       EXPECT_TRUE(m.Step({&chunk, 1}, &logits).ok());
       all.insert(all.end(), logits.begin(), logits.end());
       begin = end;
@@ -129,33 +133,35 @@ TEST_P(LanguageModelTest, PrefillInChunksMayCutAnImage) {
   EXPECT_LT(Distance(Prefill(*model, prompt, picture.get(), {3, 11, 14, 29}), whole), tolerance());
 }
 
-TEST_P(LanguageModelTest, SlotsAreIndependent) {
+TEST_P(LanguageModelTest, SequencesAreIndependent) {
   const auto picture = Picture(*model), other = Picture(*model, 6);
   const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
-  const std::vector<float> alone = Prefill(*model, prompt, picture.get(), {}, 0);
-  Prefill(*model, second, other.get(), {}, 1);
-  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {}, 2), alone);
+  const std::vector<float> alone = Prefill(*model, prompt, picture.get(), {}, kFirst);
+  Prefill(*model, second, other.get(), {}, kSecond);
+  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {}, kThird), alone);
 }
 
 TEST_P(LanguageModelTest, SequencesOfOneStepNeverSeeEachOther) {
   const auto picture = Picture(*model), other = Picture(*model, 6);
   const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
-  const std::vector<float> first_alone = Prefill(*model, prompt, picture.get(), {}, 0);
-  const std::vector<float> second_alone = Prefill(*model, second, other.get(), {}, 1);
+  const std::vector<float> first_alone = Prefill(*model, prompt, picture.get(), {}, kFirst);
+  const std::vector<float> second_alone = Prefill(*model, second, other.get(), {}, kSecond);
 
-  // Slot 0 goes on with its last token while slot 2 prefills, and slot 1 takes its last three.
+  // The first goes on with its last token while a third prefills, and the second takes its last
+  // three.
   std::vector<float> logits;
   std::vector<int32_t> storage[3];
   Chunk chunks[3] = {prompt.Part(39, 40, &storage[0]), prompt.Part(0, 40, &storage[1]),
                      second.Part(30, 33, &storage[2])};
-  chunks[0].slot = 0, chunks[1].slot = 2, chunks[2].slot = 1;
+  chunks[0].pages = kFirst, chunks[1].pages = kThird, chunks[2].pages = kSecond;
   chunks[0].embeddings = chunks[1].embeddings = picture.get();
   chunks[2].embeddings = other.get();
-  chunks[1].logits = Chunk::Logits::kAll;
+  chunks[1].logits = 40;
   ASSERT_TRUE(model->Step(chunks, &logits).ok());
   ASSERT_EQ(logits.size(), (1 + 40 + 1) * kVocab);
   const auto row = [](const std::vector<float>& from, int64_t begin, int64_t rows) {
-    return std::vector<float>(from.begin() + begin * kVocab, from.begin() + (begin + rows) * kVocab);
+    return std::vector<float>(from.begin() + begin * kVocab,
+                              from.begin() + (begin + rows) * kVocab);
   };
   EXPECT_LT(Distance(row(logits, 0, 1), row(first_alone, 39, 1)), tolerance());
   EXPECT_LT(Distance(row(logits, 1, 40), first_alone), tolerance());
@@ -170,14 +176,17 @@ TEST_P(LanguageModelTest, GivesOnlyTheAskedRows) {
   std::vector<int32_t> storage;
   Chunk chunk = prompt.Part(0, 39, &storage);
   chunk.embeddings = picture.get();
-  chunk.logits = Chunk::Logits::kNone;
+  chunk.pages = kFirst;
+  chunk.logits = 0;
   ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
   EXPECT_TRUE(logits.empty());
   chunk = prompt.Part(39, 40, &storage);  // needs the rows that gave no logits
+  chunk.pages = kFirst;
   ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
   const std::vector<float> last(all.end() - kVocab, all.end());
   EXPECT_LT(Distance(logits, last), tolerance());
   chunk = prompt.Part(0, 40, &storage);
+  chunk.pages = kFirst;
   chunk.embeddings = picture.get();
   ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
   EXPECT_LT(Distance(logits, last), tolerance());
@@ -198,8 +207,7 @@ TEST_P(LanguageModelTest, PositionsAndEmbeddingsMatter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(DTypes, LanguageModelTest,
-                         testing::Values(DType::kFloat32, DType::kBFloat16),
-                         [](const auto& made) {
+                         testing::Values(DType::kFloat32, DType::kBFloat16), [](const auto& made) {
                            return made.param == DType::kFloat32 ? "Fp32" : "Bf16";
                          });
 
@@ -210,8 +218,9 @@ TEST_P(LanguageModelFp32Test, ComputesTheSameFromBf16AndFloat32Files) {
   const auto from_fp32 = Load(DType::kFloat32, DType::kFloat32);
   const Prompt prompt = MakePrompt();
   const auto a = Picture(*model), b = Picture(*from_fp32);
-  EXPECT_LT(Distance(Prefill(*model, prompt, a.get(), {}),
-                     Prefill(*from_fp32, prompt, b.get(), {})), 1e-6);
+  EXPECT_LT(
+      Distance(Prefill(*model, prompt, a.get(), {}), Prefill(*from_fp32, prompt, b.get(), {})),
+      1e-6);
 }
 
 TEST_P(LanguageModelFp32Test, TiesTheHeadWhenToldTo) {
@@ -220,7 +229,8 @@ TEST_P(LanguageModelFp32Test, TiesTheHeadWhenToldTo) {
   const auto tied = Load(DType::kFloat32, DType::kBFloat16, config);
   const Prompt prompt = MakePrompt();
   const auto a = Picture(*model), b = Picture(*tied);
-  EXPECT_GT(Distance(Prefill(*tied, prompt, b.get(), {}), Prefill(*model, prompt, a.get(), {})), 0.5);
+  EXPECT_GT(Distance(Prefill(*tied, prompt, b.get(), {}), Prefill(*model, prompt, a.get(), {})),
+            0.5);
 }
 
 TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
@@ -230,6 +240,7 @@ TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
   std::vector<int32_t> storage;
   const Chunk good = [&] {
     Chunk chunk = prompt.Part(0, 40, &storage);
+    chunk.pages = kFirst;
     chunk.embeddings = picture.get();
     return chunk;
   }();
@@ -239,8 +250,9 @@ TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
     spoil(&chunk);
     return !model->Step({&chunk, 1}, &logits).ok();
   };
-  EXPECT_TRUE(refuses([](Chunk* c) { c->slot = 3; }));
-  EXPECT_TRUE(refuses([](Chunk* c) { c->slot = -1; }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->pages.remove_suffix(2); }));  // 40 tokens are 3 pages
+  EXPECT_TRUE(refuses([](Chunk* c) { c->logits = -1; }));
+  EXPECT_TRUE(refuses([](Chunk* c) { c->logits = 41; }));
   EXPECT_TRUE(refuses([](Chunk* c) { c->start = -1; }));
   EXPECT_TRUE(refuses([](Chunk* c) { c->start = 25; }));  // 25 + 40 > 64
   EXPECT_TRUE(refuses([](Chunk* c) { c->ids = {}; }));
@@ -265,34 +277,193 @@ TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
   EXPECT_TRUE(with(positions, 0, -1));
   EXPECT_TRUE(with(rows, 0, 12));
   EXPECT_TRUE(with(rows, 0, -2));
-  const Chunk twice[] = {good, good};
-  EXPECT_FALSE(model->Step(twice, &logits).ok());
+  std::vector<int32_t> pages = kFirst;
+  for (const int32_t bad : {-1, 12, INT32_MAX, INT32_MIN}) {
+    pages[2] = bad;
+    EXPECT_TRUE(refuses([&](Chunk* c) { c->pages = pages; })) << bad;
+  }
+  pages = {0, 1, 2, -1};  // beyond the last row nobody looks
+  EXPECT_FALSE(refuses([&](Chunk* c) { c->pages = pages; }));
   EXPECT_EQ(Prefill(*model, prompt, picture.get(), {}), whole);
 }
 
-TEST_P(LanguageModelFp32Test, AccountsForItsCache) {
+TEST_P(LanguageModelFp32Test, LetsNoTwoChunksOfAStepMeetInAWrittenPage) {
+  const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
+  const auto picture = Picture(*model);
+  Prefill(*model, prompt, picture.get(), {}, kFirst);
+  Prefill(*model, second, picture.get(), {}, kSecond);
+  std::vector<float> logits;
+  std::vector<int32_t> storage[2];
+  // The first sequence goes on at row 36, in its third page; the second at row 32, its third too.
+  const auto step = [&](const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
+    Chunk chunks[2] = {prompt.Part(36, 40, &storage[0]), second.Part(32, 33, &storage[1])};
+    chunks[0].pages = a, chunks[1].pages = b;
+    return model->Step(chunks, &logits);
+  };
+  EXPECT_TRUE(step({0, 1, 2}, {4, 5, 6}).ok());
+  EXPECT_TRUE(step({0, 1, 2}, {0, 1, 6}).ok());                      // shared and read by both
+  EXPECT_TRUE(absl::IsInvalidArgument(step({0, 1, 2}, {4, 5, 2})));  // both write
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(step({0, 1, 2}, {4, 2, 6})));  // one reads what the other writes
+  EXPECT_TRUE(absl::IsInvalidArgument(step({0, 6, 2}, {4, 5, 6})));
+  EXPECT_TRUE(absl::IsInvalidArgument(step({0, 2, 2}, {4, 5, 6})));  // and so within one chunk
+  EXPECT_TRUE(step({0, 0, 2}, {4, 5, 6}).ok());                      // senseless but harmless
+}
+
+TEST_P(LanguageModelTest, AnswersTheSameFromScatteredPages) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt(60);
+  for (const std::vector<int64_t>& ends :
+       std::vector<std::vector<int64_t>>{{}, {15, 16, 50}, {33}}) {
+    const std::vector<float> in_order = Prefill(*model, prompt, picture.get(), ends, {0, 1, 2, 3});
+    EXPECT_EQ(Prefill(*model, prompt, picture.get(), ends, {11, 3, 7, 2}), in_order);
+  }
+}
+
+TEST_P(LanguageModelTest, SharesThePagesOfACommonPrefix) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt(45), other = [&] {
+    Prompt p = prompt;  // differs from row 32 on, where a page begins
+    for (int i = 32; i < 45; ++i) p.ids[i] = (p.ids[i] + 50) % kVocab;
+    return p;
+  }();
+  std::vector<float> logits;
+  std::vector<int32_t> storage[2];
+  const auto rest = [&](const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
+    Chunk chunks[2] = {prompt.Part(32, 45, &storage[0]), other.Part(32, 45, &storage[1])};
+    chunks[0].pages = a, chunks[1].pages = b;
+    chunks[0].logits = chunks[1].logits = 13;
+    EXPECT_TRUE(model->Step(chunks, &logits).ok());
+    return logits;
+  };
+  Prefill(*model, prompt, picture.get(), {32}, {0, 1, 2});
+  Prefill(*model, other, picture.get(), {32}, {3, 4, 5});
+  const std::vector<float> apart = rest({0, 1, 2}, {3, 4, 5});
+  EXPECT_EQ(rest({0, 1, 6}, {0, 1, 7}), apart);
+}
+
+TEST_P(LanguageModelTest, GoesTwoWaysFromACopiedPage) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt(45), other = [&] {
+    Prompt p = prompt;  // differs from row 39 on, in the midst of a page
+    for (int i = 39; i < 45; ++i) p.ids[i] = (p.ids[i] + 50) % kVocab;
+    return p;
+  }();
+  const std::vector<float> first = Prefill(*model, prompt, picture.get(), {39}, {0, 1, 2});
+  const std::vector<float> second = Prefill(*model, other, picture.get(), {39}, {3, 4, 5});
+  const auto tail = [](const std::vector<float>& all) {
+    return std::vector<float>(all.begin() + 39 * kVocab, all.end());
+  };
+  ASSERT_TRUE(model->CopyPage(2, 9, 7).ok());
+  std::vector<float> logits;
+  std::vector<int32_t> storage[2];
+  Chunk chunks[2] = {other.Part(39, 45, &storage[0]), prompt.Part(39, 45, &storage[1])};
+  const std::vector<int32_t> copy = {0, 1, 9}, original = {0, 1, 2};
+  chunks[0].pages = copy, chunks[1].pages = original;
+  chunks[0].logits = chunks[1].logits = 6;
+  ASSERT_TRUE(model->Step(chunks, &logits).ok());
+  std::vector<float> expected = tail(second);
+  const std::vector<float> also = tail(first);
+  expected.insert(expected.end(), also.begin(), also.end());
+  EXPECT_LT(Distance(logits, expected), tolerance());
+}
+
+TEST_P(LanguageModelFp32Test, CopiesOnlyPagesThatExist) {
+  EXPECT_TRUE(model->CopyPage(0, 11, 16).ok());
+  EXPECT_TRUE(model->CopyPage(3, 3, 16).ok());
+  EXPECT_TRUE(model->CopyPage(0, 1, 0).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(model->CopyPage(0, 12, 16)));
+  EXPECT_TRUE(absl::IsInvalidArgument(model->CopyPage(-1, 0, 16)));
+  EXPECT_TRUE(absl::IsInvalidArgument(model->CopyPage(12, 0, 16)));
+  EXPECT_TRUE(absl::IsInvalidArgument(model->CopyPage(0, 1, 17)));
+  EXPECT_TRUE(absl::IsInvalidArgument(model->CopyPage(0, 1, -1)));
+}
+
+TEST_P(LanguageModelTest, GivesTheLastRowsAsSeparateStepsDo) {
+  const auto picture = Picture(*model);
+  const Prompt prompt = MakePrompt();
+  const std::vector<float> all = Prefill(*model, prompt, picture.get(), {36, 37, 38, 39});
+  std::vector<int32_t> storage;
+  std::vector<float> logits;
+  for (const int rows : {1, 3, 4, 9, 40}) {
+    Chunk chunk = prompt.Part(0, 40, &storage);
+    chunk.pages = kSecond;
+    chunk.embeddings = picture.get();
+    chunk.logits = rows;
+    ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
+    EXPECT_LT(Distance(logits, {all.end() - rows * kVocab, all.end()}), tolerance()) << rows;
+  }
+}
+
+TEST_P(LanguageModelFp32Test, AccountsForItsPages) {
+  EXPECT_EQ(model->kv_pages(), 12);
   EXPECT_EQ(model->kv_bytes(), 2 * 3 * (3 * 64) * (2 * 8) * 4);
   EXPECT_EQ(model->vocab_size(), kVocab);
+  const auto pages = [](int tokens, KvType type) {
+    LanguageModel::Options options;
+    options.kv_tokens = tokens;
+    options.kv_type = type;
+    const model::ModelConfig config = TinyConfig();
+    const auto loaded =
+        *LanguageModel::Load(TinyCheckpoint(config, DType::kFloat32), config, options);
+    return std::make_pair(loaded->kv_pages(), loaded->kv_bytes());
+  };
+  EXPECT_EQ(pages(1, KvType::kModel), std::make_pair(1, int64_t{2 * 3 * 16 * 16 * 4}));
+  EXPECT_EQ(pages(16, KvType::kModel).first, 1);
+  EXPECT_EQ(pages(17, KvType::kModel), std::make_pair(2, int64_t{2 * 3 * 32 * 16 * 4}));
+  // A byte a value, and a float for each of two heads.
+  EXPECT_EQ(pages(17, KvType::kInt8), std::make_pair(2, int64_t{2 * 3 * 32 * (16 + 2 * 4)}));
+}
+
+TEST_P(LanguageModelTest, AnswersCloseToItselfFromInt8Pages) {
+  LanguageModel::Options options;
+  options.dtype = GetParam();
+  options.kv_type = KvType::kInt8;
+  options.kv_tokens = 3 * 64;
+  options.max_sequence_tokens = 64;
+  const auto small =
+      *LanguageModel::Load(TinyCheckpoint(TinyConfig(), DType::kBFloat16), TinyConfig(), options);
+  const Prompt prompt = MakePrompt();
+  const auto a = Picture(*model), b = Picture(*small);
+  const std::vector<float> exact = Prefill(*model, prompt, a.get(), {20});
+  const std::vector<float> rounded = Prefill(*small, prompt, b.get(), {20});
+  EXPECT_LT(Distance(rounded, exact), 0.03);
+  EXPECT_GT(Distance(rounded, exact), 1e-4);
+  // Copied pages carry their scales: rows 32 .. 38 come from the copy.
+  ASSERT_TRUE(small->CopyPage(2, 9, 7).ok());
+  std::vector<int32_t> storage;
+  std::vector<float> logits[2];
+  const std::vector<int32_t> pages[2] = {{0, 1, 2}, {0, 1, 9}};
+  for (int i = 0; i < 2; ++i) {
+    Chunk chunk = prompt.Part(39, 40, &storage);
+    chunk.pages = pages[i];
+    ASSERT_TRUE(small->Step({&chunk, 1}, &logits[i]).ok());
+  }
+  EXPECT_EQ(logits[0], logits[1]);
 }
 
 TEST_P(LanguageModelFp32Test, RefusesImpossibleConfigurations) {
-  const auto load = [](const std::function<void(model::ModelConfig*, LanguageModel::Options*)>& spoil) {
-    model::ModelConfig config = TinyConfig();
-    LanguageModel::Options options;
-    options.max_sequence_tokens = 16;
-    const auto checkpoint = TinyCheckpoint(config, DType::kBFloat16);
-    spoil(&config, &options);
-    return ErrorReason(LanguageModel::Load(checkpoint, config, options).status());
-  };
+  const auto load =
+      [](const std::function<void(model::ModelConfig*, LanguageModel::Options*)>& spoil) {
+        model::ModelConfig config = TinyConfig();
+        LanguageModel::Options options;
+        options.max_sequence_tokens = 16;
+        const auto checkpoint = TinyCheckpoint(config, DType::kBFloat16);
+        spoil(&config, &options);
+        return ErrorReason(LanguageModel::Load(checkpoint, config, options).status());
+      };
   EXPECT_EQ(load([](auto* c, auto*) { c->text.mrope_section = {1, 1, 1}; }), "CHECKPOINT_INVALID");
   EXPECT_EQ(load([](auto* c, auto*) { c->text.num_key_value_heads = 4; }), "CHECKPOINT_INVALID");
   EXPECT_EQ(load([](auto* c, auto*) { c->text.vocab_size = 100; }), "CHECKPOINT_INVALID");
   EXPECT_EQ(load([](auto* c, auto*) { c->text.num_hidden_layers = 4; }), "CHECKPOINT_INVALID");
-  EXPECT_EQ(load([](auto*, auto* o) { o->max_sequences = 0; }), "CONFIG_INVALID");
+  EXPECT_EQ(load([](auto*, auto* o) { o->kv_tokens = 0; }), "CONFIG_INVALID");
+  EXPECT_EQ(load([](auto*, auto* o) { o->kv_tokens = INT32_MAX; }), "CONFIG_INVALID");
+  EXPECT_EQ(load([](auto*, auto* o) { o->max_sequence_tokens = 0; }), "CONFIG_INVALID");
   EXPECT_EQ(load([](auto*, auto* o) { o->max_sequence_tokens = 1 << 30; }), "CONFIG_INVALID");
 }
 
-// --- embeddings -----------------------------------------------------------------------------------
+// --- embeddings
+// -----------------------------------------------------------------------------------
 
 TEST_P(LanguageModelTest, TakesEmbeddingsInPiecesAndAnyDType) {
   const Prompt prompt = MakePrompt();
@@ -322,6 +493,7 @@ TEST_P(LanguageModelTest, RefusesEmbeddingsThatAreNotFinite) {
     const Prompt prompt = MakePrompt();
     std::vector<int32_t> storage;
     Chunk chunk = prompt.Part(0, 40, &storage);
+    chunk.pages = kFirst;
     chunk.embeddings = buffer.get();
     std::vector<float> logits;
     EXPECT_EQ(ErrorReason(model->Step({&chunk, 1}, &logits)), "EMBEDDING_NOT_FINITE");
@@ -337,11 +509,17 @@ TEST_P(LanguageModelTest, RefusesEmbeddingsThatDoNotFit) {
   const size_t total = 12 * kWidth * 2;
   EXPECT_TRUE(write(0, total).ok());
   EXPECT_TRUE(write(total, 0).ok());
-  for (const auto& [offset, size] : std::vector<std::pair<int64_t, size_t>>{
-           {0, total + 2}, {2, total}, {-2, 4}, {1, 2}, {0, 3}, {INT64_MAX - 1, 4}, {INT64_MIN, 2}}) {
+  for (const auto& [offset, size] : std::vector<std::pair<int64_t, size_t>>{{0, total + 2},
+                                                                            {2, total},
+                                                                            {-2, 4},
+                                                                            {1, 2},
+                                                                            {0, 3},
+                                                                            {INT64_MAX - 1, 4},
+                                                                            {INT64_MIN, 2}}) {
     EXPECT_EQ(ErrorReason(write(offset, size)), "EMBEDDING_MISMATCH") << offset << " " << size;
   }
-  EXPECT_EQ(ErrorReason(model->CreateEmbeddings(65, DType::kBFloat16).status()), "CONTEXT_TOO_LONG");
+  EXPECT_EQ(ErrorReason(model->CreateEmbeddings(65, DType::kBFloat16).status()),
+            "CONTEXT_TOO_LONG");
   EXPECT_FALSE(model->CreateEmbeddings(-1, DType::kBFloat16).ok());
   EXPECT_EQ(ErrorReason(model->CreateEmbeddings(1, DType::kInt64).status()), "EMBEDDING_MISMATCH");
 }
