@@ -4,8 +4,11 @@
 //   answer := [ fence ] list [ fence ]          list := "[" [ object { "," object } ] "]"
 //   object := { "bbox_2d": [x1, y1, x2, y2], "label": "..." }
 //
-// with 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height of the resized picture. Blanks are as the model
-// writes them. An answer that does not begin this way is free text, which the cursor leaves alone.
+// with 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height of the resized picture, in whole numbers.
+// Blanks are as the model writes them. Also taken: a single object without a list, objects without
+// a label or with the label first; all objects of an answer have the same keys in the same order.
+// The exact language is in box_automaton.h. An answer that does not begin this way is free text,
+// which the cursor leaves alone.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +23,12 @@
 
 namespace chord::grammar {
 
-// Immutable, thread-safe.
+// Immutable apart from a bounded memory of its own; thread-safe.
 class BoxGrammar {
  public:
+  // `tokenizer` must outlive the grammar and its cursors. `vocab_size`: columns of the model's
+  // logits. CHECKPOINT_INVALID when the two do not belong together, when there is no end token, or
+  // when a byte that the form is written with has no token of its own.
   static absl::StatusOr<std::shared_ptr<const BoxGrammar>> Compile(
       const model::Tokenizer& tokenizer, int vocab_size, absl::Span<const int32_t> eos_token_ids);
   ~BoxGrammar();
@@ -51,25 +57,38 @@ class BoxCursor {
   ~BoxCursor();
 
   // Ids allowed next: bit i % 64 of word i / 64. Empty: every id (free text). Valid until the
-  // cursor moves or goes.
+  // cursor moves or goes. Never without a bit; bits beyond the vocabulary are 0.
   absl::Span<const uint64_t> Allowed();
-  // Moves on by an id that was allowed, whether chosen, forced or guessed.
+  // Moves on by an id that was allowed, whether chosen, forced or guessed. An id that is not
+  // allowed leaves the form: the rest is free text.
   void Accept(int32_t id);
   // What must come next and has only one tokenisation that the model would use: to be appended
-  // (and accepted) without asking it. Empty where there is a choice.
+  // (and accepted) without asking it. Empty where there is a choice. Of blanks, that which this
+  // answer has already written at the same place is taken for the only choice; nothing else is
+  // taken for granted. Never digits and never end tokens, whose probabilities are wanted.
   std::vector<int32_t> Forced() const;
   // What will probably come next: to be run in the same pass as the ids before it and checked
-  // against the model's own choices. May be empty.
+  // against the model's own choices. May be empty; at most kMaxGuess ids, each allowed after the
+  // ones before it. Ask after Forced() is accepted.
   std::vector<int32_t> Guess() const;
+  static constexpr size_t kMaxGuess = 32;
 
-  // Where the list may end or go on here.
+  // Where the list may end or go on here. A token decides when its bytes reach beyond the point of
+  // decision: after "[" a "]" closes and an object or a blank goes on; after an object's "}" a "]"
+  // or a blank closes and a "," goes on. Tokens that do neither count nowhere.
   struct Choice {
-    double log_close = 0, log_more = 0;  // natural, from `logits` as they are
+    double log_close = 0, log_more = 0;  // natural, from `logits` as they are; -inf when no token
   };
+  // nullopt where the most probable allowed id does not decide. (Inside a label any quote could, so
+  // one decision may show more than once when the answer is sampled; the last one counts.)
   std::optional<Choice> ListChoice(absl::Span<const float> logits) const;
+  // The same when `chosen` is what Accept will be given: exactly once a decision.
+  std::optional<Choice> ListChoice(absl::Span<const float> logits, int32_t chosen) const;
 
   bool inside() const;    // the answer has begun the form, so that masks apply
   bool complete() const;  // the form is closed: only blanks, a fence's end and the end token follow
+  // complete(), and the fence is closed if one was opened: the answer is whole as it is.
+  bool may_end() const;
   // An answer that is cut here: keep so many of the bytes accepted so far (up to and with the last
   // whole box), then append this text. Only when inside() and not complete().
   struct Cut {
