@@ -15,6 +15,8 @@ namespace {
 constexpr absl::Duration kExpiryInterval = absl::Seconds(1);
 // So many rows of a prompt that another request is about to compute are worth waiting for.
 constexpr int kWorthWaiting = 2 * engine::kKvPageTokens;
+// Of a probability that is as good as none; what is sent stays finite.
+constexpr double kLeastLog = -100;
 
 bool AllFinite(absl::Span<const float> values) {
   constexpr uint32_t kExponent = 0x7F800000;
@@ -545,16 +547,17 @@ bool DecodeLoop::TakeToken(Sequence& sequence, absl::Span<float> logits) {
     result.prefill = sequence.first_token - sequence.prefill_began;
     result.ttft = sequence.first_token - sequence.job.received;
   }
-  if (sequence.cursor) {
-    if (const auto choice = sequence.cursor->ListChoice(logits)) {
-      result.choices.push_back(
-          {static_cast<int32_t>(result.text.size()), choice->log_close, choice->log_more});
-    }
-  }
   const int32_t id = Choose(sequence, logits);
   if (id < 0) {
     Fault(sequence, absl::InternalError("the grammar leaves no token"));
     return false;
+  }
+  if (sequence.cursor) {
+    if (const auto choice = sequence.cursor->ListChoice(logits, id)) {
+      result.choices.push_back({static_cast<int32_t>(result.text.size()),
+                                std::max(choice->log_close, kLeastLog),
+                                std::max(choice->log_more, kLeastLog)});
+    }
   }
   sequence.first_list.Observe(logits, id);
   return AppendToken(sequence, id, /*forced=*/false, engine::LogProbability(logits, id));
