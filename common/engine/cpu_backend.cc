@@ -1,15 +1,12 @@
-// The CPU: libtorch's sgemm on one thread per tile, our own kernels for everything else, our own
-// threads around both. Weights stay in the file's bf16 also when the model computes in float32
-// (every bf16 value is a float32 value): panels are widened on the way into the GEMM, and single
-// rows are multiplied straight from the mapped file, which halves what a decode step reads.
+// The CPU: our own kernels on our own threads. Weights stay in the file's bf16 also when the model
+// computes in float32 (every bf16 value is a float32 value): panels are widened on the way into a
+// product of many rows, and few rows are multiplied straight from the mapped file, which halves
+// what a decode step reads.
+//
+// An element of any result depends on its own inputs alone, bit for bit: never on how many rows
+// came with it, on the tiles, or on the threads. Tasks cut outputs, never a sum, and every sum has
+// one order (cpu_kernels.h).
 #include "common/engine/cpu_backend.h"
-
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,37 +22,31 @@
 #include "common/engine/thread_pool.h"
 #include "common/engine/widen.h"
 
-// MKL's, exported by libtorch_cpu. InitEngine checks that no other BLAS took its place.
-extern "C" void sgemm_(const char* transa, const char* transb, const int* m, const int* n,
-                       const int* k, const float* alpha, const float* a, const int* lda,
-                       const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
-
 namespace chord::engine {
 namespace {
 
 using model::DType;
 
-// Up to this many rows of x, a weight row is read once and multiplied with all of them; beyond it
-// the GEMM wins although it copies.
+// Up to this many rows of x, weights are used where they lie; beyond it a widened panel pays.
 constexpr int64_t kFewRows = 8;
-constexpr int64_t kTileRows = 256;    // of x
-constexpr int64_t kTileCols = 256;    // of the output: rows of the weight
-constexpr int64_t kTileDepth = 1024;  // of the inner dimension, where something must be widened
+constexpr int64_t kTileRows = 256;  // of x
+constexpr int64_t kTileCols = 128;  // of the output: a panel of so many weight rows stays in L2
 constexpr int64_t kQueryTile = 64;
-constexpr int64_t kKeyTile = 512;
-// Keys whose softmax is one piece. Pieces begin at multiples of it in the sequence and are joined
-// in order: part of what fixes the bits of a result.
+// Keys whose softmax is one piece. Pieces begin at multiples of it in the sequence or segment and
+// are joined in order.
 constexpr int64_t kKeyBlock = 256;
 constexpr int64_t kBlockPages = kKeyBlock / kPageKeys;
 static_assert(kPageKeys == kKvPageTokens);
 // Up to this many rows of a sequence, its key blocks are shared out among the threads.
 constexpr int64_t kSplitRows = 8;
-// Floats of scratch per thread; see Scratch.
-constexpr int64_t kScratch =
-    kTileCols * kTileDepth + kTileRows * kTileDepth + 2 * kTileRows * kTileCols + kTileCols;
-static_assert(kScratch >= (2 * kQueryTile + 2 * kKeyTile) * kMaxHeadDim + kQueryTile * kKeyTile +
-                              2 * kQueryTile);
-static_assert(kScratch >= 3 * kQueryTile * kMaxHeadDim + kQueryTile * (kKeyBlock + 4));
+// Floats of scratch per thread, for products (two panels, two tiles and a row) or attention
+// (queries, two sums, a page and two blocks of keys and values; scores; maxima and totals).
+constexpr int64_t kProductScratch =
+    (kTileRows + kTileCols) * kProductDepth + 2 * kTileRows * kTileCols + kTileCols;
+constexpr int64_t kAttentionScratch =
+    (3 * kQueryTile + kPageKeys + 2 * kKeyBlock) * kMaxHeadDim + kQueryTile * (kKeyBlock + 4);
+constexpr int64_t kScratch = std::max(kProductScratch, kAttentionScratch);
+static_assert(kScratch >= kMaxWidth);
 // Less than this many multiply-adds is not worth waking a thread for.
 constexpr int64_t kGrain = 32'768;
 
@@ -67,29 +58,10 @@ uint16_t* B16(const Mat& m, int64_t row, int64_t col = 0) {
 }
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// y[m, n] = beta·y + x[m, k] · op(w), row major; w is [n, k], or [k, n] when `plain`.
-void Gemm(bool plain, int64_t m, int64_t n, int64_t k, const float* x, int64_t ld_x, const float* w,
-          int64_t ld_w, float beta, float* y, int64_t ld_y) {
-  const float one = 1;
-  const int mi = static_cast<int>(m), ni = static_cast<int>(n), ki = static_cast<int>(k);
-  const int lx = static_cast<int>(ld_x), lw = static_cast<int>(ld_w), ly = static_cast<int>(ld_y);
-  sgemm_(plain ? "N" : "T", "N", &ni, &mi, &ki, &one, w, &lw, x, &lx, &beta, y, &ly);
-}
-
-// One thread per call of the BLAS: the tiles are what runs in parallel.
-void UseOneBlasThread() {
-  thread_local const bool done = [] {
-    at::set_num_threads(1);
-    return true;
-  }();
-  (void)done;
-}
-
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(DType dtype, bool native_bf16)
+  explicit CpuBackend(DType dtype)
       : Backend(dtype),
-        native_bf16_(native_bf16),
         round_(dtype == DType::kBFloat16),
         kernels_(Kernels()),
         pool_(CpuThreads()),
@@ -290,13 +262,9 @@ class CpuBackend final : public Backend {
                                 segment.begin, segment.length});
       }
     }
-    const Mat q = qkv.Cols(0, width), k = qkv.Cols(width, width), v = qkv.Cols(2 * width, width);
     pool_.Run(query_tiles_.size() * heads, [&](int64_t task, int worker) {
       const QueryTile& tile = query_tiles_[task / heads];
-      const int64_t col = task % heads * dim;
-      Attend(q.Rows(tile.row, tile.rows).Cols(col, dim), k.Rows(tile.key, tile.keys).Cols(col, dim),
-             v.Rows(tile.key, tile.keys).Cols(col, dim),
-             out.Rows(tile.row, tile.rows).Cols(col, dim), worker);
+      AttendSegment(qkv, tile, task % heads * dim, dim, out, worker);
     });
   }
 
@@ -425,7 +393,7 @@ class CpuBackend final : public Backend {
   };
   struct QueryTile {
     int64_t row = 0, rows = 0;
-    int64_t key = 0, keys = 0;  // the last row sees all of them
+    int64_t key = 0, keys = 0;
   };
   // Rows of a run and heads of one kv head, against the key blocks [block, end_block).
   struct AttentionTask {
@@ -452,6 +420,23 @@ class CpuBackend final : public Backend {
     float* total = nullptr;
   };
 
+  // What attention needs beside its queries.
+  struct Scratch {
+    Softmax result, next;
+    float* scores;
+    float* end;
+  };
+  static Scratch ScratchAfter(float* queries, int64_t dim) {
+    float* result = queries + kQueryTile * dim;
+    float* next = result + kQueryTile * dim;
+    float* scores = next + kQueryTile * dim;
+    float* rest = scores + kQueryTile * kKeyBlock;
+    return {{result, rest, rest + kQueryTile},
+            {next, rest + 2 * kQueryTile, rest + 3 * kQueryTile},
+            scores,
+            rest + 4 * kQueryTile};
+  }
+
   // Tensor elements -> dense `out`, float32 or bf16.
   void Convert(const model::TensorView& tensor, int64_t count, const Mat& out) {
     constexpr int64_t kPiece = 1 << 16;
@@ -463,6 +448,14 @@ class CpuBackend final : public Backend {
       Widen(tensor.dtype, {in, static_cast<size_t>(n * model::SizeOf(tensor.dtype))}, wide);
       UploadFlat(wide, first, n, out);
     });
+  }
+
+  void LoadRow(const Mat& src, int64_t row, int64_t col, int64_t count, float* out) {
+    if (src.dtype == DType::kBFloat16) {
+      kernels_.widen(B16(src, row, col), out, count);
+    } else {
+      std::memcpy(out, F32(src, row, col), count * sizeof(float));
+    }
   }
 
   void StoreRow(const float* in, const Mat& dst, int64_t row) {
@@ -527,107 +520,83 @@ class CpuBackend final : public Backend {
   void Product(const Mat& x, const float* few, const LinearLayer& layer, const Tile& tile, float* c,
                int64_t ld_c, int worker) {
     const Mat& w = layer.weight;
-    const float* bias = layer.bias.data == nullptr ? nullptr : F32(layer.bias, 0, tile.col);
-    if (few != nullptr) {
-      if (w.dtype == DType::kFloat32) {
-        kernels_.dots_f32(few, x.cols, static_cast<int>(tile.rows), F32(w, tile.col), w.stride,
-                          tile.cols, x.cols, c, ld_c);
+    const bool wide_weight = w.dtype == DType::kFloat32;
+    float* panel_w = scratch_[worker].get();
+    float* panel_x = panel_w + kTileCols * kProductDepth;
+    for (int64_t k = 0; k < x.cols; k += kProductDepth) {
+      const int64_t depth = std::min(kProductDepth, x.cols - k);
+      const float* rows = few != nullptr ? few + k : panel_x;
+      int64_t ld_x = few != nullptr ? x.cols : depth;
+      if (few == nullptr && x.dtype == DType::kFloat32 && depth == x.cols) {
+        rows = F32(x, tile.row);
+        ld_x = x.stride;
+      } else if (few == nullptr) {
+        // Together: rows a power of two apart would fall on the same few lines of the cache.
+        for (int64_t r = 0; r < tile.rows; ++r) {
+          if (x.dtype == DType::kFloat32) {
+            std::memcpy(panel_x + r * depth, F32(x, tile.row + r, k), depth * sizeof(float));
+          } else {
+            kernels_.widen(B16(x, tile.row + r, k), panel_x + r * depth, depth);
+          }
+        }
+      }
+      if (wide_weight) {
+        kernels_.products_f32(rows, ld_x, tile.rows, F32(w, tile.col, k), w.stride, tile.cols,
+                              depth, k > 0, c, ld_c);
+      } else if (few != nullptr) {
+        kernels_.products_bf16(rows, ld_x, tile.rows, B16(w, tile.col, k), w.stride, tile.cols,
+                               depth, k > 0, c, ld_c);
       } else {
-        kernels_.dots_bf16(few, x.cols, static_cast<int>(tile.rows), B16(w, tile.col), w.stride,
-                           tile.cols, x.cols, c, ld_c);
+        for (int64_t r = 0; r < tile.cols; ++r) {
+          kernels_.widen(B16(w, tile.col + r, k), panel_w + r * depth, depth);
+        }
+        kernels_.products_f32(rows, ld_x, tile.rows, panel_w, depth, tile.cols, depth, k > 0, c,
+                              ld_c);
       }
-      if (bias == nullptr) return;
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        kernels_.add(c + r * ld_c, bias, tile.cols, /*round=*/false);
-      }
-      return;
     }
-    UseOneBlasThread();
-    if (native_bf16_ && x.dtype == DType::kBFloat16 && w.dtype == DType::kBFloat16) {
-      NativeProduct(x, layer, tile, c, ld_c, worker);
-      return;
-    }
-    for (int64_t r = 0; bias != nullptr && r < tile.rows; ++r) {
-      std::memcpy(c + r * ld_c, bias, tile.cols * sizeof(float));
-    }
-    float beta = bias == nullptr ? 0 : 1;
-    const bool widen_x = x.dtype != DType::kFloat32, widen_w = w.dtype != DType::kFloat32;
-    const int64_t depth = widen_x || widen_w ? kTileDepth : x.cols;
-    float* wide_w = scratch_[worker].get();
-    float* wide_x = wide_w + kTileCols * kTileDepth;
-    for (int64_t k = 0; k < x.cols; k += depth, beta = 1) {
-      const int64_t n = std::min(depth, x.cols - k);
-      for (int64_t r = 0; widen_w && r < tile.cols; ++r) {
-        kernels_.widen(B16(w, tile.col + r, k), wide_w + r * n, n);
-      }
-      for (int64_t r = 0; widen_x && r < tile.rows; ++r) {
-        kernels_.widen(B16(x, tile.row + r, k), wide_x + r * n, n);
-      }
-      Gemm(/*plain=*/false, tile.rows, tile.cols, n, widen_x ? wide_x : F32(x, tile.row, k),
-           widen_x ? n : x.stride, widen_w ? wide_w : F32(w, tile.col, k), widen_w ? n : w.stride,
-           beta, c, ld_c);
+    if (layer.bias.data == nullptr) return;
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      kernels_.add(c + r * ld_c, F32(layer.bias, 0, tile.col), tile.cols, /*round=*/false);
     }
   }
 
-  // Processors with bf16 multiply-add: oneDNN through ATen, rounded once with the bias inside.
-  void NativeProduct(const Mat& x, const LinearLayer& layer, const Tile& tile, float* c,
-                     int64_t ld_c, int worker) {
-    const c10::InferenceMode inference;
-    const auto bf16 = at::TensorOptions().dtype(at::kBFloat16);
-    const Mat& w = layer.weight;
-    auto* y = reinterpret_cast<uint16_t*>(scratch_[worker].get());
-    const at::Tensor xs = at::from_blob(x.at(tile.row), {tile.rows, x.cols}, {x.stride, 1}, bf16);
-    const at::Tensor ws = at::from_blob(w.at(tile.col), {tile.cols, w.cols}, {w.stride, 1}, bf16);
-    at::Tensor ys = at::from_blob(y, {tile.rows, tile.cols}, bf16);
-    if (layer.bias.data == nullptr) {
-      at::mm_out(ys, xs, ws.t());
-    } else {
-      auto* bias = y + kTileRows * kTileCols;
-      kernels_.narrow(F32(layer.bias, 0, tile.col), bias, tile.cols);
-      at::addmm_out(ys, at::from_blob(bias, {tile.cols}, bf16), xs, ws.t());
+  // One head of up to kQueryTile rows against all rows of their segment; the head begins at column
+  // `col` of queries, keys and values.
+  void AttendSegment(const Mat& qkv, const QueryTile& tile, int64_t col, int64_t dim,
+                     const Mat& out, int worker) {
+    float* queries = scratch_[worker].get();
+    const Scratch s = ScratchAfter(queries, dim);
+    float* row = s.end;  // one page of keys, as they lie
+    float* keys = row + kPageKeys * dim;
+    float* values = keys + kKeyBlock * dim;
+    const bool wide = qkv.dtype == DType::kFloat32;
+    for (int64_t r = 0; r < tile.rows; ++r) LoadRow(qkv, tile.row + r, col, dim, queries + r * dim);
+    KeyBlock block;
+    block.value_stride = wide ? qkv.stride : dim;
+    for (int64_t first = 0; first < tile.keys; first += kKeyBlock) {
+      block.keys_end = std::min(kKeyBlock, tile.keys - first);
+      for (int64_t i = 0; i * kPageKeys < block.keys_end; ++i) {
+        const int64_t at = tile.key + first + i * kPageKeys;
+        const int64_t count = std::min(kPageKeys, block.keys_end - i * kPageKeys);
+        const float* page = wide ? F32(qkv, at, out.cols + col) : row;
+        for (int64_t j = 0; !wide && j < count; ++j) {
+          LoadRow(qkv, at + j, out.cols + col, dim, row + j * dim);
+          LoadRow(qkv, at + j, 2 * out.cols + col, dim, values + (i * kPageKeys + j) * dim);
+        }
+        float* transposed = keys + i * kPageKeys * dim;
+        kernels_.transpose_page(page, wide ? qkv.stride : dim, count, dim, transposed);
+        block.keys[i] = transposed;
+        block.values[i] = wide ? F32(qkv, at, 2 * out.cols + col) : values + i * kPageKeys * dim;
+        block.key_scales[i] = block.value_scales[i] = nullptr;
+      }
+      const auto visible = [&](int64_t) { return block.keys_end; };
+      AttendBlock(kKvFloat32, queries, tile.rows, dim, block, visible, s.scores,
+                  first == 0 ? s.result : s.next);
+      for (int64_t r = 0; first > 0 && r < tile.rows; ++r) Join(s.next, r, s.result, r, dim);
     }
     for (int64_t r = 0; r < tile.rows; ++r) {
-      kernels_.widen(y + r * tile.cols, c + r * ld_c, tile.cols);
-    }
-  }
-
-  // Attention of up to kQueryTile rows: online softmax over blocks of keys, float32 throughout.
-  void Attend(const Mat& q, const Mat& k, const Mat& v, const Mat& out, int worker) {
-    UseOneBlasThread();
-    const int64_t dim = q.cols;
-    const float scale = Scale(dim);
-    const bool wide = q.dtype == DType::kFloat32;
-    float* queries = scratch_[worker].get();
-    float* block_k = queries + kQueryTile * dim;
-    float* block_v = block_k + kKeyTile * dim;
-    float* sums = block_v + kKeyTile * dim;
-    float* scores = sums + kQueryTile * dim;
-    float* max = scores + kQueryTile * kKeyTile;
-    float* total = max + kQueryTile;
-    std::fill_n(max, q.rows, -std::numeric_limits<float>::infinity());
-    std::fill_n(total, q.rows, 0.0f);
-    for (int64_t r = 0; !wide && r < q.rows; ++r) {
-      kernels_.widen(B16(q, r), queries + r * dim, dim);
-    }
-    for (int64_t key = 0; key < k.rows; key += kKeyTile) {
-      const int64_t n = std::min(kKeyTile, k.rows - key);
-      for (int64_t r = 0; !wide && r < n; ++r) {
-        kernels_.widen(B16(k, key + r), block_k + r * dim, dim);
-        kernels_.widen(B16(v, key + r), block_v + r * dim, dim);
-      }
-      Gemm(/*plain=*/false, q.rows, n, dim, wide ? F32(q, 0) : queries, wide ? q.stride : dim,
-           wide ? F32(k, key) : block_k, wide ? k.stride : dim, 0, scores, n);
-      for (int64_t r = 0; r < q.rows; ++r) {
-        float* row = scores + r * n;
-        const float rescale = kernels_.softmax_block(row, n, scale, &max[r], &total[r]);
-        if (key > 0 && rescale != 1) kernels_.scale(sums + r * dim, dim, rescale);
-      }
-      Gemm(/*plain=*/true, q.rows, dim, n, scores, n, wide ? F32(v, key) : block_v,
-           wide ? v.stride : dim, key > 0, sums, dim);
-    }
-    for (int64_t r = 0; r < q.rows; ++r) {
-      kernels_.scale(sums + r * dim, dim, 1 / total[r]);
-      StoreRow(sums + r * dim, out, r);
+      kernels_.scale(s.result.sums + r * dim, dim, 1 / s.result.total[r]);
+      StoreRow(s.result.sums + r * dim, out.Cols(col, dim), tile.row + r);
     }
   }
 
@@ -699,27 +668,16 @@ class CpuBackend final : public Backend {
     const int64_t kv_head = task.head / (cache.heads.query / cache.heads.kv);
     const QueryRun& run = *task.run;
     float* queries = scratch_[worker].get();  // a row's heads one after another
-    Softmax result;
-    result.sums = queries + kQueryTile * dim;
-    float* next_sums = result.sums + kQueryTile * dim;
-    result.max = next_sums + kQueryTile * dim;
-    result.total = result.max + kQueryTile;
-    Softmax next{next_sums, result.total + kQueryTile, result.total + 2 * kQueryTile};
-    float* scores = next.total + kQueryTile;
+    const Scratch s = ScratchAfter(queries, dim);
+    Softmax result = s.result;
     if (task.partial >= 0) {
       result.sums = partials_.data() + task.partial;
       result.max = result.sums + rows * dim;
       result.total = result.max + rows;
     }
-    const Mat place =
-        q.Rows(run.begin + task.row, task.rows).Cols(task.head * dim, task.heads * dim);
     for (int64_t r = 0; r < task.rows; ++r) {
-      float* row = queries + r * place.cols;
-      if (q.dtype == DType::kBFloat16) {
-        kernels_.widen(B16(place, r), row, place.cols);
-      } else {
-        std::memcpy(row, F32(place, r), place.cols * sizeof(float));
-      }
+      LoadRow(q, run.begin + task.row + r, task.head * dim, task.heads * dim,
+              queries + r * task.heads * dim);
     }
     const KvElement element = ElementOf(cache.type);
     KeyBlock block;
@@ -740,8 +698,9 @@ class CpuBackend final : public Backend {
         return run.start + task.row + r / task.heads + 1 - first;
       };
       const bool is_first = b == task.block;
-      AttendBlock(element, queries, rows, dim, block, visible, scores, is_first ? result : next);
-      for (int64_t r = 0; !is_first && r < rows; ++r) Join(next, r, result, r, dim);
+      AttendBlock(element, queries, rows, dim, block, visible, s.scores,
+                  is_first ? result : s.next);
+      for (int64_t r = 0; !is_first && r < rows; ++r) Join(s.next, r, result, r, dim);
     }
     if (task.partial < 0) StoreAttention(task, result, dim, out);
   }
@@ -779,7 +738,6 @@ class CpuBackend final : public Backend {
     return static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
   }
 
-  const bool native_bf16_;
   const bool round_;
   const CpuKernels& kernels_;
   ThreadPool& pool_;
@@ -791,23 +749,8 @@ class CpuBackend final : public Backend {
   std::vector<float> few_, partials_;
 };
 
-bool HasNativeBf16() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
 }  // namespace
 
-std::unique_ptr<Backend> MakeCpuBackend(DType dtype) {
-  return MakeCpuBackend(dtype, HasNativeBf16());
-}
-
-std::unique_ptr<Backend> MakeCpuBackend(DType dtype, bool native_bf16) {
-  return std::make_unique<CpuBackend>(dtype, native_bf16);
-}
+std::unique_ptr<Backend> MakeCpuBackend(DType dtype) { return std::make_unique<CpuBackend>(dtype); }
 
 }  // namespace chord::engine

@@ -14,7 +14,5 @@ inline constexpr int64_t kMaxWidth = 131'072;  // hidden and intermediate sizes
 
 // float32 or bf16.
 std::unique_ptr<Backend> MakeCpuBackend(model::DType dtype);
-// native_bf16: multiply bf16 by bf16 in the processor (oneDNN) instead of widening to float32.
-std::unique_ptr<Backend> MakeCpuBackend(model::DType dtype, bool native_bf16);
 
 }  // namespace chord::engine

@@ -11,6 +11,9 @@ namespace chord::engine {
 // How keys and values are stored.
 enum KvElement { kKvFloat32, kKvBFloat16, kKvInt8, kKvElements };
 inline constexpr int64_t kPageKeys = 16;  // keys of a page
+// Inner dimension of one product. Longer ones are the sum of such pieces in order: rows of this
+// length stay in the first cache while others are multiplied with them.
+inline constexpr int64_t kProductDepth = 512;
 
 struct CpuKernels {
   const char* instruction_set;
@@ -19,12 +22,16 @@ struct CpuKernels {
   void (*widen)(const uint16_t* in, float* out, int64_t n);
   void (*narrow)(const float* in, uint16_t* out, int64_t n);
 
-  // out[i·ld_out + j] = Σ_k x[i·ld_x + k] · w[j·ld_w + k], i < m, j < n; meant for
-  // few rows of x.
-  void (*dots_f32)(const float* x, int64_t ld_x, int m, const float* w, int64_t ld_w, int64_t n,
-                   int64_t k, float* out, int64_t ld_out);
-  void (*dots_bf16)(const float* x, int64_t ld_x, int m, const uint16_t* w, int64_t ld_w, int64_t n,
-                    int64_t k, float* out, int64_t ld_out);
+  // out[i·ld_out + j] = Σ_k x[i·ld_x + k] · w[j·ld_w + k], i < m, j < n; with `add` that much more.
+  // k <= kProductDepth. An element is summed in one order whatever m and n are: a register of
+  // partial sums over k, their sum by halves, what was there before.
+  void (*products_f32)(const float* x, int64_t ld_x, int64_t m, const float* w, int64_t ld_w,
+                       int64_t n, int64_t k, bool add, float* out, int64_t ld_out);
+  void (*products_bf16)(const float* x, int64_t ld_x, int64_t m, const uint16_t* w, int64_t ld_w,
+                        int64_t n, int64_t k, bool add, float* out, int64_t ld_out);
+
+  // Up to kPageKeys rows -> out[d·kPageKeys + j] = in[j·ld_in + d], the other columns 0.
+  void (*transpose_page)(const float* in, int64_t ld_in, int64_t rows, int64_t dim, float* out);
 
   // out[k] += Σ_j p[j] · v[j·ld_v + k], k < width.
   void (*weighted_sum_f32)(const float* p, const float* v, int64_t ld_v, int64_t n, int64_t width,

@@ -19,10 +19,8 @@ using model::DType;
 
 // The same operation on both backends.
 struct Pair {
-  explicit Pair(DType compute, bool native_bf16 = false)
-      : dtype(compute),
-        ours(MakeCpuBackend(dtype, native_bf16)),
-        reference(MakeTorchBackend(Device{}, dtype)) {}
+  explicit Pair(DType compute)
+      : dtype(compute), ours(MakeCpuBackend(dtype)), reference(MakeTorchBackend(Device{}, dtype)) {}
 
   // `slack`: of the tolerance.
   template <typename Fn>
@@ -74,12 +72,11 @@ struct Stored {
 
 struct Types {
   DType compute, stored;
-  bool native = false;
 };
 
 class BackendTest : public testing::TestWithParam<Types> {
  protected:
-  BackendTest() : pair(GetParam().compute, GetParam().native) {}
+  BackendTest() : pair(GetParam().compute) {}
   Pair pair;
 };
 
@@ -307,18 +304,16 @@ TEST_P(BackendTest, MovesRows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    DTypes, BackendTest,
-    testing::Values(Types{DType::kFloat32, DType::kFloat32},
-                    Types{DType::kFloat32, DType::kBFloat16},
-                    Types{DType::kBFloat16, DType::kBFloat16},
-                    Types{DType::kBFloat16, DType::kFloat32},
-                    Types{DType::kBFloat16, DType::kBFloat16, /*native=*/true}),
-    [](const auto& made) {
-      return std::string(made.param.compute == DType::kFloat32 ? "Fp32" : "Bf16") + "From" +
-             (made.param.stored == DType::kFloat32 ? "Fp32" : "Bf16") +
-             (made.param.native ? "Native" : "");
-    });
+INSTANTIATE_TEST_SUITE_P(DTypes, BackendTest,
+                         testing::Values(Types{DType::kFloat32, DType::kFloat32},
+                                         Types{DType::kFloat32, DType::kBFloat16},
+                                         Types{DType::kBFloat16, DType::kBFloat16},
+                                         Types{DType::kBFloat16, DType::kFloat32}),
+                         [](const auto& made) {
+                           return std::string(made.param.compute == DType::kFloat32 ? "Fp32"
+                                                                                    : "Bf16") +
+                                  "From" + (made.param.stored == DType::kFloat32 ? "Fp32" : "Bf16");
+                         });
 
 TEST(CpuBackend, UsesMappedWeightsWhereTheyLie) {
   const Stored bf16(DType::kBFloat16, 4, 8, 1), fp32(DType::kFloat32, 4, 8, 1);

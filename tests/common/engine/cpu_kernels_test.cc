@@ -72,26 +72,51 @@ TEST_P(CpuKernelsTest, RoundsToNearestEvenAndKeepsNan) {
   }
 }
 
-TEST_P(CpuKernelsTest, MultipliesRows) {
+TEST_P(CpuKernelsTest, MultipliesRowsTheSameForAnyNumberOfThem) {
   for (int64_t depth : kLengths) {
-    for (int m : {1, 2, 3, 4, 5, 8}) {
-      const int64_t n = 11, ld_w = depth + 3;
-      const std::vector<float> x = RandomFloats(m * depth, 1), w = RandomFloats(n * ld_w, 2);
-      const std::vector<uint16_t> w16 = Bf16(w);
-      std::vector<float> out(m * n), out16(m * n);
-      k.dots_f32(x.data(), depth, m, w.data(), ld_w, n, depth, out.data(), n);
-      k.dots_bf16(x.data(), depth, m, w16.data(), ld_w, n, depth, out16.data(), n);
-      for (int i = 0; i < m; ++i) {
-        for (int64_t j = 0; j < n; ++j) {
-          double sum = 0, size = 0;
-          for (int64_t d = 0; d < depth; ++d) {
-            sum += double{x[i * depth + d]} * w[j * ld_w + d];
-            size += std::abs(double{x[i * depth + d]} * w[j * ld_w + d]);
-          }
-          EXPECT_NEAR(out[i * n + j], sum, 1e-6 * size);
-          EXPECT_NEAR(out16[i * n + j], sum, 1e-6 * size);  // the weights are bf16 values
+    const int64_t rows = 29, n = 11, ld_w = depth + 3;
+    const std::vector<float> x = RandomFloats(rows * depth, 1), w = RandomFloats(n * ld_w, 2);
+    const std::vector<uint16_t> w16 = Bf16(w);
+    std::vector<float> all(rows * n);
+    k.products_f32(x.data(), depth, rows, w.data(), ld_w, n, depth, false, all.data(), n);
+    for (int i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t d = 0; d < depth; ++d) {
+          sum += double{x[i * depth + d]} * w[j * ld_w + d];
+          size += std::abs(double{x[i * depth + d]} * w[j * ld_w + d]);
         }
+        EXPECT_NEAR(all[i * n + j], sum, 1e-6 * size);
       }
+    }
+    for (int m = 1; m <= rows; ++m) {
+      std::vector<float> some(m * n), some16(m * n);
+      k.products_f32(x.data(), depth, m, w.data(), ld_w, n, depth, false, some.data(), n);
+      k.products_bf16(x.data(), depth, m, w16.data(), ld_w, n, depth, false, some16.data(), n);
+      const std::vector<float> expected(all.begin(), all.begin() + m * n);
+      EXPECT_EQ(some, expected) << m << " of depth " << depth;
+      EXPECT_EQ(some16, expected);  // the weights are bf16 values
+      // A column alone, on top of what is there.
+      for (float& value : some) value = 0.5f;
+      k.products_f32(x.data(), depth, m, &w[3 * ld_w], ld_w, 1, depth, true, &some[3], n);
+      for (int i = 0; i < m; ++i) {
+        EXPECT_EQ(some[i * n + 3], 0.5f + expected[i * n + 3]);
+        EXPECT_EQ(some[i * n + 4], 0.5f);
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, TransposesPages) {
+  for (int64_t dim : {1, 4, 10, 48}) {
+    for (int64_t rows : {1, 4, 7, 16}) {
+      const std::vector<float> in = RandomFloats(16 * (dim + 3), 1);
+      std::vector<float> out(16 * dim, -1), expected(16 * dim, 0);
+      for (int64_t j = 0; j < rows; ++j) {
+        for (int64_t d = 0; d < dim; ++d) expected[d * 16 + j] = in[j * (dim + 3) + d];
+      }
+      k.transpose_page(in.data(), dim + 3, rows, dim, out.data());
+      EXPECT_EQ(out, expected);
     }
   }
 }
