@@ -32,9 +32,9 @@ using prometheus::Histogram;
 
 using Names = std::vector<const char*>;  // of an enum, in its order
 
-const Names kMethods = {"ground",           "ground_stream",  "ground_batch", "upload_image",
-                        "chat_completions", "list_models",    "admin",        "encode",
-                        "decode",           "push_embeddings"};
+const Names kMethods = {"ground",           "ground_stream", "ground_batch",   "upload_image",
+                        "chat_completions", "list_models",   "admin",          "batch_item",
+                        "encode",           "decode",        "push_embeddings"};
 const Names kStages = {"queue",    "probe",   "decode_pixels", "preprocess", "vision", "push",
                        "tokenize", "reserve", "receive",       "prefill",    "decode", "parse"};
 const Names kQueues = {"admission", "encode", "prefill", "decode"};
@@ -45,6 +45,10 @@ const Names kKvStates = {"capacity", "reserved", "used"};
 const Names kDeviceBytes = {"planned", "used", "peak"};
 const Names kTokenKinds = {"image", "prompt", "generated", "forced"};
 const Names kCacheEvents = {"hit", "miss", "evicted"};
+const Names kImageEvents = {"uploaded", "asked",   "hit",     "miss",
+                            "evicted",  "expired", "deleted", "refused"};
+const Names kPictureCaches = {"none", "embeddings", "kv"};
+const Names kRetryOutcomes = {"answered", "failed", "over_budget", "no_worker"};
 const Names kSessionEvents = {"created", "hit", "miss", "evicted", "expired"};
 const Names kModelStates = {"loading", "ready", "draining", "error"};
 const Names kLogLevels = {"debug", "info", "warning", "error"};
@@ -71,6 +75,9 @@ const Names kReasons = {"IMAGE_MISSING",
                         "IMAGE_METADATA_TOO_LARGE",
                         "IMAGE_URL_REFUSED",
                         "IMAGE_ID_UNKNOWN",
+                        "IMAGE_TWICE",
+                        "IMAGE_STORE_FULL",
+                        "UPLOAD_MISMATCH",
                         "PROMPT_MISSING",
                         "PROMPT_EMPTY",
                         "PROMPT_TOO_LONG",
@@ -94,6 +101,9 @@ const Names kReasons = {"IMAGE_MISSING",
                         "DEADLINE_EXCEEDED",
                         "CANCELLED",
                         "OVERLOADED",
+                        "CLIENT_LIMIT",
+                        "BATCH_TOO_LONG",
+                        "SESSION_BUSY",
                         "SHUTTING_DOWN",
                         "WORKER_UNAVAILABLE",
                         "WORKER_LOST",
@@ -222,9 +232,10 @@ struct Metrics::Impl {
   Labelled<Gauge> inflight_requests, queue_depth, workers, kv_bytes, device_bytes;
   Labelled<Histogram> request_seconds, stage_seconds;
   Labelled<Counter> rejected, cancelled, expired, http, embedding_cache, tokens, session,
-      embedding_bytes, log_lines;
+      embedding_bytes, log_lines, image_events, picture_cache, retries;
   Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
   Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
+  Gauge *store_bytes = nullptr, *store_images = nullptr, *sessions = nullptr;
   Gauge *resident = nullptr, *virtual_memory = nullptr, *open_fds = nullptr, *threads = nullptr;
   Histogram *answer_boxes = nullptr, *box_confidence = nullptr, *image_patches = nullptr,
             *encode_batch = nullptr, *prompt_tokens = nullptr, *answer_tokens = nullptr,
@@ -298,6 +309,19 @@ void Metrics::Impl::MakeGateway() {
   box_confidence =
       &HistogramFamily("chord_box_confidence", "Confidence of one box, 0 to 1.").Add({}, kRatios);
   image_bytes = &CounterFamily("chord_image_bytes_total", "Bytes of pictures received.").Add({});
+  store_bytes =
+      &GaugeFamily("chord_image_store_bytes", "Memory of pictures kept for questions.").Add({});
+  store_images = &GaugeFamily("chord_image_store_images", "Pictures kept for questions.").Add({});
+  image_events.Make(CounterFamily("chord_image_store_total", "Life of pictures kept."), "event",
+                    kImageEvents);
+  sessions = &GaugeFamily("chord_sessions", "Conversations kept.").Add({});
+  session.Make(CounterFamily("chord_session_total", "Life of conversations."), "event",
+               kSessionEvents);
+  picture_cache.Make(
+      CounterFamily("chord_picture_cache_total", "Answers, by the cache that served the picture."),
+      "cache", kPictureCaches);
+  retries.Make(CounterFamily("chord_retries_total", "Requests whose worker was lost, by outcome."),
+               "outcome", kRetryOutcomes);
 }
 
 void Metrics::Impl::MakeWorker() {
@@ -378,6 +402,14 @@ void Metrics::BoxConfidence(double confidence) { Observe(impl_->box_confidence, 
 void Metrics::ImageReceived(int64_t bytes) {
   Increment(impl_->image_bytes, static_cast<double>(bytes));
 }
+void Metrics::SetImageStore(int64_t bytes, int64_t images) {
+  Set(impl_->store_bytes, static_cast<double>(bytes));
+  Set(impl_->store_images, static_cast<double>(images));
+}
+void Metrics::Image(ImageEvent event) { Increment(impl_->image_events[Index(event)]); }
+void Metrics::SetSessions(int64_t alive) { Set(impl_->sessions, static_cast<double>(alive)); }
+void Metrics::ServedBy(PictureCache cache) { Increment(impl_->picture_cache[Index(cache)]); }
+void Metrics::Retried(RetryOutcome outcome) { Increment(impl_->retries[Index(outcome)]); }
 
 void Metrics::ImageEncoded(int64_t patches) {
   Observe(impl_->image_patches, static_cast<double>(patches));
