@@ -143,6 +143,20 @@ absl::Status ImageIdUnknown() {
   return Make(absl::StatusCode::kNotFound, "IMAGE_ID_UNKNOWN",
               "This image_id is unknown or has expired. Upload the picture again.");
 }
+absl::Status ImageTwice() {
+  return Invalid("IMAGE_TWICE", "The request has a picture and an image_id. Send one of them.");
+}
+absl::Status ImageStoreFull(absl::Duration retry_after) {
+  return MakeCatalogued(absl::StatusCode::kResourceExhausted, "IMAGE_STORE_FULL",
+                        "There is no room for more pictures that stay. Delete pinned ones, upload "
+                        "without pin, or try again when some have expired.",
+                        retry_after);
+}
+absl::Status UploadMismatch() {
+  return Invalid("UPLOAD_MISMATCH",
+                 "The upload does not hold what its start announced. Send the start with the "
+                 "file's size, then the file in chunks of 1 byte to 1 MiB.");
+}
 
 absl::Status PromptMissing() {
   return Invalid("PROMPT_MISSING",
@@ -245,6 +259,24 @@ absl::Status Cancelled() {
 absl::Status Overloaded(absl::Duration retry_after) {
   return MakeCatalogued(absl::StatusCode::kResourceExhausted, "OVERLOADED",
                         "The service is busy. Try again after the time given.", retry_after);
+}
+absl::Status ClientLimit(int limit, absl::Duration retry_after) {
+  return MakeCatalogued(absl::StatusCode::kResourceExhausted, "CLIENT_LIMIT",
+                        absl::StrCat("This client has ", limit,
+                                     " requests under way, which is the limit. Wait for an answer "
+                                     "before you send the next."),
+                        retry_after);
+}
+absl::Status BatchLimit(int64_t questions, int64_t limit) {
+  return Invalid("BATCH_TOO_LONG",
+                 absl::StrCat("The batch has ", questions, " questions; it may have 1 to ", limit,
+                              ". Send it in parts, or stream it (GroundBatch)."));
+}
+absl::Status SessionBusy() {
+  return MakeCatalogued(absl::StatusCode::kAborted, "SESSION_BUSY",
+                        "A question of this session is still being answered. Wait for its answer, "
+                        "then ask the next.",
+                        absl::Seconds(1));
 }
 absl::Status ShuttingDown() {
   return MakeCatalogued(

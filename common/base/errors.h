@@ -49,6 +49,12 @@ absl::Status ImageAspectRatio(int64_t width, int64_t height);  // IMAGE_ASPECT_R
 absl::Status ImageMetadataLimit();                             // IMAGE_METADATA_TOO_LARGE
 absl::Status ImageUrlRefused();                                // IMAGE_URL_REFUSED
 absl::Status ImageIdUnknown();                                 // IMAGE_ID_UNKNOWN (NOT_FOUND)
+// The picture came with its bytes and with an image_id.
+absl::Status ImageTwice();  // IMAGE_TWICE
+// Pinned pictures fill the store, or its share for pinned ones.
+absl::Status ImageStoreFull(absl::Duration retry_after);  // IMAGE_STORE_FULL (RESOURCE_EXHAUSTED)
+// The chunks of an upload do not add up to what its start said.
+absl::Status UploadMismatch();  // UPLOAD_MISMATCH
 
 // --- text and parameters ----------------------------------------------------------------------
 absl::Status PromptMissing();                                   // PROMPT_MISSING
@@ -81,7 +87,13 @@ absl::Status ConnectionLimit();                         // CONNECTION_LIMIT (UNA
 absl::Status DeadlineExceeded();                        // DEADLINE_EXCEEDED
 absl::Status Cancelled();                               // CANCELLED
 absl::Status Overloaded(absl::Duration retry_after);    // OVERLOADED (RESOURCE_EXHAUSTED)
-absl::Status ShuttingDown();                            // SHUTTING_DOWN (UNAVAILABLE)
+// One client has as many requests under way as it may.
+absl::Status ClientLimit(int limit,
+                         absl::Duration retry_after);       // CLIENT_LIMIT (RESOURCE_EXHAUSTED)
+absl::Status BatchLimit(int64_t questions, int64_t limit);  // BATCH_TOO_LONG
+// A question of the same conversation is still being answered.
+absl::Status SessionBusy();   // SESSION_BUSY (ABORTED)
+absl::Status ShuttingDown();  // SHUTTING_DOWN (UNAVAILABLE)
 // `role` is "vision" or "language".
 absl::Status WorkerUnavailable(absl::string_view role);    // WORKER_UNAVAILABLE (UNAVAILABLE)
 absl::Status WorkerLost(absl::string_view role);           // WORKER_LOST (UNAVAILABLE)

@@ -31,6 +31,14 @@ inline constexpr int64_t kCeilingPromptBytes = 65'536;
 inline constexpr int kDefaultNewTokens = 512;
 inline constexpr int kCeilingNewTokens = 4'096;
 
+inline constexpr int kMaxSessionIdBytes = 64;
+inline constexpr int kMaxTagBytes = 64;      // of a question of a batch
+inline constexpr int kCeilingBatch = 1'024;  // questions of one list
+inline constexpr int kCeilingSessions = 100'000;
+// Earlier turns of a conversation that are kept: pairs of question and answer, and their text.
+inline constexpr int kMaxSessionTurns = 16;
+inline constexpr int64_t kMaxSessionBytes = 64LL << 10;
+
 // --- wire -----------------------------------------------------------------------------------
 // One chunk of embeddings or of a picture between our processes. gRPC's default receive limit of
 // 4 MiB stays as it is on internal calls.

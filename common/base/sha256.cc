@@ -31,10 +31,12 @@ void Sha256::UpdateField(absl::string_view bytes) {
   Update(bytes);
 }
 
-std::string Sha256::HexDigest() {
+std::string Sha256::Digest() {
   std::string out(32, '\0');
   EVP_DigestFinal_ex(impl_->ctx, reinterpret_cast<unsigned char*>(out.data()), nullptr);
-  return absl::BytesToHexString(out);
+  return out;
 }
+
+std::string Sha256::HexDigest() { return absl::BytesToHexString(Digest()); }
 
 }  // namespace chord

@@ -18,6 +18,7 @@ class Sha256 {
   // Length first, so that ("ab","c") and ("a","bc") differ.
   void UpdateField(absl::string_view bytes);
   std::string HexDigest();  // 64 lower-case hex digits; call once
+  std::string Digest();     // the same as 32 bytes; call once, instead
 
  private:
   struct Impl;

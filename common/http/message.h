@@ -16,6 +16,22 @@ namespace chord::http {
 
 using Fields = std::vector<std::pair<std::string, std::string>>;
 
+// The answer of a streaming handler, piece by piece. Thread-safe; no call waits for the client.
+class ResponseStream {
+ public:
+  struct Head {
+    int status = 200;
+    std::string content_type;
+    Fields fields = {};
+  };
+  virtual ~ResponseStream() = default;
+  // Sends the header; at most once, before any Write.
+  virtual void Begin(Head head) = 0;
+  // Sends `bytes` after what was sent before. False when the client is gone or has left too much
+  // unread: nothing more can reach it, and the request's token has fired.
+  virtual bool Write(std::string bytes) = 0;
+};
+
 struct Request {
   std::string id;          // ours, unique; "X-Request-Id" of the answer
   std::string client_id;   // the client's own "X-Request-Id" when well-formed, else empty
@@ -27,6 +43,10 @@ struct Request {
   absl::Time received_at;  // when the first byte of the request was seen
   // Fires when the client goes away or the server gives up waiting for it to finish.
   CancelToken cancel;
+  std::string peer;  // the client's address without port
+  // Of a handler that may stream: once it has called Begin, the Response that it returns is not
+  // sent any more. Null in `quick` handlers. Lives as long as the handler runs.
+  ResponseStream* stream = nullptr;
 
   // The first value of `lower_case_name`; empty when absent.
   absl::string_view field(absl::string_view lower_case_name) const;
@@ -50,8 +70,9 @@ struct Route {
   // Runs on an I/O thread without queueing: answers while all handler threads are busy. Such a
   // handler must not block.
   bool quick = false;
-  // Asked after the header and before the body: a refusal costs no body memory. May be null.
-  std::function<absl::Status()> admit = nullptr;
+  // Asked after the header and before the body (which is empty yet): a refusal costs no body memory
+  // and waits for no handler thread. Must not block. May be null.
+  std::function<absl::Status(const Request&)> admit = nullptr;
 };
 
 }  // namespace chord::http

@@ -118,7 +118,8 @@ class Session : public std::enable_shared_from_this<Session> {
   bool evictable = false;
 
  private:
-  enum class Phase { kIdle, kHeader, kBody, kHandling, kWriting, kLingering, kClosed };
+  enum class Phase { kIdle, kHeader, kBody, kHandling, kStreaming, kWriting, kLingering, kClosed };
+  class Stream;
 
   void Read();
   void OnRead(error_code ec, size_t bytes);
@@ -129,6 +130,12 @@ class Session : public std::enable_shared_from_this<Session> {
   void Dispatch();
   void Refuse(const absl::Status& status);
   void Respond(Response response);
+  std::string Head(int status, const std::string& content_type, const Fields& fields) const;
+  void Report(int status, int64_t response_bytes);
+  void BeginStream(ResponseStream::Head head);
+  void StreamBytes(std::string bytes);
+  void EndStream();
+  void WriteStream();
   void OnWritten(error_code ec);
   void Linger();
   void Close();
@@ -157,6 +164,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   std::optional<beast_http::request_parser<beast_http::string_body>> parser_;
   Request request_;
+  std::string peer_;
   const Route* route_ = nullptr;
   bool head_ = false;
   int version_ = 11;
@@ -167,6 +175,14 @@ class Session : public std::enable_shared_from_this<Session> {
   Fields extra_;        // of the answer in the making
   CancelSource cancel_;
   std::string out_head_, out_body_;
+
+  // Of a streamed answer. `pending_` waits while out_body_ is being written.
+  std::string pending_;
+  int stream_status_ = 0;
+  int64_t streamed_ = 0;
+  bool chunked_ = false;
+  bool stream_writing_ = false;
+  bool stream_ended_ = false;
 };
 
 class ServerImpl : public Server {
@@ -226,7 +242,14 @@ class ServerImpl : public Server {
 // --- Session ------------------------------------------------------------------------------------
 
 Session::Session(ServerImpl& server, tcp::socket socket)
-    : server_(server), socket_(std::move(socket)), timer_(socket_.get_executor()) {}
+    : server_(server), socket_(std::move(socket)), timer_(socket_.get_executor()) {
+  error_code ignored;
+  net::ip::address address = socket_.remote_endpoint(ignored).address();
+  if (address.is_v6() && address.to_v6().is_v4_mapped()) {
+    address = net::ip::make_address_v4(net::ip::v4_mapped, address.to_v6());
+  }
+  peer_ = address.to_string();
+}
 
 Session::~Session() {
   ReleaseBody();
@@ -256,9 +279,9 @@ void Session::Abort() {
   draining_ = true;
   cancel_.Cancel(errors::ShuttingDown());
   // A handler that is told to stop still gets its answer out; the rest has nothing to wait for.
-  if (phase_ == Phase::kHandling) {
+  if (phase_ == Phase::kHandling || (phase_ == Phase::kStreaming && !stream_ended_)) {
     close_after_ = true;
-  } else if (phase_ != Phase::kWriting) {
+  } else if (phase_ != Phase::kWriting && phase_ != Phase::kStreaming) {
     Close();
   } else {
     SetDeadline(std::chrono::seconds(1));
@@ -303,7 +326,7 @@ void Session::OnTimeout() {
   const bool begun = phase_ == Phase::kHeader || phase_ == Phase::kBody;
   if (begun) {
     Refuse(errors::RequestTimeout());
-  } else if (phase_ == Phase::kHandling) {
+  } else if (phase_ == Phase::kHandling || (phase_ == Phase::kStreaming && !stream_writing_)) {
     SetDeadline(std::chrono::hours(1));  // handlers have deadlines of their own
   } else {
     Close();
@@ -335,7 +358,7 @@ void Session::OnRead(error_code ec, size_t bytes) {
   if (phase_ == Phase::kClosed) return;
   if (ec) {
     peer_gone_ = true;
-    if (phase_ == Phase::kHandling) {
+    if (phase_ == Phase::kHandling || phase_ == Phase::kStreaming) {
       cancel_.Cancel(errors::Cancelled());
     } else if (phase_ != Phase::kWriting) {
       Close();
@@ -347,7 +370,7 @@ void Session::OnRead(error_code ec, size_t bytes) {
     return;
   }
   in_.append(scratch_.data(), bytes);
-  if (phase_ == Phase::kHandling || phase_ == Phase::kWriting) {
+  if (phase_ == Phase::kHandling || phase_ == Phase::kStreaming || phase_ == Phase::kWriting) {
     Read();  // goes on watching for the end of the connection
     return;
   }
@@ -361,12 +384,17 @@ void Session::BeginRequest() {
   parser_->body_limit(std::numeric_limits<uint64_t>::max());
   request_ = Request();
   request_.id = NewRequestId();
+  request_.peer = peer_;
   request_.received_at = absl::Now();
   begun_ = Clock::now();
   route_ = nullptr;
   head_ = false;
   version_ = 11;
   body_received_ = 0;
+  pending_.clear();
+  stream_status_ = 0;
+  streamed_ = 0;
+  chunked_ = stream_writing_ = stream_ended_ = false;
   close_after_ = true;  // until the header says otherwise
   reason_.clear();
   extra_.clear();
@@ -512,7 +540,7 @@ absl::Status Session::CheckHeader() {
     return errors::BodyTooLarge(route_->body_limit);
   }
   if (route_->admit) {
-    if (absl::Status status = route_->admit(); !status.ok()) return status;
+    if (absl::Status status = route_->admit(request_); !status.ok()) return status;
   }
   if (has_body) {
     const int64_t bytes = length ? static_cast<int64_t>(*length) : route_->body_limit;
@@ -553,6 +581,35 @@ void Session::OnHeader() {
   }
 }
 
+// A handler's end of a streamed answer. Its calls go to the strand in their order.
+class Session::Stream final : public ResponseStream {
+ public:
+  explicit Stream(Session& session) : session_(session) {}
+  bool begun() const { return begun_; }
+
+  void Begin(Head head) override {
+    begun_ = true;
+    net::post(session_.socket_.get_executor(),
+              [self = session_.shared_from_this(), head = std::move(head)]() mutable {
+                self->BeginStream(std::move(head));
+              });
+  }
+
+  bool Write(std::string bytes) override {
+    if (session_.request_.cancel.cancelled()) return false;
+    if (bytes.empty()) return true;
+    net::post(session_.socket_.get_executor(),
+              [self = session_.shared_from_this(), bytes = std::move(bytes)]() mutable {
+                self->StreamBytes(std::move(bytes));
+              });
+    return true;
+  }
+
+ private:
+  Session& session_;
+  std::atomic<bool> begun_{false};
+};
+
 void Session::Dispatch() {
   request_.body = std::move(parser_->get().body());
   request_.cancel = cancel_.token();
@@ -574,11 +631,19 @@ void Session::Dispatch() {
   }
   Read();  // watches for the client going away
   const bool taken = server_.Submit([self = shared_from_this(), handle] {
+    Stream stream(*self);
+    self->request_.stream = &stream;
     Response response = handle(self->request_);
+    self->request_.stream = nullptr;
     std::string().swap(self->request_.body);
-    net::post(self->socket_.get_executor(), [self, response = std::move(response)]() mutable {
-      self->Respond(std::move(response));
-    });
+    net::post(self->socket_.get_executor(),
+              [self, streamed = stream.begun(), response = std::move(response)]() mutable {
+                if (streamed) {
+                  self->EndStream();
+                } else {
+                  self->Respond(std::move(response));
+                }
+              });
   });
   if (!taken) {
     reason_ = "OVERLOADED";
@@ -592,57 +657,124 @@ void Session::Refuse(const absl::Status& status) {
   Respond(Problem(status, request_.id));
 }
 
+std::string Session::Head(int status, const std::string& content_type, const Fields& fields) const {
+  std::string out = absl::StrCat(
+      "HTTP/1.1 ", status, " ", ReasonPhrase(status),
+      "\r\nDate: ", absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", absl::Now(), absl::UTCTimeZone()),
+      "\r\nX-Request-Id: ", request_.id, "\r\n");
+  if (!request_.client_id.empty()) {
+    absl::StrAppend(&out, "X-Client-Request-Id: ", request_.client_id, "\r\n");
+  }
+  absl::StrAppend(&out, "X-Content-Type-Options: nosniff\r\n");
+  for (const Fields* some : {&extra_, &fields}) {
+    for (const auto& [name, value] : *some) absl::StrAppend(&out, name, ": ", value, "\r\n");
+  }
+  if (!content_type.empty()) absl::StrAppend(&out, "Content-Type: ", content_type, "\r\n");
+  if (close_after_) {
+    absl::StrAppend(&out, "Connection: close\r\n");
+  } else if (version_ < 11) {
+    absl::StrAppend(&out, "Connection: keep-alive\r\n");
+  }
+  absl::StrAppend(&out, "\r\n");
+  return out;
+}
+
+void Session::Report(int status, int64_t response_bytes) {
+  if (!server_.options.on_exchange) return;
+  Server::Exchange exchange;
+  exchange.request_id = request_.id;
+  exchange.client_request_id = request_.client_id;
+  exchange.method = request_.method.empty() ? "" : head_ ? "HEAD" : KnownMethod(request_.method);
+  exchange.route = route_ == nullptr ? "" : route_->path;
+  exchange.status = status;
+  exchange.reason = reason_;
+  exchange.request_bytes = body_received_;
+  exchange.response_bytes = response_bytes;
+  exchange.duration = absl::FromChrono(Clock::now() - begun_);
+  server_.options.on_exchange(exchange);
+}
+
 void Session::Respond(Response response) {
   if (phase_ == Phase::kClosed) return;
-  const int64_t request_bytes = static_cast<int64_t>(body_received_);
   parser_.reset();
   ReleaseBody();
   if (draining_ || peer_gone_) close_after_ = true;
 
   const bool bodiless = response.status == 204 || response.status < 200;
-  out_head_ = absl::StrCat(
-      "HTTP/1.1 ", response.status, " ", ReasonPhrase(response.status),
-      "\r\nDate: ", absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", absl::Now(), absl::UTCTimeZone()),
-      "\r\nX-Request-Id: ", request_.id, "\r\n");
-  if (!request_.client_id.empty()) {
-    absl::StrAppend(&out_head_, "X-Client-Request-Id: ", request_.client_id, "\r\n");
+  if (!bodiless) {
+    response.fields.emplace_back("Content-Length", absl::StrCat(response.body.size()));
   }
-  absl::StrAppend(&out_head_, "X-Content-Type-Options: nosniff\r\n");
-  for (const Fields* fields : {&extra_, &response.fields}) {
-    for (const auto& [name, value] : *fields)
-      absl::StrAppend(&out_head_, name, ": ", value, "\r\n");
-  }
-  if (!response.content_type.empty()) {
-    absl::StrAppend(&out_head_, "Content-Type: ", response.content_type, "\r\n");
-  }
-  if (!bodiless) absl::StrAppend(&out_head_, "Content-Length: ", response.body.size(), "\r\n");
-  if (close_after_) {
-    absl::StrAppend(&out_head_, "Connection: close\r\n");
-  } else if (version_ < 11) {
-    absl::StrAppend(&out_head_, "Connection: keep-alive\r\n");
-  }
-  absl::StrAppend(&out_head_, "\r\n");
+  out_head_ = Head(response.status, response.content_type, response.fields);
   out_body_ = head_ || bodiless ? std::string() : std::move(response.body);
-
-  if (server_.options.on_exchange) {
-    Server::Exchange exchange;
-    exchange.request_id = request_.id;
-    exchange.client_request_id = request_.client_id;
-    exchange.method = request_.method.empty() ? "" : head_ ? "HEAD" : KnownMethod(request_.method);
-    exchange.route = route_ == nullptr ? "" : route_->path;
-    exchange.status = response.status;
-    exchange.reason = reason_;
-    exchange.request_bytes = request_bytes;
-    exchange.response_bytes = static_cast<int64_t>(out_body_.size());
-    exchange.duration = absl::FromChrono(Clock::now() - begun_);
-    server_.options.on_exchange(exchange);
-  }
+  Report(response.status, static_cast<int64_t>(out_body_.size()));
 
   Enter(Phase::kWriting);
   SetDeadline(TransferTime(static_cast<int64_t>(out_head_.size() + out_body_.size())));
   const std::array<net::const_buffer, 2> buffers = {net::buffer(out_head_), net::buffer(out_body_)};
   net::async_write(socket_, buffers,
                    [self = shared_from_this()](error_code ec, size_t) { self->OnWritten(ec); });
+}
+
+void Session::BeginStream(ResponseStream::Head head) {
+  if (phase_ != Phase::kHandling) return;
+  ReleaseBody();
+  if (draining_ || peer_gone_) close_after_ = true;
+  chunked_ = version_ >= 11;
+  if (!chunked_) close_after_ = true;  // its end is the answer's
+  if (chunked_) head.fields.emplace_back("Transfer-Encoding", "chunked");
+  stream_status_ = head.status;
+  pending_ = Head(head.status, head.content_type, head.fields);
+  Enter(Phase::kStreaming);
+  WriteStream();
+}
+
+void Session::StreamBytes(std::string bytes) {
+  if (phase_ != Phase::kStreaming || stream_ended_) return;
+  streamed_ += static_cast<int64_t>(bytes.size());
+  if (!head_) {
+    if (chunked_) absl::StrAppend(&pending_, absl::Hex(bytes.size()), "\r\n");
+    pending_ += bytes;
+    if (chunked_) pending_ += "\r\n";
+  }
+  if (static_cast<int64_t>(pending_.size()) > server_.options.max_stream_bytes) {
+    Close();  // it does not read; the handler hears of it
+    return;
+  }
+  WriteStream();
+}
+
+void Session::EndStream() {
+  if (phase_ != Phase::kStreaming) return;
+  stream_ended_ = true;
+  if (chunked_ && !head_) pending_ += "0\r\n\r\n";
+  Report(stream_status_, streamed_);
+  WriteStream();
+}
+
+void Session::WriteStream() {
+  if (stream_writing_) return;
+  if (pending_.empty()) {
+    if (stream_ended_) {
+      OnWritten({});
+    } else {
+      SetDeadline(std::chrono::hours(1));
+    }
+    return;
+  }
+  out_body_.swap(pending_);
+  pending_.clear();
+  stream_writing_ = true;
+  SetDeadline(TransferTime(static_cast<int64_t>(out_body_.size())));
+  net::async_write(socket_, net::buffer(out_body_),
+                   [self = shared_from_this()](error_code ec, size_t) {
+                     if (self->phase_ == Phase::kClosed) return;
+                     self->stream_writing_ = false;
+                     if (ec) {
+                       self->Close();
+                     } else {
+                       self->WriteStream();
+                     }
+                   });
 }
 
 void Session::OnWritten(error_code ec) {

@@ -5,6 +5,8 @@
 // application/problem+json with a request id. Connections are served by a few I/O threads;
 // handlers run on a bounded pool and may block. A client that goes away while its handler runs
 // fires Request::cancel; one that only shuts down its sending side counts as gone too.
+// A handler may stream its answer (Request::stream): chunked, or until the end of the connection
+// for HTTP/1.0.
 #pragma once
 
 #include <memory>
@@ -46,6 +48,9 @@ class Server {
     // A transfer of n bytes, either way, may take body_grace + n / min_bytes_per_second.
     absl::Duration body_grace = absl::Seconds(10);
     int64_t min_bytes_per_second = 16 << 10;
+    // Bytes of a streamed answer that wait for their client; one that leaves more unread is cut
+    // off.
+    int64_t max_stream_bytes = 4 << 20;
     // How long a refused client may go on sending before the connection is cut, so that it finds
     // the answer instead of a reset.
     absl::Duration linger = absl::Seconds(5);

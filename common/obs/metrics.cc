@@ -32,9 +32,9 @@ using prometheus::Histogram;
 
 using Names = std::vector<const char*>;  // of an enum, in its order
 
-const Names kMethods = {"ground",           "ground_stream",  "ground_batch", "upload_image",
-                        "chat_completions", "list_models",    "admin",        "encode",
-                        "decode",           "push_embeddings"};
+const Names kMethods = {"ground",           "ground_stream", "ground_batch",   "upload_image",
+                        "chat_completions", "list_models",   "admin",          "batch_item",
+                        "encode",           "decode",        "push_embeddings"};
 const Names kStages = {"queue",    "probe",   "decode_pixels", "preprocess", "vision", "push",
                        "tokenize", "reserve", "receive",       "prefill",    "decode", "parse"};
 const Names kQueues = {"admission", "encode", "prefill", "decode"};
@@ -42,10 +42,13 @@ const Names kPoints = {"queue",   "decode_pixels", "preprocess", "vision", "push
                        "receive", "prefill",       "decode",     "reply"};
 const Names kDirections = {"sent", "received"};
 const Names kKvStates = {"capacity", "used", "kept"};
-const Names kPictureSources = {"rows", "embeddings", "kv"};
 const Names kDeviceBytes = {"planned", "used", "peak"};
 const Names kTokenKinds = {"image", "prompt", "generated", "forced"};
 const Names kCacheEvents = {"hit", "miss", "evicted"};
+const Names kImageEvents = {"uploaded", "asked",   "hit",     "miss",
+                            "evicted",  "expired", "deleted", "refused"};
+const Names kPictureCaches = {"none", "embeddings", "kv"};
+const Names kRetryOutcomes = {"answered", "failed", "over_budget", "no_worker"};
 const Names kSessionEvents = {"created", "hit", "miss", "evicted", "expired"};
 const Names kModelStates = {"loading", "ready", "draining", "error"};
 const Names kLogLevels = {"debug", "info", "warning", "error"};
@@ -72,6 +75,9 @@ const Names kReasons = {"IMAGE_MISSING",
                         "IMAGE_METADATA_TOO_LARGE",
                         "IMAGE_URL_REFUSED",
                         "IMAGE_ID_UNKNOWN",
+                        "IMAGE_TWICE",
+                        "IMAGE_STORE_FULL",
+                        "UPLOAD_MISMATCH",
                         "PROMPT_MISSING",
                         "PROMPT_EMPTY",
                         "PROMPT_TOO_LONG",
@@ -95,6 +101,9 @@ const Names kReasons = {"IMAGE_MISSING",
                         "DEADLINE_EXCEEDED",
                         "CANCELLED",
                         "OVERLOADED",
+                        "CLIENT_LIMIT",
+                        "BATCH_TOO_LONG",
+                        "SESSION_BUSY",
                         "SHUTTING_DOWN",
                         "WORKER_UNAVAILABLE",
                         "WORKER_LOST",
@@ -223,11 +232,11 @@ struct Metrics::Impl {
   Labelled<Gauge> inflight_requests, queue_depth, workers, kv_bytes, device_bytes;
   Labelled<Histogram> request_seconds, stage_seconds;
   Labelled<Counter> rejected, cancelled, expired, http, embedding_cache, tokens, session,
-      embedding_bytes, log_lines;
+      embedding_bytes, log_lines, image_events, picture_cache, retries;
   Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
   Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
   Gauge *kept_pictures = nullptr, *kept_picture_bytes = nullptr;
-  Labelled<Counter> picture_source;
+  Gauge *store_bytes = nullptr, *store_images = nullptr, *sessions = nullptr;
   Gauge *resident = nullptr, *virtual_memory = nullptr, *open_fds = nullptr, *threads = nullptr;
   Histogram *answer_boxes = nullptr, *box_confidence = nullptr, *image_patches = nullptr,
             *encode_batch = nullptr, *prompt_tokens = nullptr, *answer_tokens = nullptr,
@@ -301,6 +310,19 @@ void Metrics::Impl::MakeGateway() {
   box_confidence =
       &HistogramFamily("chord_box_confidence", "Confidence of one box, 0 to 1.").Add({}, kRatios);
   image_bytes = &CounterFamily("chord_image_bytes_total", "Bytes of pictures received.").Add({});
+  store_bytes =
+      &GaugeFamily("chord_image_store_bytes", "Memory of pictures kept for questions.").Add({});
+  store_images = &GaugeFamily("chord_image_store_images", "Pictures kept for questions.").Add({});
+  image_events.Make(CounterFamily("chord_image_store_total", "Life of pictures kept."), "event",
+                    kImageEvents);
+  sessions = &GaugeFamily("chord_sessions", "Conversations kept.").Add({});
+  session.Make(CounterFamily("chord_session_total", "Life of conversations."), "event",
+               kSessionEvents);
+  picture_cache.Make(
+      CounterFamily("chord_picture_cache_total", "Answers, by the cache that served the picture."),
+      "cache", kPictureCaches);
+  retries.Make(CounterFamily("chord_retries_total", "Requests whose worker was lost, by outcome."),
+               "outcome", kRetryOutcomes);
 }
 
 void Metrics::Impl::MakeWorker() {
@@ -337,15 +359,13 @@ void Metrics::Impl::MakeLanguage() {
   kv_bytes.Make(GaugeFamily("chord_kv_bytes", "Memory of the key/value cache."), "state",
                 kKvStates);
   tickets = &GaugeFamily("chord_tickets", "Tickets alive.").Add({});
-  picture_source.Make(CounterFamily("chord_picture_source_total",
-                                    "What served a picture's share of a request."),
-                      "source", kPictureSources);
+  picture_cache.Make(
+      CounterFamily("chord_picture_cache_total", "Answers, by the cache that served the picture."),
+      "cache", kPictureCaches);
   kept_pictures =
       &GaugeFamily("chord_kept_pictures", "Pictures known for more questions.").Add({});
   kept_picture_bytes =
       &GaugeFamily("chord_kept_picture_bytes", "Embeddings kept for more questions.").Add({});
-  session.Make(CounterFamily("chord_session_total", "Life of image sessions."), "event",
-               kSessionEvents);
 }
 
 Metrics::Metrics(Role role, absl::string_view version)
@@ -388,6 +408,14 @@ void Metrics::BoxConfidence(double confidence) { Observe(impl_->box_confidence, 
 void Metrics::ImageReceived(int64_t bytes) {
   Increment(impl_->image_bytes, static_cast<double>(bytes));
 }
+void Metrics::SetImageStore(int64_t bytes, int64_t images) {
+  Set(impl_->store_bytes, static_cast<double>(bytes));
+  Set(impl_->store_images, static_cast<double>(images));
+}
+void Metrics::Image(ImageEvent event) { Increment(impl_->image_events[Index(event)]); }
+void Metrics::SetSessions(int64_t alive) { Set(impl_->sessions, static_cast<double>(alive)); }
+void Metrics::ServedBy(PictureCache cache) { Increment(impl_->picture_cache[Index(cache)]); }
+void Metrics::Retried(RetryOutcome outcome) { Increment(impl_->retries[Index(outcome)]); }
 
 void Metrics::ImageEncoded(int64_t patches) {
   Observe(impl_->image_patches, static_cast<double>(patches));
@@ -419,9 +447,6 @@ void Metrics::SetKvBytes(KvState state, int64_t bytes) {
   Set(impl_->kv_bytes[Index(state)], static_cast<double>(bytes));
 }
 void Metrics::SetTickets(int64_t alive) { Set(impl_->tickets, static_cast<double>(alive)); }
-void Metrics::PictureServed(PictureSource source) {
-  Increment(impl_->picture_source[Index(source)]);
-}
 void Metrics::SetKeptPictures(int64_t pictures, int64_t bytes) {
   Set(impl_->kept_pictures, static_cast<double>(pictures));
   Set(impl_->kept_picture_bytes, static_cast<double>(bytes));

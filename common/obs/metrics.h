@@ -30,6 +30,7 @@ enum class Method {
   kChatCompletions,
   kListModels,
   kAdmin,
+  kBatchItem,  // one question of a batch
   kEncode,
   kDecode,
   kPushEmbeddings,
@@ -65,11 +66,12 @@ enum class Point {
 enum class Direction { kSent, kReceived };
 // kUsed: requests run through it; kKept: of earlier requests, makes room when needed.
 enum class KvState { kCapacity, kUsed, kKept };
-// What served a picture's share of a request.
-enum class PictureSource { kRows, kEmbeddings, kKv };
 enum class DeviceBytes { kPlanned, kUsed, kPeak };
 enum class TokenKind { kImage, kPrompt, kGenerated, kForced };
 enum class CacheEvent { kHit, kMiss, kEvicted };
+enum class ImageEvent { kUploaded, kAsked, kHit, kMiss, kEvicted, kExpired, kDeleted, kRefused };
+enum class PictureCache { kNone, kEmbeddings, kKv };
+enum class RetryOutcome { kAnswered, kFailed, kOverBudget, kNoWorker };
 enum class SessionEvent { kCreated, kHit, kMiss, kEvicted, kExpired };
 enum class ModelState { kLoading, kReady, kDraining, kError };
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
@@ -101,11 +103,16 @@ class Metrics {
   void SetReady(bool ready);                // chord_ready
 
   // --- gateway ----------------------------------------------------------------------------------
-  void HttpResponse(int http_status);         // chord_http_responses_total{class="2xx"}
-  void SetWorkers(Role role, int64_t alive);  // chord_workers
-  void Answered(int64_t boxes);               // chord_answer_boxes
-  void BoxConfidence(double confidence);      // chord_box_confidence
-  void ImageReceived(int64_t bytes);          // chord_image_bytes_total
+  void HttpResponse(int http_status);                 // chord_http_responses_total{class="2xx"}
+  void SetWorkers(Role role, int64_t alive);          // chord_workers
+  void Answered(int64_t boxes);                       // chord_answer_boxes
+  void BoxConfidence(double confidence);              // chord_box_confidence
+  void ImageReceived(int64_t bytes);                  // chord_image_bytes_total
+  void SetImageStore(int64_t bytes, int64_t images);  // chord_image_store_bytes, _images
+  void Image(ImageEvent event);                       // chord_image_store_total
+  void SetSessions(int64_t alive);                    // chord_sessions
+  void Session(SessionEvent event);                   // chord_session_total
+  void Retried(RetryOutcome outcome);                 // chord_retries_total
 
   // --- vision_worker ----------------------------------------------------------------------------
   void ImageEncoded(int64_t patches);     // chord_image_patches
@@ -121,10 +128,11 @@ class Metrics {
   void SetInflightTokens(int64_t tokens);         // chord_inflight_tokens
   void SetKvBytes(KvState state, int64_t bytes);  // chord_kv_bytes
   void SetTickets(int64_t alive);                 // chord_tickets
-  void PictureServed(PictureSource source);       // chord_picture_source_total
   // Embeddings kept for more questions; chord_kept_pictures, chord_kept_picture_bytes.
   void SetKeptPictures(int64_t pictures, int64_t bytes);
-  void Session(SessionEvent event);               // chord_session_total
+
+  // --- gateway and llm_worker -------------------------------------------------------------------
+  void ServedBy(PictureCache cache);  // chord_picture_cache_total
 
   // --- both workers -----------------------------------------------------------------------------
   void EmbeddingBytes(Direction direction, int64_t bytes);  // chord_embedding_bytes_total

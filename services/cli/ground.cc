@@ -4,13 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
+#include <deque>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <map>
-#include <mutex>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -19,8 +20,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "chord/v1/grounding.grpc.pb.h"
+#include "chord/v1/images.grpc.pb.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
@@ -47,7 +50,8 @@ constexpr char kHelp[] =
     "  --json               the whole answer as JSON; for a DIR one line a picture\n"
     "  --max-new-tokens N   longest answer, 1 to 4096\n"
     "  --timeout SECONDS    for each picture (default 60)\n"
-    "  --parallel N         pictures of a DIR asked at once, 1 to 16 (default 2)\n"
+    "  --grammar G          auto (boxes are decoded under the box grammar) or off\n"
+    "  --parallel N         pictures of a DIR asked at once, 1 to 16 (default 4)\n"
     "Exit code: 0 when every picture was answered, 1 otherwise, 2 for a wrong command line.\n";
 
 struct Options {
@@ -56,6 +60,7 @@ struct Options {
   bool json = false;
   int max_new_tokens = 0;
   absl::Duration timeout;
+  v1::Grammar grammar = v1::GRAMMAR_AUTO;
 };
 
 absl::StatusOr<std::string> ReadPicture(const std::string& path) {
@@ -118,40 +123,40 @@ Json ErrorJson(const absl::Status& status) {
   return {{"error", {{"code", ErrorReason(status)}, {"detail", std::string(status.message())}}}};
 }
 
-class Asker {
- public:
-  Asker(const std::string& server, Options options)
-      : stub_(v1::Grounding::NewStub(rpc::MakeChannel(server))), options_(std::move(options)) {}
+// Text for stdout.
+absl::StatusOr<std::string> Shown(const v1::GroundResponse& answer, const std::string& bytes,
+                                  const Options& options, const std::string& annotate, int indent) {
+  if (!annotate.empty()) CHORD_RETURN_IF_ERROR(WriteAnnotated(bytes, answer, annotate));
+  return options.json ? rpc::AnswerJson(answer, indent) + "\n" : HumanAnswer(answer);
+}
 
-  // Text for stdout, or why there is none.
-  absl::StatusOr<std::string> Ask(const std::string& path, const std::string& annotate,
-                                  int indent) {
-    CHORD_ASSIGN_OR_RETURN(std::string bytes, ReadPicture(path));
-    v1::GroundRequest request;
-    request.set_image(bytes);
-    request.set_prompt(options_.sentence);
-    if (options_.max_new_tokens > 0) request.set_max_new_tokens(options_.max_new_tokens);
-    grpc::ClientContext context;
-    rpc::SetDeadline(context, absl::Now() + options_.timeout);
-    v1::GroundResponse answer;
-    const absl::Status status = rpc::FromGrpc(stub_->Ground(&context, request, &answer));
-    if (!status.ok()) {
-      if (IsCatalogued(status)) return status;
-      if (status.code() == absl::StatusCode::kUnavailable) {
-        return absl::UnavailableError(
-            "No Chord answers at the server's address. Start one with \"chord serve\", or name it "
-            "with --server.");
-      }
-      return status;
-    }
-    if (!annotate.empty()) CHORD_RETURN_IF_ERROR(WriteAnnotated(bytes, answer, annotate));
-    return options_.json ? rpc::AnswerJson(answer, indent) + "\n" : HumanAnswer(answer);
-  }
+void Fill(const Options& options, v1::GroundRequest& request) {
+  request.set_prompt(options.sentence);
+  request.set_grammar(options.grammar);
+  if (options.max_new_tokens > 0) request.set_max_new_tokens(options.max_new_tokens);
+}
 
- private:
-  std::unique_ptr<v1::Grounding::Stub> stub_;
-  const Options options_;
-};
+absl::Status NoServer(const absl::Status& status) {
+  if (IsCatalogued(status) || status.code() != absl::StatusCode::kUnavailable) return status;
+  return absl::UnavailableError(
+      "No Chord answers at the server's address. Start one with \"chord serve\", or name it with "
+      "--server.");
+}
+
+absl::StatusOr<std::string> AskOne(const std::string& server, const std::string& path,
+                                   const Options& options) {
+  CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(path));
+  const auto stub = v1::Grounding::NewStub(rpc::MakeChannel(server));
+  v1::GroundRequest request;
+  request.set_image(bytes);
+  Fill(options, request);
+  grpc::ClientContext context;
+  rpc::SetDeadline(context, absl::Now() + options.timeout);
+  v1::GroundResponse answer;
+  const absl::Status status = rpc::FromGrpc(stub->Ground(&context, request, &answer));
+  if (!status.ok()) return NoServer(status);
+  return Shown(answer, bytes, options, options.annotate, options.json ? 2 : -1);
+}
 
 std::vector<std::string> PicturesOf(const std::string& dir) {
   std::vector<std::string> out;
@@ -185,8 +190,222 @@ void ShowProgress(size_t done, size_t failed, size_t all, bool last) {
   std::fflush(stderr);
 }
 
+// All pictures of a folder over one stream of the server (GroundBatch), a few at a time. What is
+// refused because the server is busy is asked again after the time it gave.
+class FolderAsker {
+ public:
+  // Called once for each file, from one thread at a time.
+  using OnAnswer = std::function<void(size_t file, const absl::StatusOr<v1::GroundResponse>&)>;
+
+  FolderAsker(const std::string& server, const Options& options,
+              const std::vector<std::string>& files, int parallel, OnAnswer on_answer)
+      : channel_(rpc::MakeChannel(server)),
+        grounding_(v1::Grounding::NewStub(channel_)),
+        images_(v1::Images::NewStub(channel_)),
+        options_(options),
+        files_(files),
+        parallel_(parallel),
+        on_answer_(std::move(on_answer)) {
+    for (size_t i = 0; i < files.size(); ++i) waiting_.push_back({i, 0, absl::InfinitePast()});
+  }
+
+  void Run() {
+    // A server that went away in the middle is asked again for what is left, as long as each
+    // stream gets somewhere.
+    absl::Status status;
+    size_t before;
+    do {
+      before = answered_;
+      status = OneStream();
+    } while (answered_ < files_.size() && answered_ > before &&
+             status.code() == absl::StatusCode::kUnavailable);
+    if (status.ok()) status = errors::WorkerLost("language");
+    status = NoServer(status);
+    for (const auto& [file, flight] : flying_) on_answer_(file, status);
+    for (const Waiting& one : waiting_) on_answer_(one.file, status);
+  }
+
+ private:
+  static constexpr int kAttempts = 6;
+  // Bigger files go up in chunks and are asked about by their handle, so that no message meets the
+  // server's limit.
+  static constexpr size_t kInline = 4 << 20;
+
+  struct Waiting {
+    size_t file;
+    int attempts;
+    absl::Time not_before;
+  };
+  struct Flight {
+    int attempts = 0;
+    absl::Time deadline;
+    std::string image_id;  // uploaded for this question
+  };
+  using Stream = grpc::ClientReaderWriter<v1::GroundBatchRequest, v1::GroundBatchResponse>;
+
+  absl::Status OneStream() {
+    grpc::ClientContext context;
+    std::unique_ptr<Stream> stream = grounding_->GroundBatch(&context);
+    {
+      absl::MutexLock lock(&mu_);
+      for (auto& [file, flight] : flying_) {  // of a stream that broke
+        waiting_.push_front({file, flight.attempts, absl::InfinitePast()});
+      }
+      flying_.clear();
+      broken_ = false;
+    }
+    std::thread sender([&] { Send(context, *stream); });
+    v1::GroundBatchResponse response;
+    while (stream->Read(&response)) Take(response);
+    {
+      absl::MutexLock lock(&mu_);
+      broken_ = true;
+      changed_.SignalAll();
+    }
+    sender.join();
+    const absl::Status status = rpc::FromGrpc(stream->Finish());
+    absl::MutexLock lock(&mu_);
+    return gave_up_ && absl::IsCancelled(status) ? absl::OkStatus() : status;
+  }
+
+  // Sends what may go now, and gives up what takes too long.
+  void Send(grpc::ClientContext& context, Stream& stream) {
+    absl::MutexLock lock(&mu_);
+    while (!broken_) {
+      const absl::Time now = absl::Now();
+      absl::Time next = now + absl::Seconds(60);
+      for (auto at = flying_.begin(); at != flying_.end();) {
+        const auto flight = at++;
+        next = std::min(next, flight->second.deadline);
+        if (now < flight->second.deadline) continue;
+        const size_t file = flight->first;
+        flying_.erase(flight);
+        gave_up_ = true;
+        Answer(file, errors::DeadlineExceeded());
+      }
+      if (answered_ == files_.size()) break;
+      const auto ready = std::find_if(waiting_.begin(), waiting_.end(),
+                                      [&](const Waiting& one) { return one.not_before <= now; });
+      if (static_cast<int>(flying_.size()) < parallel_ && ready != waiting_.end()) {
+        const Waiting one = *ready;
+        waiting_.erase(ready);
+        flying_[one.file] = {one.attempts + 1, now + options_.timeout, ""};
+        mu_.Unlock();
+        const absl::Status sent = SendOne(one.file, stream);
+        mu_.Lock();
+        if (!sent.ok() && flying_.erase(one.file) > 0) Answer(one.file, sent);
+        continue;
+      }
+      for (const Waiting& one : waiting_) next = std::min(next, std::max(one.not_before, now));
+      if (static_cast<int>(flying_.size()) >= parallel_) next = now + absl::Milliseconds(500);
+      changed_.WaitWithDeadline(&mu_, next);
+    }
+    const bool late = gave_up_ && !broken_;
+    mu_.Unlock();
+    if (late) {
+      context.TryCancel();  // answers nobody waits for
+    } else {
+      stream.WritesDone();
+    }
+    mu_.Lock();
+  }
+
+  absl::Status SendOne(size_t file, Stream& stream) {
+    CHORD_ASSIGN_OR_RETURN(std::string bytes, ReadPicture(files_[file]));
+    v1::GroundBatchRequest item;
+    item.set_tag(absl::StrCat(file));
+    Fill(options_, *item.mutable_request());
+    if (bytes.size() <= kInline) {
+      item.mutable_request()->set_image(std::move(bytes));
+    } else {
+      CHORD_ASSIGN_OR_RETURN(const std::string id, Upload(bytes));
+      item.mutable_request()->set_image_id(id);
+      absl::MutexLock lock(&mu_);
+      if (const auto flight = flying_.find(file); flight != flying_.end()) {
+        flight->second.image_id = id;
+      }
+    }
+    stream.Write(item);  // a stream that broke tells so when it is read
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> Upload(const std::string& bytes) {
+    grpc::ClientContext context;
+    rpc::SetDeadline(context, absl::Now() + options_.timeout);
+    v1::Image image;
+    const auto writer = images_->Upload(&context, &image);
+    v1::UploadRequest part;
+    part.mutable_start()->set_total_bytes(static_cast<int64_t>(bytes.size()));
+    bool open = writer->Write(part);
+    for (size_t at = 0; open && at < bytes.size(); at += limits::kMaxChunkBytes) {
+      part.set_chunk(bytes.substr(at, limits::kMaxChunkBytes));
+      open = writer->Write(part);
+    }
+    writer->WritesDone();
+    CHORD_RETURN_IF_ERROR(rpc::FromGrpc(writer->Finish()));
+    return image.image_id();
+  }
+
+  void Take(const v1::GroundBatchResponse& response) {
+    size_t file = 0;
+    std::string image_id;
+    {
+      absl::MutexLock lock(&mu_);
+      if (!absl::SimpleAtoi(response.tag(), &file)) return;
+      const auto flight = flying_.find(file);
+      if (flight == flying_.end()) return;  // given up
+      const int attempts = flight->second.attempts;
+      image_id = flight->second.image_id;
+      flying_.erase(flight);
+      if (response.has_error()) {
+        const v1::Error& error = response.error();
+        const absl::Duration wait = absl::Seconds(error.retry_after_seconds());
+        if (wait > absl::ZeroDuration() && attempts < kAttempts) {
+          waiting_.push_back({file, attempts, absl::Now() + wait});
+        } else {
+          Answer(file, MakeCatalogued(static_cast<absl::StatusCode>(error.code()), error.reason(),
+                                      error.message()));
+        }
+      } else {
+        Answer(file, response.response());
+      }
+      changed_.SignalAll();
+    }
+    if (image_id.empty()) return;
+    grpc::ClientContext context;
+    rpc::SetDeadline(context, absl::Now() + absl::Seconds(5));
+    v1::ImageRef ref;
+    ref.set_image_id(image_id);
+    v1::DeleteImageResponse ignored;
+    (void)images_->Delete(&context, ref, &ignored);
+  }
+
+  void Answer(size_t file, const absl::StatusOr<v1::GroundResponse>& answer)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    ++answered_;
+    on_answer_(file, answer);
+  }
+
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::Grounding::Stub> grounding_;
+  const std::unique_ptr<v1::Images::Stub> images_;
+  const Options& options_;
+  const std::vector<std::string>& files_;
+  const int parallel_;
+  const OnAnswer on_answer_;
+
+  absl::Mutex mu_;
+  absl::CondVar changed_;
+  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);
+  std::map<size_t, Flight> flying_ ABSL_GUARDED_BY(mu_);
+  size_t answered_ ABSL_GUARDED_BY(mu_) = 0;
+  bool gave_up_ ABSL_GUARDED_BY(mu_) = false;  // on some answer that may still come
+  bool broken_ ABSL_GUARDED_BY(mu_) = false;
+};
+
 // Answers are printed in the order of the files, whichever comes first.
-int GroundFolder(Asker& asker, const std::string& dir, const Options& options, int parallel) {
+int GroundFolder(const std::string& server, const std::string& dir, const Options& options,
+                 int parallel) {
   const std::vector<std::string> files = PicturesOf(dir);
   if (files.empty()) {
     std::fprintf(stderr, "chord ground: there is no JPEG, PNG or WebP picture in %s.\n",
@@ -197,51 +416,51 @@ int GroundFolder(Asker& asker, const std::string& dir, const Options& options, i
     std::error_code error;
     fs::create_directories(options.annotate, error);
   }
-  std::mutex mu;
-  std::atomic<size_t> next{0};
   std::map<size_t, std::string> ready;  // answered, not printed yet
   size_t printed = 0, done = 0, failed = 0;
-  auto work = [&] {
-    for (size_t i; (i = next++) < files.size();) {
-      const fs::path file = files[i];
-      const std::string out =
-          options.annotate.empty()
-              ? ""
-              : (fs::path(options.annotate) / (file.filename().string() + ".png")).string();
-      const absl::StatusOr<std::string> answer = asker.Ask(files[i], out, -1);
-      const std::string name = file.filename().string();
-      std::string text;
-      if (options.json) {
-        Json line = {{"file", name}};
-        line.update(answer.ok() ? Json::parse(*answer) : ErrorJson(answer.status()));
-        text = Dump(line, -1);
-      } else if (answer.ok()) {
-        text = absl::StrCat(name, "\n", *answer);
-      } else {
-        text = absl::StrCat(name, "\n  failed: ", answer.status().message(), "\n");
-      }
-      std::lock_guard<std::mutex> lock(mu);
-      ++done;
-      if (!answer.ok()) ++failed;
-      ready.emplace(i, std::move(text));
-      while (!ready.empty() && ready.begin()->first == printed) {
-        std::fputs(ready.begin()->second.c_str(), stdout);
-        ready.erase(ready.begin());
-        ++printed;
-      }
-      ShowProgress(done, failed, files.size(), done == files.size());
-    }
+  const auto show =
+      [&](size_t i,
+          const absl::StatusOr<v1::GroundResponse>& response) -> absl::StatusOr<std::string> {
+    CHORD_RETURN_IF_ERROR(response.status());
+    const fs::path file = files[i];
+    if (options.annotate.empty()) return Shown(*response, "", options, "", -1);
+    CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(files[i]));
+    return Shown(*response, bytes, options,
+                 (fs::path(options.annotate) / (file.filename().string() + ".png")).string(), -1);
   };
-  std::vector<std::thread> threads;
-  for (int i = 0; i < parallel; ++i) threads.emplace_back(work);
-  for (std::thread& thread : threads) thread.join();
+  FolderAsker asker(
+      server, options, files, parallel,
+      [&](size_t i, const absl::StatusOr<v1::GroundResponse>& response) {
+        const absl::StatusOr<std::string> answer = show(i, response);
+        const std::string name = fs::path(files[i]).filename().string();
+        std::string text;
+        if (options.json) {
+          Json line = {{"file", name}};
+          line.update(answer.ok() ? Json::parse(*answer) : ErrorJson(answer.status()));
+          text = Dump(line, -1);
+        } else if (answer.ok()) {
+          text = absl::StrCat(name, "\n", *answer);
+        } else {
+          text = absl::StrCat(name, "\n  failed: ", answer.status().message(), "\n");
+        }
+        ++done;
+        if (!answer.ok()) ++failed;
+        ready.emplace(i, std::move(text));
+        while (!ready.empty() && ready.begin()->first == printed) {
+          std::fputs(ready.begin()->second.c_str(), stdout);
+          ready.erase(ready.begin());
+          ++printed;
+        }
+        ShowProgress(done, failed, files.size(), done == files.size());
+      });
+  asker.Run();
   return failed == 0 ? 0 : 1;
 }
 
 absl::StatusOr<int> Ground(const std::vector<std::string>& raw) {
-  const std::vector<FlagSpec> specs = {{"server"},         {"annotate"}, {"json", false},
-                                       {"max-new-tokens"}, {"timeout"},  {"parallel"},
-                                       {"help", false}};
+  const std::vector<FlagSpec> specs = {{"server"},         {"annotate"},   {"json", false},
+                                       {"max-new-tokens"}, {"timeout"},    {"parallel"},
+                                       {"grammar"},        {"help", false}};
   CHORD_ASSIGN_OR_RETURN(const Args args, ParseArgs(raw, specs));
   if (args.Has("help")) {
     std::fputs(kHelp, stdout);
@@ -259,22 +478,25 @@ absl::StatusOr<int> Ground(const std::vector<std::string>& raw) {
        options.max_new_tokens < 1 || options.max_new_tokens > limits::kCeilingNewTokens)) {
     return errors::ParameterInvalid("--max-new-tokens", "an integer from 1 to 4096");
   }
+  const std::string grammar = args.Get("grammar", "auto");
+  if (grammar != "auto" && grammar != "off") {
+    return errors::ParameterInvalid("--grammar", "\"auto\" or \"off\"");
+  }
+  options.grammar = grammar == "off" ? v1::GRAMMAR_OFF : v1::GRAMMAR_AUTO;
   double seconds = 60;
   if (!absl::SimpleAtod(args.Get("timeout", "60"), &seconds) || !(seconds > 0 && seconds <= 3600)) {
     return errors::ParameterInvalid("--timeout", "a number of seconds up to 3600");
   }
   options.timeout = absl::Seconds(seconds);
-  int parallel = 2;
-  if (!absl::SimpleAtoi(args.Get("parallel", "2"), &parallel) || parallel < 1 || parallel > 16) {
+  int parallel = 4;
+  if (!absl::SimpleAtoi(args.Get("parallel", "4"), &parallel) || parallel < 1 || parallel > 16) {
     return errors::ParameterInvalid("--parallel", "an integer from 1 to 16");
   }
   const std::string server = args.Get("server", "127.0.0.1:50051");
-  Asker asker(server, options);
   const std::string& target = args.positional[0];
   std::error_code error;
-  if (fs::is_directory(target, error)) return GroundFolder(asker, target, options, parallel);
-  const absl::StatusOr<std::string> answer =
-      asker.Ask(target, options.annotate, options.json ? 2 : -1);
+  if (fs::is_directory(target, error)) return GroundFolder(server, target, options, parallel);
+  const absl::StatusOr<std::string> answer = AskOne(server, target, options);
   if (answer.ok()) {
     std::fputs(answer->c_str(), stdout);
     return 0;

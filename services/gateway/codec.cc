@@ -1,6 +1,7 @@
 #include "services/gateway/codec.h"
 
 #include "common/base/errors.h"
+#include "services/gateway/session_store.h"
 
 namespace chord::gateway {
 namespace {
@@ -14,16 +15,21 @@ void SetBox(const image::Box& box, v1::Box& out) {
 
 }  // namespace
 
+v1::Object ToProto(const GroundObject& object) {
+  v1::Object out;
+  out.set_label(object.label);
+  SetBox(object.box, *out.mutable_box());
+  out.set_confidence(object.confidence);
+  out.set_needs_review(object.needs_review);
+  return out;
+}
+
 v1::GroundResponse ToProto(const GroundResult& result) {
   v1::GroundResponse out;
   out.set_text(result.text);
   for (const GroundObject& object : result.objects) {
     SetBox(object.box, *out.add_boxes());
-    v1::Object& to = *out.add_objects();
-    to.set_label(object.label);
-    SetBox(object.box, *to.mutable_box());
-    to.set_confidence(object.confidence);
-    to.set_needs_review(object.needs_review);
+    *out.add_objects() = ToProto(object);
   }
   const image::FramePlan& plan = result.frame;
   out.mutable_image_size()->set_width(plan.upright.width);
@@ -42,7 +48,9 @@ v1::GroundResponse ToProto(const GroundResult& result) {
   usage.set_completion_tokens(result.usage.completion_tokens);
   usage.set_decode_steps(result.usage.decode_steps);
   usage.set_image_tokens(result.usage.image_tokens);
-  usage.set_cache(v1::CACHE_NONE);
+  usage.set_cache(result.usage.picture == Served::kKv           ? v1::CACHE_KV
+                  : result.usage.picture == Served::kEmbeddings ? v1::CACHE_EMBEDDINGS
+                                                                : v1::CACHE_NONE);
   v1::Timing& timing = *out.mutable_timing();
   timing.set_queue_ms(absl::ToDoubleMilliseconds(result.timing.queue));
   timing.set_vision_ms(absl::ToDoubleMilliseconds(result.timing.vision));
@@ -52,6 +60,7 @@ v1::GroundResponse ToProto(const GroundResult& result) {
   timing.set_total_ms(absl::ToDoubleMilliseconds(result.timing.total));
   out.set_request_id(result.request_id);
   out.set_model(result.model);
+  out.set_image_id(result.image_id);
   out.set_finish_reason(result.cut ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP);
   return out;
 }
@@ -62,14 +71,20 @@ absl::Status FromProto(const v1::GroundRequest& request, GroundInput& input) {
       input.image = request.image();
       break;
     case v1::GroundRequest::kImageId:
-      return errors::NotImplementedYet("image_id");
+      if (request.image_id().empty()) return errors::ImageIdUnknown();
+      input.image_id = request.image_id();
+      break;
     default:
       return errors::ImageMissing();
   }
-  if (!request.session_id().empty()) return errors::NotImplementedYet("session_id");
+  if (!request.session_id().empty() && !IsSessionId(request.session_id())) {
+    return errors::ParameterInvalid("session_id", "1 to 64 characters of A-Z, a-z, 0-9, _ and -");
+  }
+  input.session_id = request.session_id();
   if (!v1::Grammar_IsValid(request.grammar())) {
     return errors::ParameterInvalid("grammar", "GRAMMAR_AUTO or GRAMMAR_OFF");
   }
+  input.grammar = request.grammar() != v1::GRAMMAR_OFF;
   if (request.prompt().empty()) return errors::PromptMissing();
   input.prompt = request.prompt();
   // The protocol says that 0 is the default, as absent is.

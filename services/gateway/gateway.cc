@@ -26,9 +26,11 @@
 #include "common/obs/log.h"
 #include "common/rpc/config.h"
 #include "common/rpc/server.h"
+#include "services/gateway/admission.h"
 #include "services/gateway/grounder.h"
 #include "services/gateway/grpc_service.h"
 #include "services/gateway/http_service.h"
+#include "services/gateway/pictures.h"
 
 namespace chord::gateway {
 namespace {
@@ -59,6 +61,7 @@ class GatewayImpl final : public Gateway {
     pool.vision = settings_.vision_workers;
     pool.language = settings_.language_workers;
     pool.fingerprint = fingerprint;
+    pool.dns_every = settings_.dns_every;
     pool.on_change = [this](int vision, int language) {
       metrics_.SetWorkers(obs::Role::kVisionWorker, vision);
       metrics_.SetWorkers(obs::Role::kLlmWorker, language);
@@ -67,8 +70,22 @@ class GatewayImpl final : public Gateway {
     };
     pool_ = WorkerPool::Start(std::move(pool));
 
+    Pictures::Options pictures;
+    pictures.geometry = config.geometry;
+    pictures.fingerprint = fingerprint;
+    pictures.limits.max_bytes = settings_.max_image_bytes;
+    pictures.limits.max_pixels = settings_.max_image_pixels;
+    pictures.store = {settings_.image_store_bytes, settings_.image_ttl};
+    pictures.sessions.max_sessions = settings_.max_sessions;
+    pictures.sessions.ttl = settings_.image_ttl;
+    pictures_ = std::make_unique<Pictures>(std::move(pictures), *pool_, metrics_);
+
+    Admission::Options admission;
+    admission.max_requests = settings_.max_in_flight;
+    admission.client_requests = settings_.client_requests;
+    admission_ = std::make_unique<Admission>(admission);
+
     Grounder::Options core;
-    core.geometry = config.geometry;
     core.fingerprint = fingerprint;
     core.model_name = !settings_.model_name.empty() ? settings_.model_name
                       : !file.name.empty()          ? file.name
@@ -76,17 +93,15 @@ class GatewayImpl final : public Gateway {
     core.wrapper = settings_.prompt_wrapper == "none"   ? PromptWrapper::kNone
                    : settings_.prompt_wrapper == "json" ? PromptWrapper::kJson
                                                         : file.wrapper;
-    core.image_limits.max_bytes = settings_.max_image_bytes;
-    core.image_limits.max_pixels = settings_.max_image_pixels;
     core.max_prompt_bytes = settings_.max_prompt_bytes;
     core.default_new_tokens = settings_.default_new_tokens;
     core.max_new_tokens = settings_.max_new_tokens;
     core.default_deadline = settings_.default_deadline;
     core.max_deadline = settings_.max_deadline;
     core.worker_wait = settings_.worker_wait;
-    core.max_in_flight = settings_.max_in_flight;
+    core.max_batch = settings_.max_batch;
     core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
-    grounder_ = std::make_unique<Grounder>(core, *pool_, metrics_);
+    grounder_ = std::make_unique<Grounder>(core, *admission_, *pictures_, *pool_, metrics_);
 
     // A few threads more than requests may run: whoever is refused needs one for a moment.
     executor_ = std::make_unique<Executor>(settings_.max_in_flight + 4, 32);
@@ -115,7 +130,7 @@ class GatewayImpl final : public Gateway {
       if (!exchange.reason.empty()) metrics_.Rejected(exchange.reason);
     };
     CHORD_ASSIGN_OR_RETURN(
-        http_, http::Server::Start(http, HttpRoutes(*grounder_, metrics_, [this] {
+        http_, http::Server::Start(http, HttpRoutes(*grounder_, *executor_, metrics_, [this] {
                                      return draining_ ? errors::ShuttingDown() : pool_->Ready();
                                    })));
     TellReady();
@@ -139,7 +154,7 @@ class GatewayImpl final : public Gateway {
     const absl::Time deadline = absl::Now() + settings_.drain;
     draining_ = true;
     TellReady();
-    obs::Log(obs::LogLevel::kInfo, "draining", {{"in_flight", grounder_->in_flight()}});
+    obs::Log(obs::LogLevel::kInfo, "draining", {{"in_flight", admission_->in_flight()}});
     absl::SleepFor(std::min(kLameDuck, settings_.drain / 4));
     Stop(deadline);
     obs::Log(obs::LogLevel::kInfo, "drained", {});
@@ -165,6 +180,7 @@ class GatewayImpl final : public Gateway {
       absl::MutexLock lock(&mu_);
       grpc_stopped_ = std::move(grpc_);  // the pool may still want to tell it something
     }
+    pictures_ = nullptr;  // tells workers what to forget
     pool_ = nullptr;
     grpc_stopped_ = nullptr;
   }
@@ -174,6 +190,8 @@ class GatewayImpl final : public Gateway {
   std::atomic<bool> draining_{false};
   std::atomic<bool> workers_ready_{false};
   std::unique_ptr<WorkerPool> pool_;
+  std::unique_ptr<Pictures> pictures_;
+  std::unique_ptr<Admission> admission_;
   std::unique_ptr<Grounder> grounder_;
   std::unique_ptr<Executor> executor_;
   std::vector<std::unique_ptr<grpc::Service>> services_;

@@ -14,18 +14,6 @@
 
 namespace chord::gateway {
 
-struct GroundInput {
-  std::string request_id;
-  absl::string_view image;  // the file; must outlive the call
-  std::string prompt;
-  std::optional<int> max_new_tokens;  // absent: the setting's default
-  absl::Time received_at;
-  absl::Time deadline = absl::InfiniteFuture();  // the client's own
-  CancelToken cancel;                            // fires when the client goes away
-  // Text as it is generated; called on a thread of gRPC, never after the call has returned.
-  std::function<void(absl::string_view)> on_delta;
-};
-
 struct GroundObject {
   std::string label;
   image::Box box;  // upright original px
@@ -33,11 +21,34 @@ struct GroundObject {
   bool needs_review = false;
 };
 
+struct GroundInput {
+  std::string request_id;
+  std::string client;       // who asks, for limits: an address; empty: nobody's
+  absl::string_view image;  // the file; must outlive the call. Empty when `image_id` is given
+  std::string image_id;     // of a kept picture
+  std::string session_id;   // of a conversation about the picture; empty: none
+  bool grammar = true;      // decode under the box grammar
+  std::string prompt;
+  std::optional<int> max_new_tokens;  // absent: the setting's default
+  absl::Time received_at;
+  absl::Time deadline = absl::InfiniteFuture();  // the client's own
+  CancelToken cancel;                            // fires when the client goes away
+  // Text as it is generated; called on a thread of gRPC, never after the call has returned.
+  std::function<void(absl::string_view)> on_delta;
+  // Each object once, in order, as it is complete: while words still come without a confidence (0),
+  // the rest at the end. Called like on_delta, or on the caller's thread before the call returns.
+  std::function<void(const GroundObject&)> on_object;
+};
+
+// What served the picture's share of the work.
+enum class Served { kPixels, kEmbeddings, kKv };
+
 struct GroundUsage {
   int prompt_tokens = 0;
   int completion_tokens = 0;
   int decode_steps = 0;
   int image_tokens = 0;
+  Served picture = Served::kPixels;
 };
 
 struct GroundTiming {
@@ -59,7 +70,8 @@ struct GroundResult {
   GroundTiming timing;
   std::string request_id;
   std::string model;
-  bool cut = false;  // max_new_tokens was reached
+  std::string image_id;  // handle for more questions; empty: not kept
+  bool cut = false;      // max_new_tokens was reached
 };
 
 }  // namespace chord::gateway

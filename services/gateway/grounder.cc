@@ -1,6 +1,7 @@
 #include "services/gateway/grounder.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -9,13 +10,13 @@
 #include "common/base/errors.h"
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
+#include "common/obs/log.h"
 #include "common/rpc/frame_codec.h"
 #include "services/gateway/legs.h"
+#include "services/gateway/object_stream.h"
 
 namespace chord::gateway {
 namespace {
-
-constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
 // The workers get a little less time than we have, so that their word still reaches us before our
 // caller gives up.
@@ -35,33 +36,203 @@ ModelAnswer FromProto(const internal::v1::DecodeDone& done) {
   return out;
 }
 
-}  // namespace
-
-absl::Status Grounder::Admission() const {
-  return in_flight_.load() < options_.max_in_flight ? absl::OkStatus()
-                                                    : errors::Overloaded(kRetryAfter);
+bool DoesNotFit(const absl::Status& status) {
+  const std::string reason = ErrorReason(status);
+  return reason == "CONTEXT_TOO_LONG" || reason == "PROMPT_TOO_MANY_TOKENS";
 }
 
+}  // namespace
+
+// The picture of a request.
+struct Grounder::Subject {
+  PictureRef kept;          // of the store; null: it came with the question
+  Picture fresh;            // when it came with the question; no bytes
+  absl::string_view bytes;  // of either
+  PictureHome home;
+  bool may_stay = false;  // a key goes to the worker, and it is kept afterwards
+
+  const Picture& picture() const { return kept != nullptr ? *kept : fresh; }
+};
+
+// What the attempts of a request have learnt.
+struct Grounder::Asked {
+  LegsFailure failure;
+  WorkerId language, vision;    // of the last attempt
+  std::vector<WorkerId> spare;  // lost
+  bool no_worker = false;       // the last attempt found none
+  absl::Duration waited;        // for workers
+  absl::Time begun;             // of the last attempt's calls
+  std::optional<ObjectStream> objects;
+};
+
 absl::StatusOr<GroundResult> Grounder::Ground(const GroundInput& input) {
-  const auto bytes = static_cast<int64_t>(input.image.size());
-  const int before = in_flight_.fetch_add(1);
-  const int64_t bytes_before = image_bytes_.fetch_add(bytes);
-  const absl::Cleanup leave = [&] {
-    in_flight_.fetch_sub(1);
-    image_bytes_.fetch_sub(bytes);
-  };
-  if (before >= options_.max_in_flight ||
-      (bytes_before > 0 && bytes_before + bytes > options_.max_image_bytes_in_flight)) {
-    return errors::Overloaded(kRetryAfter);
-  }
+  const auto slot = admission_.Enter(input.client, static_cast<int64_t>(input.image.size()));
+  if (!slot.ok()) return slot.status();
   const absl::Time deadline =
       input.deadline == absl::InfiniteFuture()
           ? input.received_at + options_.default_deadline
           : std::min(input.deadline, input.received_at + options_.max_deadline);
   if (absl::Now() >= deadline) return errors::DeadlineExceeded();
+  retries_.Earn();
   auto result = Run(input, deadline);
   if (!result.ok()) return ForClient(result.status());
+  admission_.Answered(absl::Now() - input.received_at);
   return result;
+}
+
+absl::StatusOr<Grounder::Subject> Grounder::Find(const GroundInput& input) {
+  Subject out;
+  const auto take = [&out](ImageStore::Found found) {
+    out.kept = std::move(found.picture);
+    out.home = std::move(found.home);
+    out.bytes = out.kept->bytes;
+    out.may_stay = true;
+  };
+  if (!input.image_id.empty()) {
+    if (!input.image.empty()) return errors::ImageTwice();
+    CHORD_ASSIGN_OR_RETURN(auto found, pictures_.Use(input.image_id));
+    take(std::move(found));
+    return out;
+  }
+  const absl::Time probed = absl::Now();
+  CHORD_ASSIGN_OR_RETURN(const image::FramePlan plan, pictures_.Plan(input.image));
+  metrics_.StageTook(obs::Stage::kProbe, absl::Now() - probed);
+  metrics_.ImageReceived(static_cast<int64_t>(input.image.size()));
+  out.bytes = input.image;
+  const absl::Status room = pictures_.Room(static_cast<int64_t>(input.image.size()), /*pin=*/false);
+  out.may_stay = room.ok();
+  if (!out.may_stay) {
+    // A conversation lives with its picture.
+    if (!input.session_id.empty()) return room;
+    out.fresh.plan = plan;
+    return out;
+  }
+  out.fresh = pictures_.Name(input.image, plan);
+  if (!input.session_id.empty()) {
+    const std::string id =
+        pictures_.SessionPicture(input.client, input.session_id, out.fresh.digest);
+    if (!id.empty()) {
+      if (auto found = pictures_.Use(id); found.ok()) take(*std::move(found));
+    }
+  }
+  return out;
+}
+
+absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Subject& subject,
+                                             absl::Span<const SessionTurn> turns,
+                                             absl::string_view question, int new_tokens,
+                                             absl::Time deadline, absl::Time worker_until,
+                                             Asked& asked) {
+  const Picture& picture = subject.picture();
+  const auto acquire = [&](WorkerPool::Role role, int64_t cost,
+                           const std::string& preferred) -> absl::StatusOr<WorkerPool::Lease> {
+    const absl::Time from = absl::Now();
+    auto lease = pool_.Acquire(role, {cost, preferred, asked.spare}, input.cancel,
+                               std::min(deadline, std::max(worker_until, from)));
+    asked.waited += absl::Now() - from;
+    if (lease.ok()) return lease;
+    asked.no_worker = true;
+    return absl::Now() >= deadline ? errors::DeadlineExceeded() : lease.status();
+  };
+  asked.failure = {};
+  asked.no_worker = false;
+  CHORD_ASSIGN_OR_RETURN(
+      const auto language,
+      acquire(WorkerPool::Role::kLanguage, picture.plan.tokens + new_tokens, subject.home.worker));
+  asked.language = language.id();
+  // What the language worker said it has is there unless it has begun a new life; whatever we
+  // believe, its own word counts in the end.
+  const bool believed = subject.kept != nullptr && subject.home.held &&
+                        asked.language == WorkerId{subject.home.worker, subject.home.incarnation};
+  WorkerPool::Lease vision;
+  if (!believed) {
+    CHORD_ASSIGN_OR_RETURN(vision,
+                           acquire(WorkerPool::Role::kVision, picture.plan.grid.patches(), ""));
+    // Others who ask about it meanwhile go where it is going.
+    if (subject.kept != nullptr) {
+      pictures_.SetHome(picture.id, {asked.language.name, asked.language.incarnation, false});
+    }
+  }
+
+  LegsInput legs;
+  internal::v1::Ticket& ticket = *legs.decode.mutable_ticket();
+  ticket.set_id(NewTicketId());
+  ticket.set_request_id(input.request_id);
+  ticket.set_model_fingerprint(options_.fingerprint);
+  const auto say = [&legs](const char* role) -> internal::v1::Turn& {
+    internal::v1::Turn& turn = *legs.decode.add_turns();
+    turn.set_role(role);
+    if (legs.decode.turns_size() == 1) turn.add_parts()->set_image(0);
+    return turn;
+  };
+  for (const SessionTurn& turn : turns) {
+    say("user").add_parts()->set_text(turn.question);
+    say("assistant").add_parts()->set_text(turn.answer);
+  }
+  say("user").add_parts()->set_text(std::string(question));
+  *legs.decode.add_images() = rpc::ToProto(picture.plan);
+  legs.decode.set_max_new_tokens(new_tokens);
+  legs.decode.set_grammar(input.grammar);
+  if (subject.may_stay) {
+    internal::v1::ImageUse& use = *legs.decode.add_uses();
+    use.set_key(picture.key);
+    use.set_pushed(!believed);
+    use.set_pin(picture.pin);
+    use.set_keep_seconds(absl::ToDoubleSeconds(pictures_.ttl()));
+  }
+  *legs.encode.mutable_ticket() = ticket;
+  legs.encode.set_image_bytes(static_cast<int64_t>(subject.bytes.size()));
+  *legs.encode.mutable_plan() = legs.decode.images(0);
+  legs.encode.set_target(asked.language.name);
+  legs.image = subject.bytes;
+  asked.begun = absl::Now();
+  legs.deadline = deadline - Margin(deadline - asked.begun);
+  legs.cancel = input.cancel;
+  legs.on_delta = input.on_delta;
+  if (input.on_object) {
+    asked.objects.emplace(picture.plan);
+    legs.on_delta = [&input, &asked](absl::string_view words) {
+      if (input.on_delta) input.on_delta(words);
+      for (const GroundObject& object : asked.objects->Add(words)) input.on_object(object);
+    };
+  }
+  legs.only_if_needed = believed;
+  legs.vision = [&]() -> absl::StatusOr<internal::v1::Vision::Stub*> {
+    if (!vision) {
+      CHORD_ASSIGN_OR_RETURN(vision,
+                             acquire(WorkerPool::Role::kVision, picture.plan.grid.patches(), ""));
+    }
+    asked.vision = vision.id();
+    return &vision.vision();
+  };
+  return RunLegs(language.language(), legs, asked.failure);
+}
+
+absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject& subject,
+                                         absl::Span<const SessionTurn> turns,
+                                         absl::string_view question, int new_tokens,
+                                         absl::Time deadline, Asked& asked) {
+  auto output = AskOnce(input, subject, turns, question, new_tokens, deadline,
+                        absl::Now() + options_.worker_wait, asked);
+  const LegsFailure& failure = asked.failure;
+  if (output.ok() || !failure.worker_lost || failure.produced || input.cancel.cancelled()) {
+    return output;
+  }
+  if (!retries_.TrySpend()) {
+    metrics_.Retried(obs::RetryOutcome::kOverBudget);
+    return output;
+  }
+  asked.spare.push_back(failure.where == LegsFailure::Where::kVision ? asked.vision
+                                                                     : asked.language);
+  obs::Log(obs::LogLevel::kInfo, "retry", input.request_id,
+           {{"lost", asked.spare.back().name}, {"reason", ErrorReason(output.status())}});
+  auto again = AskOnce(input, subject, turns, question, new_tokens, deadline,
+                       absl::Now() + options_.retry_wait, asked);
+  metrics_.Retried(again.ok()        ? obs::RetryOutcome::kAnswered
+                   : asked.no_worker ? obs::RetryOutcome::kNoWorker
+                                     : obs::RetryOutcome::kFailed);
+  // Without a worker to go to, the first answer is the better one.
+  return !again.ok() && asked.no_worker ? std::move(output) : std::move(again);
 }
 
 absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time deadline) {
@@ -71,64 +242,99 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
     return errors::ParameterInvalid("max_new_tokens",
                                     absl::StrCat("an integer from 1 to ", options_.max_new_tokens));
   }
-  const absl::Time probed = absl::Now();
-  CHORD_ASSIGN_OR_RETURN(const image::Header header,
-                         image::Probe(input.image, options_.image_limits));
-  CHORD_ASSIGN_OR_RETURN(const image::FramePlan plan, image::PlanFrame(header, options_.geometry));
-  metrics_.StageTook(obs::Stage::kProbe, absl::Now() - probed);
-  metrics_.ImageReceived(static_cast<int64_t>(input.image.size()));
+  if (!input.session_id.empty() && !IsSessionId(input.session_id)) {
+    return errors::ParameterInvalid("session_id", "1 to 64 characters of A-Z, a-z, 0-9, _ and -");
+  }
+  CHORD_ASSIGN_OR_RETURN(const Subject subject, Find(input));
+  const Picture& picture = subject.picture();
   CHORD_RETURN_IF_ERROR(input.cancel.Check());
 
-  const absl::Time asked = absl::Now();
-  const WorkerPool::Cost cost = {plan.grid.patches(), plan.tokens + new_tokens};
-  auto lease = pool_.Acquire(cost, input.cancel, std::min(deadline, asked + options_.worker_wait));
-  const absl::Duration waited = absl::Now() - asked;
-  metrics_.StageTook(obs::Stage::kQueue, waited);
-  if (!lease.ok()) {
-    return absl::Now() >= deadline ? errors::DeadlineExceeded() : lease.status();
+  std::vector<SessionTurn> turns;
+  const SessionTurn* said = nullptr;
+  SessionTurn turn;
+  size_t forgotten = 0;
+  absl::Cleanup end_session = [&] {
+    pictures_.sessions().End(input.session_id, picture.id, said, forgotten, absl::Now());
+  };
+  if (input.session_id.empty()) {
+    std::move(end_session).Cancel();
+  } else {
+    auto begun = pictures_.sessions().Begin(input.session_id, picture.id, absl::Now());
+    if (!begun.ok()) {
+      std::move(end_session).Cancel();
+      return begun.status();
+    }
+    turns = std::move(begun->turns);
+    metrics_.Session(begun->created ? obs::SessionEvent::kCreated : obs::SessionEvent::kHit);
+    for (int i = 0; i < begun->expired; ++i) metrics_.Session(obs::SessionEvent::kExpired);
+    for (int i = 0; i < begun->evicted; ++i) metrics_.Session(obs::SessionEvent::kEvicted);
   }
+  const std::string question = WrapPrompt(options_.wrapper, input.prompt);
 
-  LegsInput legs;
-  internal::v1::Ticket& ticket = *legs.decode.mutable_ticket();
-  ticket.set_id(NewTicketId());
-  ticket.set_request_id(input.request_id);
-  ticket.set_model_fingerprint(options_.fingerprint);
-  internal::v1::Turn& turn = *legs.decode.add_turns();
-  turn.set_role("user");
-  turn.add_parts()->set_image(0);
-  turn.add_parts()->set_text(WrapPrompt(options_.wrapper, input.prompt));
-  *legs.decode.add_images() = rpc::ToProto(plan);
-  legs.decode.set_max_new_tokens(new_tokens);
-  *legs.encode.mutable_ticket() = ticket;
-  legs.encode.set_image_bytes(static_cast<int64_t>(input.image.size()));
-  *legs.encode.mutable_plan() = legs.decode.images(0);
-  legs.encode.set_target(lease->language_name());
-  legs.image = input.image;
-  const absl::Time begun = absl::Now();
-  legs.deadline = deadline - Margin(deadline - begun);
-  legs.cancel = input.cancel;
-  legs.on_delta = input.on_delta;
-  CHORD_ASSIGN_OR_RETURN(const LegsOutput output, RunLegs(*lease, legs));
+  Asked asked;
+  auto legs = Ask(input, subject, turns, question, new_tokens, deadline, asked);
+  // A long conversation outgrows the model: its oldest half is forgotten, not the new question.
+  while (!legs.ok() && !turns.empty() && DoesNotFit(legs.status())) {
+    const size_t half = (turns.size() + 1) / 2;
+    turns.erase(turns.begin(), turns.begin() + static_cast<std::ptrdiff_t>(half));
+    forgotten += half;
+    legs = Ask(input, subject, turns, question, new_tokens, deadline, asked);
+  }
+  metrics_.StageTook(obs::Stage::kQueue, asked.waited);
+  if (!legs.ok()) return legs.status();
+  const LegsOutput& output = *legs;
 
   const absl::Time parsed = absl::Now();
   GroundResult out;
-  FillAnswer(FromProto(output.decode), plan, HasCjk(input.prompt), options_.thresholds, out);
+  FillAnswer(FromProto(output.decode), picture.plan, HasCjk(input.prompt), options_.thresholds,
+             out);
   metrics_.StageTook(obs::Stage::kParse, absl::Now() - parsed);
-  out.frame = plan;
+  if (asked.objects) {
+    for (size_t i = asked.objects->told(); i < out.objects.size(); ++i) {
+      input.on_object(out.objects[i]);
+    }
+  }
+  out.frame = picture.plan;
   out.usage.prompt_tokens = output.decode.prompt_tokens();
   out.usage.completion_tokens = output.decode.completion_tokens();
   out.usage.decode_steps = output.decode.decode_steps();
-  out.usage.image_tokens = static_cast<int>(plan.tokens);
+  out.usage.image_tokens = static_cast<int>(picture.plan.tokens);
+  const internal::v1::PictureFrom from = output.decode.picture();
+  out.usage.picture = output.encoded                                  ? Served::kPixels
+                      : from == internal::v1::PICTURE_FROM_KV         ? Served::kKv
+                      : from == internal::v1::PICTURE_FROM_EMBEDDINGS ? Served::kEmbeddings
+                                                                      : Served::kPixels;
+  metrics_.ServedBy(out.usage.picture == Served::kKv           ? obs::PictureCache::kKv
+                    : out.usage.picture == Served::kEmbeddings ? obs::PictureCache::kEmbeddings
+                                                               : obs::PictureCache::kNone);
   // The workers' queues overlap, so the longer wait is the one that was felt.
-  out.timing.queue = waited + std::max(Ms(output.decode.queue_ms()), Ms(output.encode.queue_ms()));
+  out.timing.queue =
+      asked.waited + std::max(Ms(output.decode.queue_ms()), Ms(output.encode.queue_ms()));
   out.timing.vision = Ms(output.encode.decode_ms()) + Ms(output.encode.vision_ms());
   out.timing.prefill = Ms(output.decode.prefill_ms());
-  out.timing.first_token = (begun - input.received_at) + Ms(output.decode.ttft_ms());
+  out.timing.first_token = (asked.begun - input.received_at) + Ms(output.decode.ttft_ms());
   out.timing.decode = Ms(output.decode.decode_ms());
-  out.timing.total = absl::Now() - input.received_at;
   out.request_id = input.request_id;
   out.model = options_.model_name;
   out.cut = output.decode.cut();
+
+  // A worker that does not say how it came by the picture keeps nothing of it.
+  const PictureHome home = {asked.language.name, asked.language.incarnation,
+                            from != internal::v1::PICTURE_FROM_UNSPECIFIED};
+  if (subject.kept != nullptr) {
+    pictures_.SetHome(picture.id, home);
+    out.image_id = picture.id;
+  } else if (subject.may_stay && pictures_.Keep(subject.fresh, subject.bytes, home)) {
+    out.image_id = picture.id;
+    if (!input.session_id.empty()) {
+      pictures_.SetSessionPicture(input.client, input.session_id, picture.digest, picture.id);
+    }
+  }
+  if (!input.session_id.empty()) {
+    turn = {question, output.decode.text()};
+    said = &turn;
+  }
+  out.timing.total = absl::Now() - input.received_at;
   return out;
 }
 

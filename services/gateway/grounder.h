@@ -1,15 +1,18 @@
 // The core behind both doors: checks, plans, picks, asks the workers, joins, maps.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/image/frame_plan.h"
 #include "common/obs/metrics.h"
+#include "services/gateway/admission.h"
 #include "services/gateway/answer.h"
 #include "services/gateway/ground.h"
+#include "services/gateway/legs.h"
+#include "services/gateway/pictures.h"
 #include "services/gateway/prompt.h"
 #include "services/gateway/worker_pool.h"
 
@@ -19,43 +22,62 @@ namespace chord::gateway {
 class Grounder {
  public:
   struct Options {
-    image::PatchGeometry geometry;
     std::string fingerprint;
     std::string model_name;
     PromptWrapper wrapper = PromptWrapper::kNone;
-    image::Limits image_limits;
     int64_t max_prompt_bytes = 0;
     int default_new_tokens = 0;
     int max_new_tokens = 0;
     absl::Duration default_deadline;
     absl::Duration max_deadline;
     absl::Duration worker_wait;
-    int max_in_flight = 0;
-    // Pictures of all requests under way together.
-    int64_t max_image_bytes_in_flight = 256LL << 20;
+    // How long a request whose worker was lost waits for another one, or for that one's next life.
+    absl::Duration retry_wait = absl::Milliseconds(500);
+    int max_batch = 64;
     Thresholds thresholds;
   };
-  // `pool` and `metrics` are not owned and outlive the grounder.
-  Grounder(Options options, WorkerPool& pool, obs::Metrics& metrics)
-      : options_(std::move(options)), pool_(pool), metrics_(metrics) {}
+  // The others are not owned and outlive the grounder.
+  Grounder(Options options, Admission& admission, Pictures& pictures, WorkerPool& pool,
+           obs::Metrics& metrics)
+      : options_(std::move(options)),
+        admission_(admission),
+        pictures_(pictures),
+        pool_(pool),
+        metrics_(metrics) {}
 
-  // Blocks. Every error is of the catalogue.
+  // Blocks. Every error is of the catalogue. A picture that came with its question is kept when the
+  // question has been answered; a question that fails leaves nothing behind.
+  //
+  // When a worker is lost before a word of the answer has gone out, the request is asked once more
+  // of another one, or of the same one in its next life, within the retry budget.
   absl::StatusOr<GroundResult> Ground(const GroundInput& input);
 
-  // OVERLOADED when a request that comes now would be refused; lets a door say so before it reads
-  // a body.
-  absl::Status Admission() const;
-  int in_flight() const { return in_flight_.load(); }
+  // OVERLOADED or CLIENT_LIMIT when a request that comes now would be refused; lets a door say so
+  // before it reads a body.
+  absl::Status MayCome(absl::string_view client) const { return admission_.Check(client); }
+  Admission& admission() { return admission_; }
+  Pictures& pictures() { return pictures_; }
   const Options& options() const { return options_; }
 
  private:
+  struct Subject;
+  struct Asked;
   absl::StatusOr<GroundResult> Run(const GroundInput& input, absl::Time deadline);
+  absl::StatusOr<Subject> Find(const GroundInput& input);
+  absl::StatusOr<LegsOutput> Ask(const GroundInput& input, const Subject& subject,
+                                 absl::Span<const SessionTurn> turns, absl::string_view question,
+                                 int new_tokens, absl::Time deadline, Asked& asked);
+  absl::StatusOr<LegsOutput> AskOnce(const GroundInput& input, const Subject& subject,
+                                     absl::Span<const SessionTurn> turns,
+                                     absl::string_view question, int new_tokens,
+                                     absl::Time deadline, absl::Time worker_until, Asked& asked);
 
   const Options options_;
+  Admission& admission_;
+  Pictures& pictures_;
   WorkerPool& pool_;
   obs::Metrics& metrics_;
-  std::atomic<int> in_flight_{0};
-  std::atomic<int64_t> image_bytes_{0};
+  RetryBudget retries_;
 };
 
 }  // namespace chord::gateway

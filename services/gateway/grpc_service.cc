@@ -2,12 +2,14 @@
 
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
+#include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
 #include <deque>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -16,9 +18,12 @@
 #include "chord/v1/images.grpc.pb.h"
 #include "common/base/errors.h"
 #include "common/base/ids.h"
+#include "common/base/limits.h"
+#include "common/base/status_macros.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
 #include "services/gateway/codec.h"
+#include "services/gateway/lanes.h"
 #include "services/gateway/prompt.h"
 #include "services/gateway/request_scope.h"
 
@@ -54,6 +59,20 @@ absl::Status WhyUnparsable(ByteBuffer bytes) {
   return malformed;
 }
 
+// Questions of one GroundBatch that are asked at once; while as many are, no more is read.
+constexpr int kStreamWidth = 16;
+// An upload of n bytes may take this long and n / kMinUploadRate besides.
+constexpr absl::Duration kUploadGrace = absl::Seconds(10);
+constexpr int64_t kMinUploadRate = 16 << 10;  // bytes a second
+
+template <typename Message>
+absl::Status ParseAs(ByteBuffer* bytes, absl::string_view name, Message* message) {
+  if (grpc::SerializationTraits<Message>::Deserialize(bytes, message).ok()) {
+    return absl::OkStatus();
+  }
+  return errors::BodyMalformed(absl::StrCat("a chord.v1.", name, " whose texts are UTF-8"));
+}
+
 absl::Status Parse(ByteBuffer* bytes, v1::GroundRequest* request) {
   ByteBuffer again = *bytes;  // shares the slices
   if (grpc::SerializationTraits<v1::GroundRequest>::Deserialize(bytes, request).ok()) {
@@ -83,6 +102,17 @@ std::string ClientId(const CallbackServerContext& context) {
   return plain ? id : "";
 }
 
+v1::Error ErrorProto(const absl::Status& status, absl::string_view request_id) {
+  const absl::Status shown = ForClient(status);
+  v1::Error out;
+  out.set_code(static_cast<int>(shown.code()));
+  out.set_reason(ErrorReason(shown));
+  out.set_message(std::string(shown.message()));
+  out.set_request_id(std::string(request_id));
+  out.set_retry_after_seconds(absl::ToDoubleSeconds(RetryAfter(shown)));
+  return out;
+}
+
 struct Door {
   Grounder& grounder;
   Executor& executor;
@@ -94,7 +124,10 @@ template <typename Reactor>
 class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> {
  public:
   Call(const Door& door, CallbackServerContext* context, obs::Method method)
-      : door_(door), received_at_(absl::Now()), deadline_(rpc::DeadlineOf(*context)) {
+      : door_(door),
+        client_(ClientOfGrpcPeer(context->peer())),
+        received_at_(absl::Now()),
+        deadline_(rpc::DeadlineOf(*context)) {
     const std::string client_id = ClientId(*context);
     context->AddInitialMetadata("x-request-id", id_);
     if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
@@ -103,10 +136,10 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
 
   void Begin(const ByteBuffer* bytes) {
     self_ = this->shared_from_this();
-    if (absl::Status status = door_.grounder.Admission(); !status.ok()) return End(status);
-    const bool taken = door_.executor.TryRun(
-        [self = self_, bytes = *bytes]() mutable { self->End(self->Run(&bytes)); });
-    if (!taken) End(errors::Overloaded(absl::Seconds(1)));
+    if (absl::Status status = door_.grounder.MayCome(client_); !status.ok()) return Refuse(status);
+    const bool taken =
+        door_.executor.TryRun([self = self_, bytes = *bytes]() mutable { self->Work(&bytes); });
+    if (!taken) Refuse(errors::Overloaded(door_.grounder.admission().RetryAfter()));
   }
 
   void OnCancel() override {
@@ -115,32 +148,49 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
   void OnDone() override { auto self = std::move(self_); }
 
  protected:
-  virtual void Finished(const absl::StatusOr<GroundResult>& result) = 0;
-  virtual std::function<void(absl::string_view)> OnDelta() { return nullptr; }
+  // On a thread of the executor; ends the call.
+  virtual void Work(ByteBuffer* bytes) = 0;
+  virtual void Refuse(const absl::Status& status) = 0;
 
-  Door door_;
-  const std::string id_ = NewRequestId();
-
- private:
-  absl::StatusOr<GroundResult> Run(ByteBuffer* bytes) {
-    v1::GroundRequest request;
-    if (absl::Status status = Parse(bytes, &request); !status.ok()) return status;
-    bytes->Clear();
+  GroundInput NewInput() const {
     GroundInput input;
     input.request_id = id_;
+    input.client = client_;
     input.received_at = received_at_;
     input.deadline = deadline_;
     input.cancel = cancel_.token();
-    input.on_delta = OnDelta();
-    if (absl::Status status = FromProto(request, input); !status.ok()) return status;
-    return door_.grounder.Ground(input);
+    return input;
+  }
+  // One question of a batch, with its own id, time and entry in metrics and log.
+  v1::GroundBatchResponse AskItem(const v1::GroundBatchRequest& item) {
+    const std::string id = NewRequestId();
+    RequestScope scope(door_.metrics, obs::Method::kBatchItem, id, "", absl::Now());
+    const auto ask = [&]() -> absl::StatusOr<GroundResult> {
+      if (item.tag().size() > static_cast<size_t>(limits::kMaxTagBytes)) {
+        return errors::ParameterInvalid("tag", "text of at most 64 bytes");
+      }
+      GroundInput input = NewInput();
+      input.request_id = id;
+      input.received_at = absl::Now();
+      CHORD_RETURN_IF_ERROR(input.cancel.Check());
+      CHORD_RETURN_IF_ERROR(FromProto(item.request(), input));
+      return door_.grounder.Ground(input);
+    };
+    const absl::StatusOr<GroundResult> result = ask();
+    scope.End(result);
+    v1::GroundBatchResponse out;
+    out.set_tag(item.tag().substr(0, limits::kMaxTagBytes));
+    if (result.ok()) {
+      *out.mutable_response() = ToProto(*result);
+    } else {
+      *out.mutable_error() = ErrorProto(result.status(), id);
+    }
+    return out;
   }
 
-  void End(const absl::StatusOr<GroundResult>& result) {
-    scope_->End(result);
-    Finished(result);
-  }
-
+  Door door_;
+  const std::string id_ = NewRequestId();
+  const std::string client_;
   const absl::Time received_at_;
   const absl::Time deadline_;
   CancelSource cancel_;
@@ -148,10 +198,38 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
   std::shared_ptr<Call> self_;  // until OnDone
 };
 
-class UnaryCall final : public Call<grpc::ServerUnaryReactor> {
+// A call that asks one question.
+template <typename Reactor>
+class OneQuestion : public Call<Reactor> {
+ protected:
+  using Call<Reactor>::Call;
+  virtual void Finished(const absl::StatusOr<GroundResult>& result) = 0;
+  virtual void Listen(GroundInput&) {}
+
+ private:
+  void Work(ByteBuffer* bytes) override { End(Run(bytes)); }
+  void Refuse(const absl::Status& status) override { End(status); }
+
+  absl::StatusOr<GroundResult> Run(ByteBuffer* bytes) {
+    v1::GroundRequest request;
+    CHORD_RETURN_IF_ERROR(Parse(bytes, &request));
+    bytes->Clear();
+    GroundInput input = this->NewInput();
+    Listen(input);
+    CHORD_RETURN_IF_ERROR(FromProto(request, input));
+    return this->door_.grounder.Ground(input);
+  }
+
+  void End(const absl::StatusOr<GroundResult>& result) {
+    this->scope_->End(result);
+    Finished(result);
+  }
+};
+
+class UnaryCall final : public OneQuestion<grpc::ServerUnaryReactor> {
  public:
   UnaryCall(const Door& door, CallbackServerContext* context, ByteBuffer* response)
-      : Call(door, context, obs::Method::kGround), response_(response) {}
+      : OneQuestion(door, context, obs::Method::kGround), response_(response) {}
 
  private:
   void Finished(const absl::StatusOr<GroundResult>& result) override {
@@ -161,10 +239,10 @@ class UnaryCall final : public Call<grpc::ServerUnaryReactor> {
   ByteBuffer* const response_;
 };
 
-class StreamCall final : public Call<grpc::ServerWriteReactor<ByteBuffer>> {
+class StreamCall final : public OneQuestion<grpc::ServerWriteReactor<ByteBuffer>> {
  public:
   StreamCall(const Door& door, CallbackServerContext* context)
-      : Call(door, context, obs::Method::kGroundStream) {}
+      : OneQuestion(door, context, obs::Method::kGroundStream) {}
 
   void OnWriteDone(bool ok) override {
     if (!ok) OnCancel();
@@ -174,11 +252,18 @@ class StreamCall final : public Call<grpc::ServerWriteReactor<ByteBuffer>> {
   }
 
  private:
-  // Text that piles up while the client reads goes as one event.
-  std::function<void(absl::string_view)> OnDelta() override {
-    return [this](absl::string_view text) {
+  // Text that piles up while the client reads goes as one event, before the objects in it.
+  void Listen(GroundInput& input) override {
+    input.on_delta = [this](absl::string_view text) {
       absl::MutexLock lock(&mu_);
       pending_.append(text.data(), text.size());
+      WriteNext();
+    };
+    input.on_object = [this](const GroundObject& object) {
+      v1::GroundEvent event;
+      *event.mutable_object() = ToProto(object);
+      absl::MutexLock lock(&mu_);
+      events_.push_back(Serialize(event));
       WriteNext();
     };
   }
@@ -186,17 +271,12 @@ class StreamCall final : public Call<grpc::ServerWriteReactor<ByteBuffer>> {
   void Finished(const absl::StatusOr<GroundResult>& result) override {
     absl::MutexLock lock(&mu_);
     if (result.ok()) {
-      v1::GroundResponse response = ToProto(*result);
-      for (const v1::Object& object : response.objects()) {
-        v1::GroundEvent event;
-        *event.mutable_object() = object;
-        last_.push_back(Serialize(event));
-      }
       v1::GroundEvent event;
-      *event.mutable_response() = std::move(response);
-      last_.push_back(Serialize(event));
+      *event.mutable_response() = ToProto(*result);
+      events_.push_back(Serialize(event));
     } else {
       pending_.clear();
+      events_.clear();
     }
     status_ = rpc::ToGrpc(result.status(), id_);
     WriteNext();
@@ -208,9 +288,9 @@ class StreamCall final : public Call<grpc::ServerWriteReactor<ByteBuffer>> {
       v1::GroundEvent event;
       event.set_text_delta(std::exchange(pending_, {}));
       event_ = Serialize(event);
-    } else if (!last_.empty()) {
-      event_ = std::move(last_.front());
-      last_.pop_front();
+    } else if (!events_.empty()) {
+      event_ = std::move(events_.front());
+      events_.pop_front();
     } else {
       if (status_) {
         finished_ = true;
@@ -226,9 +306,131 @@ class StreamCall final : public Call<grpc::ServerWriteReactor<ByteBuffer>> {
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
   std::string pending_ ABSL_GUARDED_BY(mu_);
-  std::deque<ByteBuffer> last_ ABSL_GUARDED_BY(mu_);
+  std::deque<ByteBuffer> events_ ABSL_GUARDED_BY(mu_);
   std::optional<grpc::Status> status_ ABSL_GUARDED_BY(mu_);
   ByteBuffer event_ ABSL_GUARDED_BY(mu_);  // being written
+};
+
+// A list of questions, a few at a time; one answer with all of theirs.
+class ListCall final : public Call<grpc::ServerUnaryReactor> {
+ public:
+  ListCall(const Door& door, CallbackServerContext* context, ByteBuffer* response)
+      : Call(door, context, obs::Method::kGroundBatch), response_(response) {}
+
+ private:
+  void Work(ByteBuffer* bytes) override {
+    v1::GroundListRequest request;
+    absl::Status status = ParseAs(bytes, "GroundListRequest", &request);
+    bytes->Clear();
+    const int count = request.requests_size(), limit = door_.grounder.options().max_batch;
+    if (status.ok() && (count < 1 || count > limit)) status = errors::BatchLimit(count, limit);
+    if (!status.ok()) return Refuse(status);
+    v1::GroundListResponse response;
+    for (int i = 0; i < count; ++i) response.add_results();
+    RunLanes(door_.executor, count, kBatchWidth,
+             [&](int i) { *response.mutable_results(i) = AskItem(request.requests(i)); });
+    if (status = cancel_.token().Check(); !status.ok()) return Refuse(status);
+    *response_ = Serialize(response);
+    scope_->EndWithout(status);
+    Finish(grpc::Status::OK);
+  }
+  void Refuse(const absl::Status& status) override {
+    scope_->EndWithout(status);
+    Finish(rpc::ToGrpc(status, id_));
+  }
+  ByteBuffer* const response_;
+};
+
+// Questions as they come, answers as they finish. Reads no further while as many questions as may
+// be are asked or answered and not yet taken by the client: its window fills, and it waits.
+class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>> {
+ public:
+  BatchCall(const Door& door, CallbackServerContext* context)
+      : Call(door, context, obs::Method::kGroundBatch) {}
+
+  void Open() {
+    self_ = shared_from_this();
+    absl::MutexLock lock(&mu_);
+    StartRead(&read_);
+  }
+
+  void OnReadDone(bool ok) override {
+    absl::MutexLock lock(&mu_);
+    reading_ = false;
+    if (!ok) {
+      read_all_ = true;
+      return Advance();
+    }
+    v1::GroundBatchRequest item;
+    if (absl::Status status = ParseAs(&read_, "GroundBatchRequest", &item); !status.ok()) {
+      status_ = status;  // nothing after it can be told apart
+      read_all_ = true;
+      cancel_.Cancel(status);
+      return Advance();
+    }
+    ++running_;
+    auto shared = std::make_shared<v1::GroundBatchRequest>(std::move(item));
+    const bool taken = door_.executor.TryRun([self = self_, this, shared] {
+      v1::GroundBatchResponse answer = AskItem(*shared);
+      absl::MutexLock task_lock(&mu_);
+      --running_;
+      answers_.push_back(Serialize(answer));
+      Advance();
+    });
+    if (!taken) {
+      --running_;
+      v1::GroundBatchResponse answer;
+      answer.set_tag(shared->tag().substr(0, limits::kMaxTagBytes));
+      const absl::Status busy = errors::Overloaded(door_.grounder.admission().RetryAfter());
+      *answer.mutable_error() = ErrorProto(busy, id_);
+      door_.metrics.Rejected(ErrorReason(busy));
+      answers_.push_back(Serialize(answer));
+    }
+    Advance();
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) OnCancel();
+    absl::MutexLock lock(&mu_);
+    writing_ = false;
+    Advance();
+  }
+
+ private:
+  void Work(ByteBuffer*) override {}
+  void Refuse(const absl::Status&) override {}
+
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (finished_) return;
+    if (!writing_ && !answers_.empty()) {
+      write_ = std::move(answers_.front());
+      answers_.pop_front();
+      writing_ = true;
+      StartWrite(&write_);
+    }
+    const int held = running_ + static_cast<int>(answers_.size()) + (writing_ ? 1 : 0);
+    if (!read_all_ && !reading_ && held < kStreamWidth) {
+      reading_ = true;
+      read_.Clear();
+      StartRead(&read_);
+    }
+    if (read_all_ && running_ == 0 && answers_.empty() && !writing_ && !reading_) {
+      finished_ = true;
+      if (status_.ok()) status_ = cancel_.token().Check();
+      scope_->EndWithout(status_);
+      Finish(rpc::ToGrpc(status_, id_));
+    }
+  }
+
+  absl::Mutex mu_;
+  ByteBuffer read_ ABSL_GUARDED_BY(mu_), write_ ABSL_GUARDED_BY(mu_);
+  std::deque<ByteBuffer> answers_ ABSL_GUARDED_BY(mu_);
+  bool reading_ ABSL_GUARDED_BY(mu_) = true;
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool read_all_ ABSL_GUARDED_BY(mu_) = false;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  int running_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
 };
 
 // The answer of a method that is promised and not there yet.
@@ -243,7 +445,8 @@ class NotYet final : public Reactor {
 
 using GroundingBase =
     v1::Grounding::WithRawCallbackMethod_Ground<v1::Grounding::WithRawCallbackMethod_GroundStream<
-        v1::Grounding::WithCallbackMethod_GroundBatch<v1::Grounding::Service>>>;
+        v1::Grounding::WithRawCallbackMethod_GroundList<
+            v1::Grounding::WithRawCallbackMethod_GroundBatch<v1::Grounding::Service>>>>;
 
 class GroundingService final : public GroundingBase {
  public:
@@ -263,32 +466,188 @@ class GroundingService final : public GroundingBase {
     reactor->Begin(request);
     return reactor;
   }
-  grpc::ServerBidiReactor<v1::GroundBatchRequest, v1::GroundBatchResponse>* GroundBatch(
-      CallbackServerContext*) override {
-    return new NotYet<grpc::ServerBidiReactor<v1::GroundBatchRequest, v1::GroundBatchResponse>>(
-        "batches");
+  grpc::ServerUnaryReactor* GroundList(CallbackServerContext* context, const ByteBuffer* request,
+                                       ByteBuffer* response) override {
+    auto call = std::make_shared<ListCall>(door_, context, response);
+    auto* reactor = call.get();
+    reactor->Begin(request);
+    return reactor;
+  }
+  grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* GroundBatch(
+      CallbackServerContext* context) override {
+    auto call = std::make_shared<BatchCall>(door_, context);
+    auto* reactor = call.get();
+    reactor->Open();
+    return reactor;
   }
 
  private:
   const Door door_;
 };
 
-class ImagesService final : public v1::Images::CallbackService {
-  static constexpr char kFeature[] = "pictures kept for many questions";
-  using Unary = NotYet<grpc::ServerUnaryReactor>;
+void FillImage(const Pictures::Kept& kept, v1::Image& out) {
+  out.set_image_id(kept.id);
+  out.mutable_image_size()->set_width(kept.size.width);
+  out.mutable_image_size()->set_height(kept.size.height);
+  const int64_t micros = absl::ToUnixMicros(kept.expires_at);
+  out.mutable_expires_at()->set_seconds(micros / 1'000'000);
+  out.mutable_expires_at()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
+}
 
+// A picture in chunks. Its place is taken before its bytes, what is wrong with its header is told
+// as soon as the header is there, and one that comes too slowly is cut off.
+class UploadCall final : public grpc::ServerReadReactor<v1::UploadRequest> {
  public:
-  grpc::ServerReadReactor<v1::UploadRequest>* Upload(CallbackServerContext*, v1::Image*) override {
-    return new NotYet<grpc::ServerReadReactor<v1::UploadRequest>>(kFeature);
+  UploadCall(const Door& door, CallbackServerContext* context, v1::Image* image)
+      : door_(door), context_(context), image_(image), client_(ClientOfGrpcPeer(context->peer())) {
+    const std::string client_id = ClientId(*context);
+    context->AddInitialMetadata("x-request-id", id_);
+    if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
+    scope_.emplace(door.metrics, obs::Method::kUploadImage, id_, client_id, absl::Now());
+    GiveTime(kUploadGrace);
+    StartRead(&request_);
   }
-  grpc::ServerUnaryReactor* Touch(CallbackServerContext*, const v1::ImageRef*,
-                                  v1::Image*) override {
-    return new Unary(kFeature);
+
+  void OnReadDone(bool ok) override {
+    absl::Status status = ok ? Take() : absl::OkStatus();
+    if (ok && status.ok()) return StartRead(&request_);
+    if (status.ok()) status = Keep();
+    End(status);
   }
-  grpc::ServerUnaryReactor* Delete(CallbackServerContext*, const v1::ImageRef*,
+  void OnCancel() override {}  // ends the read
+  void OnDone() override {
+    alarm_ = nullptr;
+    {
+      absl::MutexLock lock(&timer_->mu);
+      timer_->context = nullptr;
+    }
+    delete this;
+  }
+
+ private:
+  // The alarm may fire while the call ends.
+  struct Timer {
+    absl::Mutex mu;
+    CallbackServerContext* context ABSL_GUARDED_BY(mu) = nullptr;
+    bool fired ABSL_GUARDED_BY(mu) = false;
+  };
+
+  void GiveTime(absl::Duration time) {
+    // A new one each time: what was set on the old one may be on its way.
+    alarm_ = std::make_unique<grpc::Alarm>();
+    timer_ = std::make_shared<Timer>();
+    {
+      absl::MutexLock lock(&timer_->mu);
+      timer_->context = context_;
+    }
+    alarm_->Set(absl::ToChronoTime(absl::Now() + time), [timer = timer_](bool expired) {
+      absl::MutexLock lock(&timer->mu);
+      if (!expired || timer->context == nullptr) return;
+      timer->fired = true;
+      timer->context->TryCancel();
+    });
+  }
+
+  absl::Status Take() {
+    Pictures& pictures = door_.grounder.pictures();
+    if (request_.has_start()) {
+      if (total_ > 0) return errors::UploadMismatch();
+      total_ = request_.start().total_bytes();
+      pin_ = request_.start().pin();
+      const int64_t limit = pictures.limits().max_bytes;
+      if (total_ < 1) return errors::ImageEmpty();
+      if (total_ > limit) return errors::ImageBytesLimit(total_, limit);
+      CHORD_RETURN_IF_ERROR(pictures.Room(total_, pin_));
+      CHORD_ASSIGN_OR_RETURN(slot_, door_.grounder.admission().EnterUpload(client_, total_));
+      GiveTime(kUploadGrace + absl::Seconds(static_cast<double>(total_) / kMinUploadRate));
+      return absl::OkStatus();
+    }
+    const std::string& chunk = request_.chunk();
+    if (total_ == 0 || chunk.empty() || chunk.size() > limits::kMaxChunkBytes ||
+        static_cast<int64_t>(bytes_.size() + chunk.size()) > total_) {
+      return errors::UploadMismatch();
+    }
+    bytes_ += chunk;
+    if (planned_ || static_cast<int64_t>(bytes_.size()) == total_) return absl::OkStatus();
+    const absl::Status plan = pictures.Plan(bytes_).status();
+    planned_ = plan.ok();
+    // A header that goes on in the next chunk looks like a file that was cut.
+    if (planned_ || ErrorReason(plan) == "IMAGE_CORRUPT") {
+      if (planned_) bytes_.reserve(static_cast<size_t>(total_));
+      return absl::OkStatus();
+    }
+    return plan;
+  }
+
+  absl::Status Keep() {
+    {
+      absl::MutexLock lock(&timer_->mu);
+      if (timer_->fired) return errors::RequestTimeout();
+    }
+    if (context_->IsCancelled()) return errors::Cancelled();
+    if (total_ == 0 || static_cast<int64_t>(bytes_.size()) != total_) {
+      return errors::UploadMismatch();
+    }
+    door_.metrics.ImageReceived(total_);
+    CHORD_ASSIGN_OR_RETURN(const Pictures::Kept kept,
+                           door_.grounder.pictures().Upload(std::move(bytes_), pin_));
+    FillImage(kept, *image_);
+    return absl::OkStatus();
+  }
+
+  void End(const absl::Status& status) {
+    std::string().swap(bytes_);
+    slot_ = {};
+    scope_->EndWithout(status);
+    Finish(rpc::ToGrpc(status, id_));
+  }
+
+  const Door door_;
+  CallbackServerContext* const context_;
+  v1::Image* const image_;
+  const std::string client_;
+  const std::string id_ = NewRequestId();
+  std::optional<RequestScope> scope_;
+  std::unique_ptr<grpc::Alarm> alarm_;
+  std::shared_ptr<Timer> timer_;
+  v1::UploadRequest request_;
+  Admission::Slot slot_;
+  std::string bytes_;
+  int64_t total_ = 0;
+  bool pin_ = false;
+  bool planned_ = false;
+};
+
+// A unary call that is answered at once.
+class AtOnce final : public grpc::ServerUnaryReactor {
+ public:
+  explicit AtOnce(const absl::Status& status) {
+    this->Finish(rpc::ToGrpc(status, status.ok() ? "" : NewRequestId()));
+  }
+  void OnDone() override { delete this; }
+};
+
+class ImagesService final : public v1::Images::CallbackService {
+ public:
+  explicit ImagesService(const Door& door) : door_(door) {}
+
+  grpc::ServerReadReactor<v1::UploadRequest>* Upload(CallbackServerContext* context,
+                                                     v1::Image* image) override {
+    return new UploadCall(door_, context, image);
+  }
+  grpc::ServerUnaryReactor* Touch(CallbackServerContext*, const v1::ImageRef* request,
+                                  v1::Image* image) override {
+    const auto kept = door_.grounder.pictures().Touch(request->image_id());
+    if (kept.ok()) FillImage(*kept, *image);
+    return new AtOnce(kept.status());
+  }
+  grpc::ServerUnaryReactor* Delete(CallbackServerContext*, const v1::ImageRef* request,
                                    v1::DeleteImageResponse*) override {
-    return new Unary(kFeature);
+    return new AtOnce(door_.grounder.pictures().Delete(request->image_id()));
   }
+
+ private:
+  const Door door_;
 };
 
 class AdminService final : public v1::Admin::CallbackService {
@@ -322,7 +681,7 @@ std::vector<std::unique_ptr<grpc::Service>> GrpcServices(Grounder& grounder, Exe
                                                          obs::Metrics& metrics) {
   std::vector<std::unique_ptr<grpc::Service>> out;
   out.push_back(std::make_unique<GroundingService>(Door{grounder, executor, metrics}));
-  out.push_back(std::make_unique<ImagesService>());
+  out.push_back(std::make_unique<ImagesService>(Door{grounder, executor, metrics}));
   out.push_back(std::make_unique<AdminService>());
   return out;
 }

@@ -1,6 +1,7 @@
 #include "services/gateway/legs.h"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -28,6 +29,9 @@ struct Meeting {
   absl::Mutex mu;
   absl::CondVar changed;
   bool cancelled ABSL_GUARDED_BY(mu) = false;
+  bool accepted ABSL_GUARDED_BY(mu) = false;
+  bool has_picture ABSL_GUARDED_BY(mu) = false;  // the language worker needs no rows
+  bool produced ABSL_GUARDED_BY(mu) = false;
   std::optional<absl::Status> decode_end ABSL_GUARDED_BY(mu);
   std::optional<absl::Status> encode_end ABSL_GUARDED_BY(mu);
 
@@ -52,8 +56,21 @@ class DecodeLeg final : public grpc::ClientReadReactor<v1::DecodeEvent> {
   void OnReadDone(bool ok) override {
     if (!ok) return;
     if (event_.has_delta() && input_.on_delta) {
+      {
+        absl::MutexLock lock(&meeting_.mu);
+        meeting_.produced = true;
+      }
       delta_bytes_ += event_.delta().text().size();
       if (delta_bytes_ <= kMaxAnswerBytes) input_.on_delta(event_.delta().text());
+    } else if (event_.has_accepted()) {
+      const v1::Accepted& accepted = event_.accepted();
+      absl::MutexLock lock(&meeting_.mu);
+      meeting_.accepted = true;
+      // A worker that does not know about kept pictures leaves the field unset and waits for rows.
+      meeting_.has_picture =
+          !accepted.needs_rows() && (accepted.picture() == v1::PICTURE_FROM_EMBEDDINGS ||
+                                     accepted.picture() == v1::PICTURE_FROM_KV);
+      meeting_.changed.SignalAll();
     } else if (event_.has_done()) {
       done = std::move(*event_.mutable_done());
       has_done = done.text().size() <= kMaxAnswerBytes;
@@ -149,10 +166,18 @@ bool IsEcho(const absl::Status& leg) {
   return reason == "TICKET_UNKNOWN" || reason == "CANCELLED" || reason == "WORKER_LOST";
 }
 
-absl::StatusOr<LegsOutput> RunLegs(const WorkerPool::Lease& lease, const LegsInput& input) {
+// True for failures after which another worker may do.
+static bool MeansLost(const absl::Status& outside) {
+  const std::string reason = ErrorReason(outside);
+  return reason == "WORKER_LOST" || reason == "WORKER_UNAVAILABLE";
+}
+
+absl::StatusOr<LegsOutput> RunLegs(v1::Language::Stub& language, const LegsInput& input,
+                                   LegsFailure& failure) {
+  failure = {};
   Meeting meeting;
   DecodeLeg decode(meeting, input);
-  EncodeLeg encode(meeting, input);
+  std::unique_ptr<EncodeLeg> encode;
   // Declared after the legs, so that it is gone before them; its end waits for a running callback,
   // which takes the meeting's lock.
   const auto wake = input.cancel.OnCancel([&meeting] {
@@ -160,23 +185,49 @@ absl::StatusOr<LegsOutput> RunLegs(const WorkerPool::Lease& lease, const LegsInp
     meeting.cancelled = true;
     meeting.changed.SignalAll();
   });
-  decode.Start(lease.language());
-  encode.Start(lease.vision());
+  bool asked = false;
+  std::optional<absl::Status> no_vision;  // the answer of `vision` when there is no worker
+  const auto open_encode = [&] {
+    asked = true;
+    const auto stub = input.vision();
+    if (!stub.ok()) {
+      no_vision = stub.status();
+      return;
+    }
+    encode = std::make_unique<EncodeLeg>(meeting, input);
+    encode->Start(**stub);
+  };
+  decode.Start(language);
+  if (!input.only_if_needed) open_encode();
 
   absl::MutexLock lock(&meeting.mu);
-  const auto both_ended = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(meeting.mu) {
-    return meeting.decode_end && meeting.encode_end;
+  const auto all_ended = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(meeting.mu) {
+    return meeting.decode_end && (encode == nullptr || meeting.encode_end);
   };
   const auto failed = [](const std::optional<absl::Status>& end) { return end && !end->ok(); };
 
   // The first turn of events that settles the request: cancellation, the deadline, an answer, or a
   // failure whose cause is known or does not come to be known in time.
   absl::Time grace_ends = absl::InfiniteFuture();
-  while (!both_ended()) {
+  while (!all_ended() && !no_vision) {
     const absl::Time now = absl::Now();
     if (meeting.cancelled || now >= input.deadline || now >= grace_ends) break;
+    if (meeting.accepted && !meeting.has_picture && !asked) {
+      meeting.mu.Unlock();
+      open_encode();
+      meeting.mu.Lock();
+      continue;
+    }
+    if (meeting.has_picture && encode != nullptr && !meeting.encode_end) {
+      meeting.mu.Unlock();  // the call may end on this very thread
+      encode->Cancel();
+      meeting.mu.Lock();
+      while (!meeting.encode_end) meeting.changed.Wait(&meeting.mu);
+      continue;
+    }
+    const bool encode_failed = failed(meeting.encode_end) && !meeting.has_picture;
     if (grace_ends == absl::InfiniteFuture()) {
-      if (failed(meeting.decode_end) || failed(meeting.encode_end)) {
+      if (failed(meeting.decode_end) || encode_failed) {
         const absl::Status& first =
             failed(meeting.decode_end) ? *meeting.decode_end : *meeting.encode_end;
         if (!IsEcho(first)) break;
@@ -188,21 +239,25 @@ absl::StatusOr<LegsOutput> RunLegs(const WorkerPool::Lease& lease, const LegsInp
     meeting.changed.WaitWithDeadline(&meeting.mu, std::min(input.deadline, grace_ends));
   }
   const std::optional<absl::Status> decode_end = meeting.decode_end;
-  const std::optional<absl::Status> encode_end = meeting.encode_end;
+  std::optional<absl::Status> encode_end = meeting.encode_end;
   // Deadline of our own or the client's wish: both legs hear of it, whatever they were doing.
-  while (!both_ended()) {
-    const bool end_decode = !meeting.decode_end, end_encode = !meeting.encode_end;
+  while (!all_ended()) {
+    const bool end_decode = !meeting.decode_end;
+    const bool end_encode = encode != nullptr && !meeting.encode_end;
     meeting.mu.Unlock();  // a leg may end on this very thread
     if (end_decode) decode.Cancel();
-    if (end_encode) encode.Cancel();
+    if (end_encode) encode->Cancel();
     meeting.mu.Lock();
-    while (!both_ended()) meeting.changed.Wait(&meeting.mu);
+    while (!all_ended()) meeting.changed.Wait(&meeting.mu);
   }
+  failure.produced = meeting.produced;
+  if (meeting.has_picture) encode_end.reset();  // we ended it ourselves
 
   LegsOutput out;
   if (decode_end && decode_end->ok()) {
     out.decode = std::move(decode.done);
-    if (encode_end && encode_end->ok()) out.encode = encode.response;
+    out.encoded = encode != nullptr && !meeting.has_picture;
+    if (encode_end && encode_end->ok()) out.encode = encode->response;
     return out;
   }
   for (const auto& [end, role] :
@@ -214,12 +269,21 @@ absl::StatusOr<LegsOutput> RunLegs(const WorkerPool::Lease& lease, const LegsInp
   if (auto status = input.cancel.Check(); !status.ok()) return status;
   if (absl::Now() >= input.deadline) return errors::DeadlineExceeded();
   const bool decode_failed = failed(decode_end), encode_failed = failed(encode_end);
+  const auto blame = [&](LegsFailure::Where where, const absl::Status& end, const char* role) {
+    absl::Status outside = ForOutside(end, role);
+    failure.where = where;
+    failure.worker_lost = MeansLost(outside);
+    return outside;
+  };
   if (decode_failed && !(IsEcho(*decode_end) && encode_failed && !IsEcho(*encode_end))) {
     // Both legs broke: the one that went away by itself is the cause, and an echo names it.
-    if (!encode_failed || !IsEcho(*decode_end)) return ForOutside(*decode_end, "language");
-    return ForOutside(*encode_end, "vision");
+    if (!encode_failed || !IsEcho(*decode_end)) {
+      return blame(LegsFailure::Where::kLanguage, *decode_end, "language");
+    }
+    return blame(LegsFailure::Where::kVision, *encode_end, "vision");
   }
-  if (encode_failed) return ForOutside(*encode_end, "vision");
+  if (encode_failed) return blame(LegsFailure::Where::kVision, *encode_end, "vision");
+  if (no_vision) return *no_vision;
   return errors::Internal();
 }
 

@@ -1,5 +1,5 @@
-// One request on its two workers: Decode and Encode opened together under one ticket, joined, and
-// ended together.
+// One request on its workers: Decode, and Encode when the picture's rows are needed, under one
+// ticket, joined, and ended together.
 #pragma once
 
 #include <functional>
@@ -9,10 +9,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "chord/internal/v1/decode.pb.h"
-#include "chord/internal/v1/encode.pb.h"
+#include "chord/internal/v1/decode.grpc.pb.h"
+#include "chord/internal/v1/encode.grpc.pb.h"
 #include "common/base/cancel.h"
-#include "services/gateway/worker_pool.h"
 
 namespace chord::gateway {
 
@@ -22,18 +21,35 @@ struct LegsInput {
   absl::string_view image;  // must outlive the call
   absl::Time deadline;
   CancelToken cancel;
-  std::function<void(absl::string_view)> on_delta;  // may be null
+  // Text as it is generated, on a thread of gRPC. May be null.
+  std::function<void(absl::string_view)> on_delta;
+  // The vision worker for the picture's rows, asked for at once, or, when `only_if_needed`, once
+  // the language worker has said that it needs rows after all. May block, for a short time. Called
+  // at most once, on the thread of RunLegs.
+  std::function<absl::StatusOr<internal::v1::Vision::Stub*>()> vision;
+  bool only_if_needed = false;
 };
 
 struct LegsOutput {
   internal::v1::DecodeDone decode;
-  internal::v1::EncodeResponse encode;  // empty when the vision worker went away after its work
+  internal::v1::EncodeResponse encode;  // empty when the vision worker went away after its work,
+                                        // and when there was none
+  bool encoded = false;                 // a vision worker was asked
 };
 
-// Blocks until both calls have ended. Either failing ends the other at once; so do `cancel` and the
-// deadline. Errors are fit for the client (see Cause); what the transport said is logged under the
-// request id.
-absl::StatusOr<LegsOutput> RunLegs(const WorkerPool::Lease& lease, const LegsInput& input);
+// What went wrong, and where: which worker to avoid, and whether the client has seen words already.
+struct LegsFailure {
+  enum class Where { kNeither, kLanguage, kVision } where = Where::kNeither;
+  bool worker_lost = false;  // the worker went away or is going: another one may do
+  bool produced = false;     // some of the answer was handed to on_delta
+};
+
+// Decode alone or together with Encode. Blocks until the calls have ended. Either failing ends the
+// other at once; so do `cancel` and the deadline. A language worker that turns out to have the
+// picture ends the Encode. Errors are fit for the client (see ForOutside) and described in
+// `failure`; what the transport said is logged under the request id.
+absl::StatusOr<LegsOutput> RunLegs(internal::v1::Language::Stub& language, const LegsInput& input,
+                                   LegsFailure& failure);
 
 // What a leg's failure means to the client: errors of the transport become WORKER_LOST by `role`,
 // reasons that only our processes understand become INTERNAL. OK stays OK.

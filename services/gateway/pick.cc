@@ -6,14 +6,14 @@
 namespace chord::gateway {
 
 Picked PickWorker(absl::Span<const WorkerView> workers, absl::string_view fingerprint,
-                  uint64_t turn) {
+                  uint64_t turn, int preferred) {
   Picked out;
   bool mismatch = false, full = false;
   std::pair<int64_t, int> least;
   for (size_t i = 0; i < workers.size(); ++i) {
     const size_t at = (i + turn) % workers.size();
     const WorkerView& worker = workers[at];
-    if (!worker.alive || !worker.ready) continue;
+    if (!worker.alive || !worker.ready || worker.excluded) continue;
     if (worker.fingerprint != fingerprint) {
       mismatch = true;
       continue;
@@ -21,6 +21,10 @@ Picked PickWorker(absl::Span<const WorkerView> workers, absl::string_view finger
     if (worker.queue_capacity > 0 && worker.queued >= worker.queue_capacity) {
       full = true;
       continue;
+    }
+    if (static_cast<int>(at) == preferred) {
+      out.index = preferred;
+      break;
     }
     const std::pair<int64_t, int> weight = {std::max(worker.load, worker.ours_load),
                                             std::max(worker.in_flight, worker.ours_in_flight)};

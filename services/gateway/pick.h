@@ -20,6 +20,7 @@ struct WorkerView {
   int ours_in_flight = 0;  // of those, or not yet among those, ours
   int64_t load = 0;        // patches or tokens in flight, as reported
   int64_t ours_load = 0;
+  bool excluded = false;  // not for this request: it has just failed there
 };
 
 struct Picked {
@@ -35,7 +36,9 @@ struct Picked {
 
 // The least loaded of the fit ones. Other gateways' share is only in the reports, our newest
 // requests only in our own count, so the larger of the two decides. `turn` breaks ties in rotation.
+// `preferred` (-1: none) is taken whatever its load as long as it is fit and its queue has room:
+// what it holds of the picture is worth more than a shorter queue.
 Picked PickWorker(absl::Span<const WorkerView> workers, absl::string_view fingerprint,
-                  uint64_t turn);
+                  uint64_t turn, int preferred = -1);
 
 }  // namespace chord::gateway

@@ -23,15 +23,21 @@ RequestScope::~RequestScope() {
 }
 
 void RequestScope::End(const absl::StatusOr<GroundResult>& result) {
+  Finish(result.status(), result.ok() ? &*result : nullptr);
+}
+
+void RequestScope::EndWithout(const absl::Status& status) { Finish(status, nullptr); }
+
+void RequestScope::Finish(const absl::Status& status, const GroundResult* result) {
   ended_ = true;
   const absl::Duration took = absl::Now() - received_at_;
-  metrics_.RequestEnded(method_, result.status().code(), took);
+  metrics_.RequestEnded(method_, status.code(), took);
   obs::RequestLog line;
   line.request_id = request_id_;
   line.method = method_;
-  line.status = result.status();
+  line.status = status;
   line.took = took;
-  if (result.ok()) {
+  if (result != nullptr) {
     metrics_.Answered(static_cast<int64_t>(result->objects.size()));
     for (const GroundObject& object : result->objects) metrics_.BoxConfidence(object.confidence);
     line.stages = {{obs::Stage::kQueue, result->timing.queue},
@@ -42,13 +48,17 @@ void RequestScope::End(const absl::StatusOr<GroundResult>& result) {
     line.prompt_tokens = result->usage.prompt_tokens;
     line.new_tokens = result->usage.completion_tokens;
     line.boxes = static_cast<int64_t>(result->objects.size());
-    line.cache = "none";
-  } else if (absl::IsCancelled(result.status())) {
+    line.cache = result->usage.picture == Served::kKv           ? "kv"
+                 : result->usage.picture == Served::kEmbeddings ? "embeddings"
+                                                                : "none";
+  } else if (status.ok()) {
+    // Counted above.
+  } else if (absl::IsCancelled(status)) {
     metrics_.Cancelled(obs::Point::kReply);
-  } else if (absl::IsDeadlineExceeded(result.status())) {
+  } else if (absl::IsDeadlineExceeded(status)) {
     metrics_.DeadlineExceeded(obs::Point::kReply);
   } else {
-    metrics_.Rejected(ErrorReason(result.status()));
+    metrics_.Rejected(ErrorReason(status));
   }
   obs::LogRequest(line);
   if (!client_id_.empty()) {

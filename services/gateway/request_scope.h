@@ -19,8 +19,11 @@ class RequestScope {
   RequestScope(const RequestScope&) = delete;
   RequestScope& operator=(const RequestScope&) = delete;
   void End(const absl::StatusOr<GroundResult>& result);
+  void EndWithout(const absl::Status& status);  // of a call that has no answer of its own
 
  private:
+  void Finish(const absl::Status& status, const GroundResult* result);
+
   obs::Metrics& metrics_;
   const obs::Method method_;
   const std::string request_id_, client_id_;

@@ -5,10 +5,12 @@
 #include <set>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/peers.h"
 
 namespace chord::gateway {
 namespace {
@@ -43,7 +45,12 @@ absl::StatusOr<std::vector<Peer>> Peers(
                          return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-';
                        });
     if (!plain) return Must(name, "NAME=ADDRESS with a name of [a-z0-9-]");
-    if (peer.address().empty()) return Must(name, "NAME=ADDRESS with host:port or unix:path");
+    if (peer.address().empty()) {
+      return Must(name, "NAME=ADDRESS with host:port, unix:path or dns:host:port");
+    }
+    if (absl::StartsWith(peer.address(), "dns:") && !rpc::SplitDnsAddress(peer.address())) {
+      return Must(name, "NAME=dns:HOST:PORT with a port from 1 to 65535");
+    }
     if (!names.insert(peer.name()).second) return Must(name, "unique in its names");
     out.push_back({peer.name(), peer.address()});
   }
@@ -100,6 +107,19 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::Gateway& config) {
   CHORD_ASSIGN_OR_RETURN(out.review_threshold,
                          InRange("review_threshold", config.review_threshold(), 0.7, 1e-9, 1.0));
   CHORD_ASSIGN_OR_RETURN(out.drain, Seconds("drain_seconds", config.drain_seconds(), 10));
+  CHORD_ASSIGN_OR_RETURN(out.image_store_bytes,
+                         InRange<int64_t>("image_store_bytes", config.image_store_bytes(),
+                                          256LL << 20, 1, int64_t{1} << 40));
+  CHORD_ASSIGN_OR_RETURN(out.image_ttl,
+                         Seconds("image_ttl_seconds", config.image_ttl_seconds(), 600));
+  CHORD_ASSIGN_OR_RETURN(out.max_sessions, InRange<int>("max_sessions", config.max_sessions(), 1000,
+                                                        1, limits::kCeilingSessions));
+  CHORD_ASSIGN_OR_RETURN(out.client_requests,
+                         InRange<int>("client_requests", config.client_requests(),
+                                      std::min(32, out.max_in_flight), 1, out.max_in_flight));
+  CHORD_ASSIGN_OR_RETURN(
+      out.max_batch, InRange<int>("max_batch", config.max_batch(), 64, 1, limits::kCeilingBatch));
+  CHORD_ASSIGN_OR_RETURN(out.dns_every, Seconds("dns_seconds", config.dns_seconds(), 5));
   out.model_name = config.model_name();
   out.prompt_wrapper = config.prompt_wrapper().empty() ? "auto" : config.prompt_wrapper();
   if (out.prompt_wrapper != "auto" && out.prompt_wrapper != "none" &&

@@ -13,7 +13,7 @@ namespace chord::gateway {
 
 struct Peer {
   std::string name;
-  std::string address;
+  std::string address;  // host:port, unix:path or dns:host:port
 };
 
 struct Settings {
@@ -35,6 +35,12 @@ struct Settings {
   double advice_threshold = 0;
   double review_threshold = 0;
   absl::Duration drain;
+  int64_t image_store_bytes = 0;
+  absl::Duration image_ttl;
+  int max_sessions = 0;
+  int client_requests = 0;  // at most max_in_flight
+  int max_batch = 0;
+  absl::Duration dns_every;
   std::string model_name;      // empty: chord.json's, else the folder's
   std::string prompt_wrapper;  // "auto", "none" or "json"
 };

@@ -277,13 +277,13 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
         case PictureFrom::kNoPicture:
           break;
         case PictureFrom::kRows:
-          metrics.PictureServed(obs::PictureSource::kRows);
+          metrics.ServedBy(obs::PictureCache::kNone);
           break;
         case PictureFrom::kEmbeddings:
-          metrics.PictureServed(obs::PictureSource::kEmbeddings);
+          metrics.ServedBy(obs::PictureCache::kEmbeddings);
           break;
         case PictureFrom::kKv:
-          metrics.PictureServed(obs::PictureSource::kKv);
+          metrics.ServedBy(obs::PictureCache::kKv);
           break;
       }
     } else if (absl::IsCancelled(result.status())) {

@@ -84,7 +84,7 @@ class ServerTest : public ::testing::Test {
                       .path = "/busy",
                       .handler = [](const Request&) { return Response(); },
                       .body_limit = 1'000'000'000,
-                      .admit = [] { return errors::Overloaded(absl::Milliseconds(1500)); }});
+                      .admit = [](const Request&) { return errors::Overloaded(absl::Milliseconds(1500)); }});
     auto server = Server::Start(options, std::move(routes));
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);

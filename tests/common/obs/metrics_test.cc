@@ -44,7 +44,10 @@ const std::vector<std::string> kCommon = {"chord_build_info",
                                           "process_virtual_memory_bytes"};
 const std::vector<std::string> kGateway = {"chord_answer_boxes", "chord_box_confidence",
                                            "chord_http_responses_total", "chord_image_bytes_total",
-                                           "chord_workers"};
+                                           "chord_image_store_bytes", "chord_image_store_images",
+                                           "chord_image_store_total", "chord_picture_cache_total",
+                                           "chord_retries_total", "chord_session_total",
+                                           "chord_sessions", "chord_workers"};
 const std::vector<std::string> kWorker = {"chord_device_bytes", "chord_embedding_bytes_total",
                                           "chord_model_state"};
 const std::vector<std::string> kVision = {"chord_embedding_cache_total",
@@ -56,9 +59,8 @@ const std::vector<std::string> kLanguage = {"chord_answer_tokens",
                                             "chord_kept_picture_bytes",
                                             "chord_kept_pictures",
                                             "chord_kv_bytes",
-                                            "chord_picture_source_total",
+                                            "chord_picture_cache_total",
                                             "chord_prompt_tokens",
-                                            "chord_session_total",
                                             "chord_tickets",
                                             "chord_tokens_total"};
 
@@ -96,6 +98,11 @@ void CallAll(Metrics* metrics) {
   metrics->Answered(3);
   metrics->BoxConfidence(0.72);
   metrics->ImageReceived(1000);
+  metrics->SetImageStore(5000, 2);
+  metrics->Image(ImageEvent::kEvicted);
+  metrics->SetSessions(3);
+  metrics->ServedBy(PictureCache::kKv);
+  metrics->Retried(RetryOutcome::kAnswered);
   metrics->ImageEncoded(3996);
   metrics->EncodeBatch(2);
   metrics->EmbeddingCache(CacheEvent::kHit);
@@ -107,6 +114,7 @@ void CallAll(Metrics* metrics) {
   metrics->SetInflightTokens(2000);
   metrics->SetKvBytes(KvState::kUsed, 1 << 20);
   metrics->SetTickets(1);
+  metrics->SetKeptPictures(3, 9000);
   metrics->Session(SessionEvent::kMiss);
   metrics->EmbeddingBytes(Direction::kSent, 4096);
   metrics->SetDeviceBytes(DeviceBytes::kPeak, int64_t{80} << 30);
@@ -205,6 +213,9 @@ TEST(MetricsTest, CountsWhatItIsTold) {
         "chord_ready 1", "chord_http_responses_total{class=\"4xx\"} 1",
         "chord_http_responses_total{class=\"5xx\"} 0", "chord_workers{role=\"llm_worker\"} 2",
         "chord_box_confidence_bucket{le=\"0.7\"} 0", "chord_box_confidence_bucket{le=\"0.75\"} 1",
+        "chord_image_store_bytes 5000", "chord_image_store_images 2", "chord_sessions 3",
+        "chord_image_store_total{event=\"evicted\"} 1", "chord_picture_cache_total{cache=\"kv\"} 1",
+        "chord_retries_total{outcome=\"answered\"} 1", "chord_session_total{event=\"miss\"} 1",
         "chord_image_bytes_total 1000", "chord_log_lines_total{level=\"info\"} 1",
         "chord_log_dropped_total 5"}) {
     EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", line, "\n")));
@@ -218,7 +229,7 @@ TEST(MetricsTest, CountsWhatItIsTold) {
         "chord_device_bytes{kind=\"peak\"} 85899345920",
         R"(chord_model_state{state="ready",version="3b \"v1\"\\\n"} 1)",
         R"(chord_model_state{state="loading",version="3b \"v1\"\\\n"} 0)",
-        "chord_session_total{event=\"miss\"} 1"}) {
+        "chord_picture_cache_total{cache=\"kv\"} 1", "chord_kept_pictures 3"}) {
     EXPECT_THAT(worker, HasSubstr(absl::StrCat("\n", line, "\n")));
   }
   EXPECT_THAT(worker, Not(HasSubstr("method=\"ground\",le")));

@@ -1,0 +1,67 @@
+#include "common/rpc/peers.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace chord::rpc {
+
+std::optional<HostPort> SplitDnsAddress(absl::string_view address) {
+  if (!absl::ConsumePrefix(&address, "dns:")) return std::nullopt;
+  const size_t colon = address.rfind(':');
+  HostPort out;
+  if (colon == absl::string_view::npos || !absl::SimpleAtoi(address.substr(colon + 1), &out.port) ||
+      out.port < 1 || out.port > 65535) {
+    return std::nullopt;
+  }
+  absl::string_view host = address.substr(0, colon);
+  const bool v6 = absl::ConsumePrefix(&host, "[");
+  if (v6 && !absl::ConsumeSuffix(&host, "]")) return std::nullopt;
+  if (host.empty() || host.size() > 253) return std::nullopt;
+  if (!v6 && host.find(':') != absl::string_view::npos) return std::nullopt;
+  out.host = std::string(host);
+  return out;
+}
+
+std::string PeerName(absl::string_view name, absl::string_view ip_and_port) {
+  return absl::StrCat(name, "-", ip_and_port);
+}
+
+absl::StatusOr<std::vector<NamedPeer>> ResolvePeers(absl::string_view name, const HostPort& where) {
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_ADDRCONFIG;
+  addrinfo* found = nullptr;
+  const int error =
+      getaddrinfo(where.host.c_str(), std::to_string(where.port).c_str(), &hints, &found);
+  if (error != 0) return absl::UnavailableError(gai_strerror(error));
+  const absl::Cleanup free_found = [found] { freeaddrinfo(found); };
+  std::set<std::string> addresses;
+  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
+    std::array<char, INET6_ADDRSTRLEN> text{};
+    if (at->ai_family == AF_INET) {
+      const auto* v4 = reinterpret_cast<const sockaddr_in*>(at->ai_addr);
+      if (inet_ntop(AF_INET, &v4->sin_addr, text.data(), text.size()) == nullptr) continue;
+      addresses.insert(absl::StrCat(text.data(), ":", where.port));
+    } else if (at->ai_family == AF_INET6) {
+      const auto* v6 = reinterpret_cast<const sockaddr_in6*>(at->ai_addr);
+      if (inet_ntop(AF_INET6, &v6->sin6_addr, text.data(), text.size()) == nullptr) continue;
+      addresses.insert(absl::StrCat("[", text.data(), "]:", where.port));
+    }
+    if (addresses.size() >= kMaxResolvedPeers) break;
+  }
+  std::vector<NamedPeer> out;
+  for (const std::string& address : addresses) out.push_back({PeerName(name, address), address});
+  return out;
+}
+
+}  // namespace chord::rpc
