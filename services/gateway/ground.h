@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/base/cancel.h"
+#include "common/grounding/confidence.h"
 #include "common/image/frame_plan.h"
 
 namespace chord::gateway {
@@ -19,6 +20,7 @@ struct GroundInput {
   absl::string_view image;  // the file; must outlive the call
   std::string prompt;
   std::optional<int> max_new_tokens;  // absent: the setting's default
+  bool want_evidence = false;         // what confidences are computed from
   absl::Time received_at;
   absl::Time deadline = absl::InfiniteFuture();  // the client's own
   CancelToken cancel;                            // fires when the client goes away
@@ -49,17 +51,26 @@ struct GroundTiming {
   absl::Duration total;
 };
 
+// What an answer's confidences are computed from.
+struct GroundEvidence {
+  grounding::Evidence signals;  // one box for each of the answer's objects
+  double raw_confidence = 0;    // of the answer, without a map
+  std::string model_fingerprint;
+};
+
 struct GroundResult {
   std::string text;
   std::vector<GroundObject> objects;
   double confidence = 0;
-  std::string advice;  // empty: none
+  bool calibrated = false;  // by a map that was fitted for this model
+  std::string advice;       // empty: none
   image::FramePlan frame;
   GroundUsage usage;
   GroundTiming timing;
   std::string request_id;
   std::string model;
-  bool cut = false;  // max_new_tokens was reached
+  bool cut = false;                        // max_new_tokens was reached
+  std::optional<GroundEvidence> evidence;  // when it was asked for
 };
 
 }  // namespace chord::gateway

@@ -34,6 +34,7 @@ class Grounder {
     // Pictures of all requests under way together.
     int64_t max_image_bytes_in_flight = 256LL << 20;
     Thresholds thresholds;
+    std::shared_ptr<const grounding::ConfidenceMap> confidence_map;  // null: raw confidences
   };
   // `pool` and `metrics` are not owned and outlive the grounder.
   Grounder(Options options, WorkerPool& pool, obs::Metrics& metrics)
