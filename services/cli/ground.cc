@@ -1,5 +1,4 @@
 // `chord ground`: asks a running Chord about a picture, or about every picture of a folder.
-#include <grpcpp/client_context.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,18 +18,15 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "chord/v1/grounding.grpc.pb.h"
+#include "chord/v1/grounding.pb.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/image/annotate.h"
 #include "common/image/image.h"
 #include "common/rpc/answer_json.h"
-#include "common/rpc/channel.h"
-#include "common/rpc/deadline.h"
-#include "common/rpc/status_map.h"
 #include "services/cli/args.h"
+#include "services/cli/client.h"
 #include "services/cli/commands.h"
 
 namespace chord::cli {
@@ -121,35 +117,23 @@ Json ErrorJson(const absl::Status& status) {
 class Asker {
  public:
   Asker(const std::string& server, Options options)
-      : stub_(v1::Grounding::NewStub(rpc::MakeChannel(server))), options_(std::move(options)) {}
+      : client_(MakeGrpcClient(server)), options_(std::move(options)) {}
 
   // Text for stdout, or why there is none.
   absl::StatusOr<std::string> Ask(const std::string& path, const std::string& annotate,
                                   int indent) {
-    CHORD_ASSIGN_OR_RETURN(std::string bytes, ReadPicture(path));
-    v1::GroundRequest request;
-    request.set_image(bytes);
-    request.set_prompt(options_.sentence);
-    if (options_.max_new_tokens > 0) request.set_max_new_tokens(options_.max_new_tokens);
-    grpc::ClientContext context;
-    rpc::SetDeadline(context, absl::Now() + options_.timeout);
-    v1::GroundResponse answer;
-    const absl::Status status = rpc::FromGrpc(stub_->Ground(&context, request, &answer));
-    if (!status.ok()) {
-      if (IsCatalogued(status)) return status;
-      if (status.code() == absl::StatusCode::kUnavailable) {
-        return absl::UnavailableError(
-            "No Chord answers at the server's address. Start one with \"chord serve\", or name it "
-            "with --server.");
-      }
-      return status;
-    }
+    CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(path));
+    CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer,
+                           client_->Ask({.picture = bytes,
+                                         .prompt = options_.sentence,
+                                         .max_new_tokens = options_.max_new_tokens,
+                                         .timeout = options_.timeout}));
     if (!annotate.empty()) CHORD_RETURN_IF_ERROR(WriteAnnotated(bytes, answer, annotate));
     return options_.json ? rpc::AnswerJson(answer, indent) + "\n" : HumanAnswer(answer);
   }
 
  private:
-  std::unique_ptr<v1::Grounding::Stub> stub_;
+  const std::unique_ptr<Client> client_;
   const Options options_;
 };
 
