@@ -9,6 +9,8 @@ namespace chord::cli {
 
 int RunServe(const std::vector<std::string>& args);
 int RunGround(const std::vector<std::string>& args);
+int RunEval(const std::vector<std::string>& args);
+int RunCalibrate(const std::vector<std::string>& args);
 int RunDoctor(const std::vector<std::string>& args);
 
 }  // namespace chord::cli

@@ -1,5 +1,4 @@
 // `chord ground`: asks a running Chord about a picture, or about every picture of a folder.
-#include <grpcpp/client_context.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,10 +29,8 @@
 #include "common/image/annotate.h"
 #include "common/image/image.h"
 #include "common/rpc/answer_json.h"
-#include "common/rpc/channel.h"
-#include "common/rpc/deadline.h"
-#include "common/rpc/status_map.h"
 #include "services/cli/args.h"
+#include "services/cli/client.h"
 #include "services/cli/commands.h"
 
 namespace chord::cli {
@@ -146,15 +143,12 @@ absl::Status NoServer(const absl::Status& status) {
 absl::StatusOr<std::string> AskOne(const std::string& server, const std::string& path,
                                    const Options& options) {
   CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(path));
-  const auto stub = v1::Grounding::NewStub(rpc::MakeChannel(server));
-  v1::GroundRequest request;
-  request.set_image(bytes);
-  Fill(options, request);
-  grpc::ClientContext context;
-  rpc::SetDeadline(context, absl::Now() + options.timeout);
-  v1::GroundResponse answer;
-  const absl::Status status = rpc::FromGrpc(stub->Ground(&context, request, &answer));
-  if (!status.ok()) return NoServer(status);
+  CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer,
+                         MakeGrpcClient(server)->Ask({.picture = bytes,
+                                                      .prompt = options.sentence,
+                                                      .max_new_tokens = options.max_new_tokens,
+                                                      .grammar = options.grammar,
+                                                      .timeout = options.timeout}));
   return Shown(answer, bytes, options, options.annotate, options.json ? 2 : -1);
 }
 

@@ -1,33 +1,13 @@
 #include "services/gateway/answer.h"
 
 #include <algorithm>
-#include <cmath>
+#include <optional>
+#include <vector>
 
 #include "common/grounding/answer.h"
 
 namespace chord::gateway {
 namespace {
-
-double Probability(double p) { return std::isfinite(p) ? std::clamp(p, 0.0, 1.0) : 0.0; }
-
-// Ends must ascend inside the text and every probability be one, or none of them counts.
-bool Consistent(const ModelAnswer& said) {
-  if (said.token_ends.size() != said.log_probabilities.size()) return false;
-  int64_t last = 0;
-  for (const int64_t end : said.token_ends) {
-    if (end < last || end > static_cast<int64_t>(said.text.size())) return false;
-    last = end;
-  }
-  return std::all_of(said.log_probabilities.begin(), said.log_probabilities.end(),
-                     [](double p) { return std::isfinite(p) && p <= 1e-6; });
-}
-
-double MeanProbability(const std::vector<double>& log_probabilities) {
-  if (log_probabilities.empty()) return 0;
-  double sum = 0;
-  for (const double p : log_probabilities) sum += p;
-  return Probability(std::exp(sum / static_cast<double>(log_probabilities.size())));
-}
 
 std::string Advice(bool found, bool chinese) {
   if (found) {
@@ -45,44 +25,58 @@ std::string Advice(bool found, bool chinese) {
 }  // namespace
 
 void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chinese,
-                const Thresholds& thresholds, GroundResult& out) {
+                const Thresholds& thresholds, const grounding::ConfidenceMap* map,
+                GroundResult& out) {
   const grounding::ParsedAnswer parsed = grounding::ParseAnswer(said.text);
-  std::vector<size_t> ends;
-  std::vector<double> log_probabilities;
-  if (Consistent(said)) {
-    ends.assign(said.token_ends.begin(), said.token_ends.end());
-    log_probabilities = said.log_probabilities;
-  }
+  const grounding::Evidence all = grounding::GatherEvidence(said.text, parsed, said);
+  grounding::Evidence kept = all;
+  kept.boxes.clear();
+  kept.raw_boxes.clear();
+  if (!all.usable) map = nullptr;
 
   std::vector<std::optional<image::Box>> boxes;
+  std::vector<double> confidences;
   boxes.reserve(parsed.objects.size());
   out.objects.clear();
-  for (const grounding::RawObject& raw : parsed.objects) {
+  for (size_t i = 0; i < parsed.objects.size(); ++i) {
+    const grounding::RawObject& raw = parsed.objects[i];
     boxes.push_back(image::ToUpright(raw.box, frame));
     if (!boxes.back()) continue;
+    kept.boxes.push_back(all.boxes[i]);
+    kept.raw_boxes.push_back(all.raw_boxes[i]);
     GroundObject object;
     object.label = raw.label;
     object.box = *boxes.back();
     object.confidence =
-        ends.empty() ? 0 : Probability(grounding::ObjectProbability(raw, ends, log_probabilities));
+        map != nullptr ? grounding::Probability(map->box, all.boxes[i]) : all.raw_boxes[i];
     object.needs_review = object.confidence < thresholds.review;
+    confidences.push_back(object.confidence);
     out.objects.push_back(std::move(object));
   }
   out.text = grounding::RenderText(said.text, parsed, boxes);
 
+  const auto least = [](const std::vector<double>& values) {
+    return values.empty() ? 0.0 : *std::min_element(values.begin(), values.end());
+  };
+  double raw = 0;
   if (!out.objects.empty()) {
-    out.confidence = 1;
-    for (const GroundObject& object : out.objects) {
-      out.confidence = std::min(out.confidence, object.confidence);
+    raw = least(kept.raw_boxes);
+    out.confidence = least(confidences);
+    if (map != nullptr) {
+      const auto evidence = grounding::MakeAnswerEvidence(confidences, all.ends, all.cut);
+      out.confidence = std::min(out.confidence, grounding::Probability(map->answer, evidence));
     }
-  } else if (!parsed.objects.empty()) {
-    out.confidence = 0;  // boxes that lie nowhere are no evidence of absence
-  } else if (said.log_probability_empty) {
-    out.confidence = Probability(std::exp(*said.log_probability_empty));
   } else {
-    out.confidence = parsed.explicit_empty ? MeanProbability(log_probabilities) : 0;
+    // Boxes that lie nowhere are no evidence of absence, and a text without a list is none either.
+    const bool says_absent = parsed.objects.empty() && all.raw_absent > 0;
+    raw = says_absent ? all.raw_absent : 0;
+    out.confidence =
+        says_absent && map != nullptr ? grounding::Probability(map->absent, all.absent) : raw;
   }
+  out.calibrated = map != nullptr;
   out.advice = out.confidence < thresholds.advice ? Advice(!out.objects.empty(), chinese) : "";
+  out.evidence.reset();
+  if (all.usable) out.evidence = GroundEvidence{std::move(kept), raw, ""};
 }
 
 }  // namespace chord::gateway

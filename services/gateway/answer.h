@@ -2,22 +2,17 @@
 // and numbers are not trusted, whatever they are the result is well-formed.
 #pragma once
 
-#include <cstdint>
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
+#include "common/grounding/confidence.h"
 #include "common/image/frame_plan.h"
 #include "services/gateway/ground.h"
 
 namespace chord::gateway {
 
-struct ModelAnswer {
+struct ModelAnswer : grounding::TokenRecord {
   std::string text;
-  std::vector<int64_t> token_ends;        // bytes of `text`
-  std::vector<double> log_probabilities;  // natural, one per token
-  std::optional<double> log_probability_empty;
 };
 
 struct Thresholds {
@@ -25,14 +20,16 @@ struct Thresholds {
   double review = 0.7;
 };
 
-// Fills text, objects, confidence and advice of `out`.
+// Fills text, objects, confidences, calibrated, advice and evidence of `out`.
 //
-// An object's confidence is the geometric mean of its coordinate tokens' probabilities, 0 when the
-// worker sent none that fit the text. The answer's is the least of its objects': an answer is right
-// when all its boxes are. Without objects it is the probability of the empty list when the worker
-// knows it, else the geometric mean over the tokens of a list that the model wrote as empty; words
-// without any list say nothing about absence, so they have confidence 0.
+// With a map (common/grounding/confidence.h) an object's confidence is the fitted probability that
+// its box is right; the answer's, that its boxes are right and all there are, never above the least
+// of its objects'; without objects, that the thing is absent. Without a map (`map` null) they are
+// the raw scores, and the answer's is the least of its objects'. Where the worker sent no
+// probabilities that fit the text there is no evidence: objects have confidence 0. Words without
+// any list say nothing about absence, and neither do boxes that lie nowhere: confidence 0.
 void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chinese,
-                const Thresholds& thresholds, GroundResult& out);
+                const Thresholds& thresholds, const grounding::ConfidenceMap* map,
+                GroundResult& out);
 
 }  // namespace chord::gateway

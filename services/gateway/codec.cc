@@ -13,6 +13,23 @@ void SetBox(const image::Box& box, v1::Box& out) {
   out.set_y2(box.y2);
 }
 
+v1::Evidence ToProto(const GroundEvidence& evidence) {
+  const grounding::Evidence& from = evidence.signals;
+  v1::Evidence out;
+  out.set_raw_confidence(evidence.raw_confidence);
+  out.set_model_fingerprint(evidence.model_fingerprint);
+  out.set_version(grounding::kEvidenceVersion);
+  for (size_t i = 0; i < from.boxes.size(); ++i) {
+    v1::BoxEvidence& box = *out.add_boxes();
+    box.mutable_features()->Add(from.boxes[i].begin(), from.boxes[i].end());
+    box.set_raw_confidence(from.raw_boxes[i]);
+  }
+  if (from.boxes.empty()) out.mutable_absent()->Add(from.absent.begin(), from.absent.end());
+  out.set_ends(from.ends);
+  out.set_cut(from.cut);
+  return out;
+}
+
 }  // namespace
 
 v1::Object ToProto(const GroundObject& object) {
@@ -35,7 +52,7 @@ v1::GroundResponse ToProto(const GroundResult& result) {
   out.mutable_image_size()->set_width(plan.upright.width);
   out.mutable_image_size()->set_height(plan.upright.height);
   out.set_confidence(result.confidence);
-  out.set_calibrated(false);  // no model has a fitted map yet
+  out.set_calibrated(result.calibrated);
   out.set_advice(result.advice);
   v1::Frame& frame = *out.mutable_frame();
   frame.set_resized_width(plan.resized.width);
@@ -62,6 +79,7 @@ v1::GroundResponse ToProto(const GroundResult& result) {
   out.set_model(result.model);
   out.set_image_id(result.image_id);
   out.set_finish_reason(result.cut ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP);
+  if (result.evidence) *out.mutable_evidence() = ToProto(*result.evidence);
   return out;
 }
 
@@ -87,6 +105,7 @@ absl::Status FromProto(const v1::GroundRequest& request, GroundInput& input) {
   input.grammar = request.grammar() != v1::GRAMMAR_OFF;
   if (request.prompt().empty()) return errors::PromptMissing();
   input.prompt = request.prompt();
+  input.want_evidence = request.want_evidence();
   // The protocol says that 0 is the default, as absent is.
   if (request.max_new_tokens() != 0) input.max_new_tokens = request.max_new_tokens();
   return absl::OkStatus();

@@ -21,6 +21,7 @@
 #include "common/base/errors.h"
 #include "common/base/executor.h"
 #include "common/base/status_macros.h"
+#include "common/grounding/confidence.h"
 #include "common/http/server.h"
 #include "common/model/model_config.h"
 #include "common/obs/log.h"
@@ -101,6 +102,7 @@ class GatewayImpl final : public Gateway {
     core.worker_wait = settings_.worker_wait;
     core.max_batch = settings_.max_batch;
     core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
+    core.confidence_map = FindConfidenceMap(fingerprint);
     grounder_ = std::make_unique<Grounder>(core, *admission_, *pictures_, *pool_, metrics_);
 
     // A few threads more than requests may run: whoever is refused needs one for a moment.
@@ -161,6 +163,22 @@ class GatewayImpl final : public Gateway {
   }
 
  private:
+  // A map that is broken or another model's must not stop a service that answers well without it,
+  // but nobody should overlook it.
+  std::shared_ptr<const grounding::ConfidenceMap> FindConfidenceMap(
+      const std::string& fingerprint) const {
+    auto map = grounding::LoadConfidenceMap(settings_.model_dir, fingerprint);
+    if (!map.ok()) {
+      obs::Log(obs::LogLevel::kError, "confidence map refused, answers say calibrated: false",
+               {{"why", map.status().message()}});
+      return nullptr;
+    }
+    obs::Log(obs::LogLevel::kInfo, "confidence map",
+             {{"calibrated", map->has_value()},
+              {"questions", map->has_value() ? (*map)->fitted_on.questions : 0}});
+    return *map ? std::make_shared<const grounding::ConfidenceMap>(*std::move(*map)) : nullptr;
+  }
+
   void TellReady() {
     const bool ready = workers_ready_ && !draining_;
     metrics_.SetReady(ready);

@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/base/cancel.h"
+#include "common/grounding/confidence.h"
 #include "common/image/frame_plan.h"
 
 namespace chord::gateway {
@@ -28,6 +29,7 @@ struct GroundInput {
   std::string image_id;     // of a kept picture
   std::string session_id;   // of a conversation about the picture; empty: none
   bool grammar = true;      // decode under the box grammar
+  bool want_evidence = false;  // what confidences are computed from
   std::string prompt;
   std::optional<int> max_new_tokens;  // absent: the setting's default
   absl::Time received_at;
@@ -60,11 +62,19 @@ struct GroundTiming {
   absl::Duration total;
 };
 
+// What an answer's confidences are computed from.
+struct GroundEvidence {
+  grounding::Evidence signals;  // one box for each of the answer's objects
+  double raw_confidence = 0;    // of the answer, without a map
+  std::string model_fingerprint;
+};
+
 struct GroundResult {
   std::string text;
   std::vector<GroundObject> objects;
   double confidence = 0;
-  std::string advice;  // empty: none
+  bool calibrated = false;  // by a map that was fitted for this model
+  std::string advice;       // empty: none
   image::FramePlan frame;
   GroundUsage usage;
   GroundTiming timing;
@@ -72,6 +82,7 @@ struct GroundResult {
   std::string model;
   std::string image_id;  // handle for more questions; empty: not kept
   bool cut = false;      // max_new_tokens was reached
+  std::optional<GroundEvidence> evidence;  // when it was asked for
 };
 
 }  // namespace chord::gateway

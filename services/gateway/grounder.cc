@@ -33,6 +33,11 @@ ModelAnswer FromProto(const internal::v1::DecodeDone& done) {
   out.token_ends.assign(done.token_ends().begin(), done.token_ends().end());
   out.log_probabilities.assign(done.log_probabilities().begin(), done.log_probabilities().end());
   if (done.has_log_probability_empty()) out.log_probability_empty = done.log_probability_empty();
+  out.forced.assign(done.forced().begin(), done.forced().end());
+  for (const auto& choice : done.choices()) {
+    out.choices.push_back({choice.offset(), choice.log_close(), choice.log_more()});
+  }
+  out.cut = done.cut();
   return out;
 }
 
@@ -287,7 +292,12 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   const absl::Time parsed = absl::Now();
   GroundResult out;
   FillAnswer(FromProto(output.decode), picture.plan, HasCjk(input.prompt), options_.thresholds,
-             out);
+             options_.confidence_map.get(), out);
+  if (input.want_evidence && out.evidence) {
+    out.evidence->model_fingerprint = options_.fingerprint;
+  } else {
+    out.evidence.reset();
+  }
   metrics_.StageTook(obs::Stage::kParse, absl::Now() - parsed);
   if (asked.objects) {
     for (size_t i = asked.objects->told(); i < out.objects.size(); ++i) {

@@ -35,6 +35,7 @@ class Grounder {
     absl::Duration retry_wait = absl::Milliseconds(500);
     int max_batch = 64;
     Thresholds thresholds;
+    std::shared_ptr<const grounding::ConfidenceMap> confidence_map;  // null: raw confidences
   };
   // The others are not owned and outlive the grounder.
   Grounder(Options options, Admission& admission, Pictures& pictures, WorkerPool& pool,

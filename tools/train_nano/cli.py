@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     p.add_argument("--count", type=int, default=100)
     p.add_argument("--seed", default="1", help="any text; scene i depends on it and on i alone")
+    p.add_argument("--hard", action="store_true",
+                   help="small, hidden and look-alike things, noise, JPEG and blur among plain scenes")
     _font(p)
 
     p = command("demo", _demo, "Draw the demonstration pictures and their scenes.json.")
@@ -78,10 +80,10 @@ def _font(p: argparse.ArgumentParser) -> None:
 
 
 def _scenes(a) -> int:
-    from .heldout import write_held_out
+    from .heldout import write_hard, write_held_out
     from .sprites import SpriteBook
 
-    write_held_out(a.out, a.count, a.seed, SpriteBook(a.font))
+    (write_hard if a.hard else write_held_out)(a.out, a.count, a.seed, SpriteBook(a.font))
     return 0
 
 

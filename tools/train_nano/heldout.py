@@ -32,7 +32,7 @@ def kind_of(turn: Turn) -> str:
 def held_out_scene(book: SpriteBook, seed: str, index: int) -> tuple[Scene, Turn, Drawing]:
     """Depends on seed and index alone."""
     rng = random.Random(f"held-out/{seed}/{index}")
-    variants = [_OwnVariant(book, i) for i in range(len(book.kinds))]
+    variants = own_variants(book)
     sampler = SceneSampler(book.kinds, variants, rng)
     width, height = rng.choice(SIZES)
     unit = max(1.0, math.sqrt(width * height / MODEL_PIXELS))
@@ -40,12 +40,27 @@ def held_out_scene(book: SpriteBook, seed: str, index: int) -> tuple[Scene, Turn
     while True:
         scene = sampler.sample(width, height, turns=8, unit=unit, overlap=0.02)
         fitting = [t for t in scene.turns
-                   if (kind_of(t), t.lang) == wanted and not _ambiguous(scene, t, book.kinds)]
+                   if (kind_of(t), t.lang) == wanted and not ambiguous(scene, t, book.kinds)]
         if not fitting:
             continue
         drawing = draw(scene, book, rng)
         if min(drawing.contrasts, default=255.0) >= LEAST_CONTRAST:
             return scene, fitting[0], drawing
+
+
+def write_hard(out: Path, count: int, seed: str, book: SpriteBook) -> list[dict]:
+    """As write_held_out, with scenes of hard.py; rows tell their difficulty in "hard"."""
+    from .hard import hard_scene
+
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in range(count):
+        made = hard_scene(book, seed, index)
+        name = f"scene_{index:05d}.{made.suffix}"
+        (out / name).write_bytes(made.file)
+        rows.append(row(name, made.turn, made.drawing) | {"hard": made.difficulty})
+    write_rows(out / "scenes.json", rows)
+    return rows
 
 
 def write_held_out(out: Path, count: int, seed: str, book: SpriteBook) -> list[dict]:
@@ -72,6 +87,10 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
+def own_variants(book: SpriteBook) -> list:
+    return [_OwnVariant(book, i) for i in range(len(book.kinds))]
+
+
 class _OwnVariant:
     """The one drawing of a kind; its hull is found only when the kind is used."""
 
@@ -87,7 +106,7 @@ class _OwnVariant:
         return Variant(self._index, self._book.hull(self._index))
 
 
-def _ambiguous(scene: Scene, turn: Turn, kinds: Sequence[Kind]) -> bool:
+def ambiguous(scene: Scene, turn: Turn, kinds: Sequence[Kind]) -> bool:
     """Questions with no one right answer: hearts are both shapes and drawings, and a thing that is
     absent must not have a near relative in the picture (a ledger looks like a notebook)."""
     if "heart" in turn.prompt or "心" in turn.prompt:

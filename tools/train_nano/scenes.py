@@ -183,6 +183,8 @@ class SceneSampler:
 
     COUNTS = ((1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 3, 3, 2, 2, 1, 1))
     SMALLEST = 34  # px of a sprite's side in the picture that the model sees
+    LARGEST = 0.55  # of the picture's shorter side
+    THINNEST = 10  # px of a box's shorter side, as the model sees it
 
     def __init__(self, kinds: Sequence[Kind], variants: Sequence[Sequence[Variant]],
                  rng: random.Random):
@@ -229,7 +231,7 @@ class SceneSampler:
         """x, y, size, angle, flip, box; None when no room was found."""
         rng = self.rng
         for _ in range(20):
-            low, high = math.log(self.SMALLEST * unit), math.log(min(width, height) * 0.55)
+            low, high = math.log(self.SMALLEST * unit), math.log(min(width, height) * self.LARGEST)
             size = math.exp(rng.uniform(low, high))
             angle = rng.uniform(-0.35, 0.35) if rng.random() < 0.5 else 0.0
             flip = rng.random() < 0.3
@@ -237,7 +239,7 @@ class SceneSampler:
             if x2 - x1 >= width or y2 - y1 >= height:
                 continue
             x, y = rng.uniform(-x1, width - x2), rng.uniform(-y1, height - y2)
-            if min(x2 - x1, y2 - y1) < 10 * unit:
+            if min(x2 - x1, y2 - y1) < self.THINNEST * unit:
                 continue
             box = (x + x1, y + y1, x + x2, y + y2)
             if all(covered(box, o.box) <= overlap for o in others):
