@@ -10,5 +10,6 @@ namespace chord::cli {
 int RunServe(const std::vector<std::string>& args);
 int RunGround(const std::vector<std::string>& args);
 int RunDoctor(const std::vector<std::string>& args);
+int RunBenchCommand(const std::vector<std::string>& args);
 
 }  // namespace chord::cli

@@ -16,6 +16,7 @@ constexpr char kHelp[] =
     "\n"
     "  chord serve      run gateway, vision worker and language worker on this host\n"
     "  chord ground     ask about a picture or a folder of pictures\n"
+    "  chord bench      offer a load to a running Chord and measure how it answers\n"
     "  chord doctor     check this installation and say what to mend\n"
     "  chord inspect    write the engine's own values (pixels, embeddings, logits, tokens)\n"
     "  chord tokenize   turn texts into token ids\n"
@@ -38,6 +39,7 @@ int main(int argc, char** argv) {
   const std::vector<std::string> args(argv + (argc > 1 ? 2 : 1), argv + argc);
   if (command == "serve") return chord::cli::RunServe(args);
   if (command == "ground") return chord::cli::RunGround(args);
+  if (command == "bench") return chord::cli::RunBenchCommand(args);
   if (command == "doctor") return chord::cli::RunDoctor(args);
   if (command == "inspect") return ExecInspect(argv);
   if (command == "tokenize") return chord::cli::RunTokenize(argc - 1, argv + 1);
