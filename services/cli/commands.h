@@ -12,5 +12,6 @@ int RunGround(const std::vector<std::string>& args);
 int RunEval(const std::vector<std::string>& args);
 int RunCalibrate(const std::vector<std::string>& args);
 int RunDoctor(const std::vector<std::string>& args);
+int RunBenchCommand(const std::vector<std::string>& args);
 
 }  // namespace chord::cli

@@ -18,6 +18,7 @@ constexpr char kHelp[] =
     "  chord ground     ask about a picture or a folder of pictures\n"
     "  chord eval       measure a running Chord on a data set with known boxes\n"
     "  chord calibrate  fit a model's confidences on such a data set\n"
+    "  chord bench      offer a load to a running Chord and measure how it answers\n"
     "  chord doctor     check this installation and say what to mend\n"
     "  chord inspect    write the engine's own values (pixels, embeddings, logits, tokens)\n"
     "  chord tokenize   turn texts into token ids\n"
@@ -42,6 +43,7 @@ int main(int argc, char** argv) {
   if (command == "ground") return chord::cli::RunGround(args);
   if (command == "eval") return chord::cli::RunEval(args);
   if (command == "calibrate") return chord::cli::RunCalibrate(args);
+  if (command == "bench") return chord::cli::RunBenchCommand(args);
   if (command == "doctor") return chord::cli::RunDoctor(args);
   if (command == "inspect") return ExecInspect(argv);
   if (command == "tokenize") return chord::cli::RunTokenize(argc - 1, argv + 1);

@@ -1,0 +1,92 @@
+// What a load generator asks and when: arrivals, the mix of questions, and the files they come
+// from. Everything but LoadMaterial is pure; the same seed gives the same load on every machine.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace chord::cli {
+
+// --- arrivals -----------------------------------------------------------------------------------
+
+// Offsets of a Poisson process: gaps are independent and exponential with mean 1 / rate.
+class Arrivals {
+ public:
+  // `rate` > 0, requests per second.
+  Arrivals(double rate, uint64_t seed) : rate_(rate), random_(seed) {}
+  // Seconds since the start, growing.
+  double Next();
+
+ private:
+  const double rate_;
+  std::mt19937_64 random_;
+  double at_ = 0;
+};
+
+inline constexpr double kMaxBenchRate = 100'000;  // requests per second
+inline constexpr size_t kMaxBenchRuns = 64;       // rates of one sweep
+
+// "5", "2,4,8" or a sweep "FROM:TO:COUNT" of rates with equal ratios, both ends included.
+// PARAMETER_INVALID for anything else, a rate outside (0, kMaxBenchRate] or too many of them.
+absl::StatusOr<std::vector<double>> ParseRates(absl::string_view text);
+
+// --- questions ----------------------------------------------------------------------------------
+
+struct NamedQuestion {
+  std::string file;  // as written in the data
+  std::string prompt;
+};
+
+// Questions of one data file, in its order. Understands
+//   * a JSON array of rows or one JSON row a line, {"file": …, "prompt": …}; also "image" or
+//     "file_name", and "question", "sentence" or "prompts": [several];
+//   * COCO: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}],
+//     "categories": [{"id", "name"}]}: one question "all NAME" for each category of a picture;
+//   * RefCOCO in COCO's form, whose annotations carry "sentences", "sentence" or "caption".
+// CONFIG_INVALID says what cannot be read, with the line for JSON lines.
+absl::StatusOr<std::vector<NamedQuestion>> ParseQuestions(absl::string_view text);
+
+struct BenchPicture {
+  std::string name;
+  std::string bytes;  // the file as it is
+};
+
+struct BenchQuestion {
+  int picture = 0;  // index into Material::pictures
+  std::string prompt;
+};
+
+struct Material {
+  std::vector<BenchPicture> pictures;
+  std::vector<BenchQuestion> questions;  // at least one
+};
+
+// Reads `path`: a folder with data files (*.json, *.jsonl) and pictures, a data file, or a picture.
+// A non-empty `prompt` replaces the questions of the data: it is asked of every picture, and no
+// data file is needed. Pictures stay in memory, 1 GiB of them at most. CONFIG_INVALID otherwise.
+absl::StatusOr<Material> LoadMaterial(const std::string& path, const std::string& prompt);
+
+// Draws questions uniformly, each one by reference with the probability `reuse`.
+class Mix {
+ public:
+  struct Draw {
+    int question = 0;
+    bool by_id = false;  // name the picture by its image_id instead of sending it
+  };
+  // `questions` > 0; `reuse` in [0, 1].
+  Mix(int questions, double reuse, uint64_t seed)
+      : questions_(questions), reuse_(reuse), random_(seed) {}
+  Draw Next();
+
+ private:
+  const int questions_;
+  const double reuse_;
+  std::mt19937_64 random_;
+};
+
+}  // namespace chord::cli
