@@ -1,4 +1,5 @@
 // `chord ground`: asks a running Chord about a picture, or about every picture of a folder.
+#include <grpcpp/client_context.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +30,9 @@
 #include "common/image/annotate.h"
 #include "common/image/image.h"
 #include "common/rpc/answer_json.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/deadline.h"
+#include "common/rpc/status_map.h"
 #include "services/cli/args.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
