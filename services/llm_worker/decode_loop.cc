@@ -349,8 +349,7 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
       result.picture = PictureFrom::kRows;
     }
   }
-  // A writer that is on its way may come nevertheless: it ends with the ticket.
-  if (sequence.has_rows && !job.pushed) job.ticket->RowsNotNeeded();
+  if (sequence.has_rows) job.ticket->RowsNotNeeded(job.pushed);
   const bool needs_rows = result.picture == PictureFrom::kRows && !job.pushed;
   if (job.on_accepted) {
     if (auto status = job.on_accepted(result.picture, needs_rows); !status.ok()) {

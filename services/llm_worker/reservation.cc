@@ -15,8 +15,7 @@ bool CanMove(TicketState from, TicketState to) {
     case S::kNew:
       return to == S::kReserved || to == S::kComplete;
     case S::kReserved:
-      return to == S::kReceiving || to == S::kComplete || to == S::kCancelled ||
-             to == S::kExpired;
+      return to == S::kReceiving || to == S::kCancelled || to == S::kExpired;
     case S::kReceiving:
       return to == S::kComplete || to == S::kCancelPending;
     case S::kComplete:
@@ -83,6 +82,7 @@ absl::Status Reservation::BeginReceive() {
   absl::MutexLock lock(&mu_);
   switch (state_) {
     case TicketState::kReserved:
+      if (!awaited_) return errors::TicketUnknown();
       Move(TicketState::kReceiving);
       return absl::OkStatus();
     case TicketState::kReceiving:
@@ -99,7 +99,7 @@ absl::Status Reservation::Complete(std::unique_ptr<engine::EmbeddingBuffer> rows
     absl::MutexLock lock(&mu_);
     if (state_ != TicketState::kCancelPending) {
       Move(TicketState::kComplete);
-      rows_ = std::move(rows);
+      if (needed_) rows_ = std::move(rows);
       return absl::OkStatus();
     }
     Move(TicketState::kCancelled);
@@ -112,6 +112,7 @@ void Reservation::WriterLeft(absl::Status reason) {
     absl::MutexLock lock(&mu_);
     if (state_ == TicketState::kReceiving) Move(TicketState::kCancelPending);
     Move(TicketState::kCancelled);
+    if (!needed_) return;
   }
   source_.Cancel(std::move(reason));
 }
@@ -122,14 +123,12 @@ std::unique_ptr<engine::EmbeddingBuffer> Reservation::Take() {
   return std::move(rows_);
 }
 
-void Reservation::RowsNotNeeded() {
+void Reservation::RowsNotNeeded(bool pushed) {
   std::unique_ptr<engine::EmbeddingBuffer> rows;  // freed outside the lock
   absl::MutexLock lock(&mu_);
-  if (state_ == TicketState::kReserved) Move(TicketState::kComplete);
-  if (state_ == TicketState::kComplete) {
-    Move(TicketState::kTaken);
-    rows = std::move(rows_);
-  }
+  needed_ = false;
+  awaited_ = pushed;
+  rows = std::move(rows_);
 }
 
 void Reservation::Cancel(absl::Status reason) {
@@ -149,7 +148,7 @@ void Reservation::Cancel(absl::Status reason) {
 bool Reservation::ExpireIfDue(absl::Time now, const absl::Status& reason) {
   {
     absl::MutexLock lock(&mu_);
-    if (state_ != TicketState::kReserved || now < expires_) return false;
+    if (state_ != TicketState::kReserved || !needed_ || now < expires_) return false;
     Move(TicketState::kExpired);
   }
   source_.Cancel(reason);

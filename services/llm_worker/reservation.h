@@ -22,7 +22,6 @@ namespace chord::llm_worker {
 // kNew ─► kReserved ─► kReceiving ─► kComplete ─► kTaken          (prefill owns the rows)
 //   │         │             └─► kCancelPending ─► kCancelled      (a writer is inside until then)
 //   │         ├─► kExpired
-//   │         ├─► kComplete                                     (what was kept will do)
 //   │         └─────────────► kCancelled ◄── kComplete
 //   └─► kComplete                                                 (a request without pictures)
 enum class TicketState {
@@ -74,9 +73,10 @@ class Reservation {
   // kComplete -> kTaken. null: no picture.
   // REQUIRES: complete(), and no second reader.
   std::unique_ptr<engine::EmbeddingBuffer> Take();
-  // The request goes on with what it has: a writer that has not come is refused, rows that are here
-  // are dropped; one that is inside ends with the ticket.
-  void RowsNotNeeded();
+  // The request goes on with what was kept. Rows that are here are dropped, those that come are, and
+  // whether their writer comes, stays or goes no longer matters. One that was not announced
+  // (`pushed`) is refused.
+  void RowsNotNeeded(bool pushed);
 
   // --- anybody ----------------------------------------------------------------------------------
   // Idempotent; a taken ticket only fires the source.
@@ -94,6 +94,8 @@ class Reservation {
   mutable absl::Mutex mu_;
   TicketState state_ ABSL_GUARDED_BY(mu_) = TicketState::kNew;
   std::unique_ptr<engine::EmbeddingBuffer> rows_ ABSL_GUARDED_BY(mu_);
+  bool needed_ ABSL_GUARDED_BY(mu_) = true;    // the request waits for rows
+  bool awaited_ ABSL_GUARDED_BY(mu_) = true;   // a writer may come
 };
 
 // All tickets of this worker. What has ended leaves a tombstone, bounded in number and age, so that

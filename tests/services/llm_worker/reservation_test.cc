@@ -34,8 +34,7 @@ TEST(TicketStates, OnlyTheEdgesOfTheDiagramExist) {
   const std::set<std::pair<S, S>> edges = {
       {S::kNew, S::kReserved},          {S::kNew, S::kComplete},
       {S::kReserved, S::kReceiving},    {S::kReserved, S::kCancelled},
-      {S::kReserved, S::kExpired},      {S::kReserved, S::kComplete},
-      {S::kReceiving, S::kComplete},
+      {S::kReserved, S::kExpired},      {S::kReceiving, S::kComplete},
       {S::kReceiving, S::kCancelPending}, {S::kComplete, S::kTaken},
       {S::kComplete, S::kCancelled},    {S::kCancelPending, S::kCancelled},
   };
@@ -78,23 +77,27 @@ TEST_F(ReservationTest, IsCompleteAtOnceWithoutPictures) {
   EXPECT_EQ(ticket.Take(), nullptr);
 }
 
-TEST_F(ReservationTest, GoesOnWithoutRowsWhenWhatWasKeptWillDo) {
-  Reservation unused = Make();
-  unused.RowsNotNeeded();
-  EXPECT_EQ(unused.state(), S::kTaken);
-  EXPECT_EQ(Reason(unused.BeginReceive()), "TICKET_REUSED");
-  EXPECT_FALSE(unused.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
+TEST_F(ReservationTest, GoesOnWithoutRowsWhateverTheirWriterDoes) {
+  Reservation nobody = Make();
+  nobody.RowsNotNeeded(/*pushed=*/false);
+  EXPECT_EQ(Reason(nobody.BeginReceive()), "TICKET_UNKNOWN");
+  EXPECT_FALSE(nobody.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
+  Reservation late = Make();
+  late.RowsNotNeeded(/*pushed=*/true);
+  EXPECT_FALSE(late.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
+  ASSERT_TRUE(late.BeginReceive().ok());
+  ASSERT_TRUE(late.Complete(NewRows()).ok());
+  EXPECT_EQ(alive_, 0) << "dropped as they come";
   Reservation complete = Make();
   ASSERT_TRUE(complete.BeginReceive().ok());
   ASSERT_TRUE(complete.Complete(NewRows()).ok());
-  complete.RowsNotNeeded();
-  EXPECT_EQ(complete.state(), S::kTaken);
+  complete.RowsNotNeeded(/*pushed=*/true);
   EXPECT_EQ(alive_, 0);
   Reservation writing = Make();
   ASSERT_TRUE(writing.BeginReceive().ok());
-  writing.RowsNotNeeded();
-  EXPECT_EQ(writing.state(), S::kReceiving) << "its writer ends with the ticket";
-  EXPECT_TRUE(source_.token().Check().ok());
+  writing.RowsNotNeeded(/*pushed=*/true);
+  writing.WriterLeft(errors::WorkerLost("vision"));
+  EXPECT_TRUE(source_.token().Check().ok()) << "the request does not end with it";
 }
 
 TEST_F(ReservationTest, RefusesASecondWriterInEveryState) {
