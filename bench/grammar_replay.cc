@@ -95,6 +95,7 @@ int Main(int argc, char** argv) {
     sum.forced += one.forced;
     sum.guessed += one.guessed;
     sum.wrong += one.wrong;
+    sum.end_passes += one.end_passes;
   }
   if (boxes == 0) {
     std::fprintf(stderr, "no boxes\n");
@@ -105,6 +106,8 @@ int Main(int argc, char** argv) {
   std::printf("a box: %.2f tokens, %.2f passes (forced %.2f, guessed %.2f, guessed in vain %.2f)\n",
               per_box(sum.tokens), per_box(sum.passes), per_box(sum.forced), per_box(sum.guessed),
               per_box(sum.wrong));
+  std::printf("stopping where the answer is whole, without the end token's pass: %.2f passes\n",
+              per_box(sum.passes - sum.end_passes));
   const char* names[] = {"Allowed", "Forced", "Guess"};
   for (int what = 0; what < 3; ++what) {
     std::printf("%s: median %.1f us, 99%% %.1f us, worst %.1f us of %zu\n", names[what],

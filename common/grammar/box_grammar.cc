@@ -24,10 +24,11 @@ namespace {
 using Mask = std::vector<uint64_t>;
 
 constexpr size_t kMaxGuessBytes = 320;
-constexpr size_t kGuessedDigits = 1;     // of a number
-constexpr size_t kMaxLabels = 16;        // remembered of one answer
-constexpr size_t kMaxTailBytes = 2048;   // tokenised again for Forced() and Guess()
-constexpr size_t kMaxRemembered = 8192;  // tokenisations of structure
+constexpr size_t kGuessedDigits = 1;        // of a number
+constexpr size_t kMaxLabels = 16;           // remembered of one answer
+constexpr size_t kMaxTailBytes = 1024;      // tokenised again for Forced() and Guess()
+constexpr size_t kMaxRemembered = 8192;     // tokenisations of structure ...
+constexpr size_t kMaxStructureBytes = 256;  // ... up to this length
 
 void Set(Mask& mask, int32_t id) {
   mask[static_cast<size_t>(id) / 64] |= uint64_t{1} << (static_cast<size_t>(id) % 64);
@@ -343,10 +344,13 @@ size_t LabelSlot(const BoxState& s) {
 }
 constexpr size_t kLabelSlots = 16;
 
-// Largest first would lose nothing: sums of exponentials relative to the greatest logit.
+// log(sum(exp(logits))). What is e^-40 of the greatest changes no digit of a double's sum that is
+// ever read, and most of a vocabulary is below that.
 double LogSumExp(absl::Span<const float> logits, float top) {
   double sum = 0;
-  for (const float v : logits) sum += std::exp(static_cast<double>(v - top));
+  for (const float v : logits) {
+    if (v > top - 40) sum += std::exp(static_cast<double>(v) - top);
+  }
   return top + std::log(sum);
 }
 
@@ -385,7 +389,8 @@ struct BoxGrammar::Impl {
   }
 
   void CompileLabels();
-  void AllowedInto(const BoxState& from, Mask& mask) const;
+  // The mask in `state`, in `scratch` or in a place that stays; empty in free text.
+  absl::Span<const uint64_t> Allowed(const BoxState& state, Mask& scratch) const;
   // Ids that decide where `from` is, in either way.
   void Deciders(const BoxState& from, std::vector<int32_t>& close,
                 std::vector<int32_t>& more) const;
@@ -431,15 +436,27 @@ void BoxGrammar::Impl::CompileLabels() {
   }
 }
 
-void BoxGrammar::Impl::AllowedInto(const BoxState& from, Mask& mask) const {
-  mask.assign(words(), 0);
-  trie.Walk(from, [&](int32_t node, const BoxState&) {
-    for (const int32_t id : trie.Tokens(node)) Set(mask, id);
+absl::Span<const uint64_t> BoxGrammar::Impl::Allowed(const BoxState& state, Mask& scratch) const {
+  if (!state.inside()) return {};
+  if (HasLabelSlot(state)) {
+    const LabelTokens& label = label_tokens[LabelSlot(state)];
+    if (label.by_picture.empty()) return label.mask;
+    scratch = label.mask;
+    for (const int32_t id : label.by_picture) {
+      Decision ignored = Decision::kNone;
+      if (DecidesByPicture(state, id, ignored)) Set(scratch, id);
+    }
+    return scratch;
+  }
+  scratch.assign(words(), 0);
+  trie.Walk(state, [&](int32_t node, const BoxState&) {
+    for (const int32_t id : trie.Tokens(node)) Set(scratch, id);
     return true;
   });
-  if (from.may_end()) {
-    for (const int32_t id : eos) Set(mask, id);
+  if (state.may_end()) {
+    for (const int32_t id : eos) Set(scratch, id);
   }
+  return scratch;
 }
 
 bool BoxGrammar::Impl::DecidesByPicture(BoxState from, int32_t id, Decision& decision) const {
@@ -535,7 +552,8 @@ std::vector<int32_t> BoxGrammar::Impl::StableIds(absl::string_view text, const B
         node);
   }
   const absl::MutexLock lock(&mutex);
-  if (remembered.size() < kMaxRemembered) remembered.emplace(key, stable);
+  if (remembered.size() < kMaxRemembered && key.size() <= kMaxStructureBytes)
+    remembered.emplace(key, stable);
   return stable;
 }
 
@@ -589,7 +607,13 @@ struct BoxCursor::State {
   bool tail_lost = false;  // it grew too long
   size_t bytes = 0;        // accepted
   size_t after_bracket = 0, after_object = 0;
-  Mask mask;
+  // Allowed()'s answer; not copied with the rest.
+  struct Scratch {
+    Mask mask;
+    Scratch() = default;
+    Scratch(const Scratch&) {}
+    Scratch& operator=(const Scratch&) { return *this; }
+  } scratch;
 
   void Free() {
     reader.state.phase = Phase::kFree;
@@ -655,21 +679,7 @@ BoxCursor& BoxCursor::operator=(BoxCursor&&) noexcept = default;
 BoxCursor::~BoxCursor() = default;
 
 absl::Span<const uint64_t> BoxCursor::Allowed() {
-  const BoxGrammar::Impl& g = *state_->grammar;
-  const BoxState& s = state_->reader.state;
-  if (!s.inside()) return {};
-  if (!BoxGrammar::Impl::HasLabelSlot(s)) {
-    g.AllowedInto(s, state_->mask);
-    return state_->mask;
-  }
-  const auto& label = g.label_tokens[LabelSlot(s)];
-  if (label.by_picture.empty()) return label.mask;
-  state_->mask = label.mask;
-  for (const int32_t id : label.by_picture) {
-    Decision ignored;
-    if (g.DecidesByPicture(s, id, ignored)) Set(state_->mask, id);
-  }
-  return state_->mask;
+  return state_->grammar->Allowed(state_->reader.state, state_->scratch.mask);
 }
 
 void BoxCursor::Accept(int32_t id) {
@@ -753,8 +763,8 @@ std::optional<BoxCursor::Choice> BoxCursor::ListChoice(absl::Span<const float> l
   int32_t best = -1;
   const size_t n =
       std::min<size_t>(logits.size(), static_cast<size_t>(state_->grammar->vocab_size));
-  BoxCursor copy = *this;
-  const auto mask = copy.Allowed();
+  Mask scratch;
+  const auto mask = state_->grammar->Allowed(s, scratch);
   for (size_t i = 0; i < n; ++i) {
     const auto id = static_cast<int32_t>(i);
     if (best >= 0 && !(logits[i] > logits[static_cast<size_t>(best)])) continue;

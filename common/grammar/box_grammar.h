@@ -45,7 +45,14 @@ struct Question {
   std::string text;           // the user's words: labels are guessed from them
 };
 
-// A value: copy it to look ahead. Not thread-safe.
+// A value: copy it to look ahead. Not thread-safe. A decode loop, one pass:
+//
+//   id = the model's choice under Allowed(); ListChoice(logits, id) before it is accepted
+//   Accept(id); every id of Forced() is accepted too; then Guess() is asked
+//   the pass runs id, the forced and the guessed ids; each guessed one is compared with the model's
+//   choice under Allowed() at its place (ListChoice as above) and accepted until one differs
+//
+// Where may_end() is true the loop may stop without asking for the end token.
 class BoxCursor {
  public:
   // `grammar` must outlive the cursor and its copies.

@@ -12,8 +12,9 @@
 namespace chord::grammar {
 
 struct Replay {
-  int tokens = 0;  // of the answer, with its end token: the passes without grammar
-  int passes = 0;  // with it, the first one (over the question) included
+  int tokens = 0;      // of the answer, with its end token: the passes without grammar
+  int passes = 0;      // with it, the first one (over the question) included
+  int end_passes = 0;  // of these, those that chose nothing but the end of a whole answer
   int forced = 0, guessed = 0, wrong = 0;  // ids; `wrong`: guessed in vain
   std::string error;                       // "" when every forced id was the answer's own
 };
@@ -39,6 +40,7 @@ inline Replay RunReplay(const BoxGrammar& grammar, const model::Tokenizer& token
   };
   while (at < ids.size()) {
     ++out.passes;  // the model chooses the id at `at`
+    if (ids[at] == eos && cursor.may_end()) ++out.end_passes;
     if (!take()) return fail(at, "not allowed");
     if (at == ids.size()) break;
     for (const int32_t id : cursor.Forced()) {
