@@ -122,6 +122,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   void Read();
   void OnRead(error_code ec, size_t bytes);
+  void EndOfInput();
   void Advance();
   void BeginRequest();
   void OnHeader();
@@ -337,6 +338,8 @@ void Session::OnRead(error_code ec, size_t bytes) {
     peer_gone_ = true;
     if (phase_ == Phase::kHandling) {
       cancel_.Cancel(errors::Cancelled());
+    } else if (ec == net::error::eof) {
+      EndOfInput();
     } else if (phase_ != Phase::kWriting) {
       Close();
     }
@@ -352,6 +355,15 @@ void Session::OnRead(error_code ec, size_t bytes) {
     return;
   }
   Advance();
+}
+
+// A client that stops sending in the middle of a request may still read why it is refused.
+void Session::EndOfInput() {
+  if (phase_ == Phase::kHeader || phase_ == Phase::kBody) {
+    Refuse(errors::RequestMalformed("it ends before its header or its body is complete"));
+  } else if (phase_ != Phase::kWriting) {
+    Close();
+  }
 }
 
 void Session::BeginRequest() {
@@ -378,7 +390,9 @@ void Session::BeginRequest() {
 void Session::Advance() {
   while (true) {
     if (in_.empty()) {
-      if (peer_gone_ || (draining_ && phase_ == Phase::kIdle)) {
+      if (peer_gone_) {
+        EndOfInput();
+      } else if (draining_ && phase_ == Phase::kIdle) {
         Close();
       } else {
         Read();
@@ -418,7 +432,7 @@ void Session::Advance() {
           static_cast<size_t>(server_.options.max_header_bytes) + kBodyReadBytes - kReadBytes) {
         Refuse(errors::HeadersTooLarge(server_.options.max_header_bytes));
       } else if (peer_gone_) {
-        Close();
+        EndOfInput();
       } else {
         Read();
       }
