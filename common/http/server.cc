@@ -123,6 +123,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   void Read();
   void OnRead(error_code ec, size_t bytes);
+  void EndOfInput();
   void Advance();
   void BeginRequest();
   void OnHeader();
@@ -360,6 +361,8 @@ void Session::OnRead(error_code ec, size_t bytes) {
     peer_gone_ = true;
     if (phase_ == Phase::kHandling || phase_ == Phase::kStreaming) {
       cancel_.Cancel(errors::Cancelled());
+    } else if (ec == net::error::eof) {
+      EndOfInput();
     } else if (phase_ != Phase::kWriting) {
       Close();
     }
@@ -375,6 +378,15 @@ void Session::OnRead(error_code ec, size_t bytes) {
     return;
   }
   Advance();
+}
+
+// A client that stops sending in the middle of a request may still read why it is refused.
+void Session::EndOfInput() {
+  if (phase_ == Phase::kHeader || phase_ == Phase::kBody) {
+    Refuse(errors::RequestMalformed("it ends before its header or its body is complete"));
+  } else if (phase_ != Phase::kWriting) {
+    Close();
+  }
 }
 
 void Session::BeginRequest() {
@@ -406,7 +418,9 @@ void Session::BeginRequest() {
 void Session::Advance() {
   while (true) {
     if (in_.empty()) {
-      if (peer_gone_ || (draining_ && phase_ == Phase::kIdle)) {
+      if (peer_gone_) {
+        EndOfInput();
+      } else if (draining_ && phase_ == Phase::kIdle) {
         Close();
       } else {
         Read();
@@ -446,7 +460,7 @@ void Session::Advance() {
           static_cast<size_t>(server_.options.max_header_bytes) + kBodyReadBytes - kReadBytes) {
         Refuse(errors::HeadersTooLarge(server_.options.max_header_bytes));
       } else if (peer_gone_) {
-        Close();
+        EndOfInput();
       } else {
         Read();
       }

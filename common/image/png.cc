@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <csetjmp>
 #include <cstring>
+#include <limits>
 
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
@@ -23,6 +24,9 @@ namespace {
 constexpr size_t kSignatureBytes = 8;
 constexpr size_t kChunkOverhead = 12;  // length, type, CRC
 constexpr size_t kHeaderBytes = 13;
+// What may follow the data of the last row. libpng inflates all of it only to throw it away, and a
+// MiB of that becomes a GiB.
+constexpr int64_t kMaxTailBytes = 64 << 10;
 
 absl::Status Corrupt() { return errors::ImageCorrupt("PNG"); }
 
@@ -35,8 +39,10 @@ struct Session {
   png_infop info = nullptr;
   absl::string_view bytes;
   size_t at = 0;
+  int64_t left = std::numeric_limits<int64_t>::max();  // bytes that may still be read
+  const CancelToken& cancel;
 
-  Session() = default;
+  explicit Session(const CancelToken& token) : cancel(token) {}
   Session(const Session&) = delete;
   ~Session() { png_destroy_read_struct(&png, &info, nullptr); }
 };
@@ -47,6 +53,10 @@ void OnWarning(png_structp, png_const_charp) {}
 void ReadBytes(png_structp png, png_bytep to, size_t count) {
   auto& s = *static_cast<Session*>(png_get_io_ptr(png));
   if (count > s.bytes.size() - s.at) png_error(png, "cut");
+  s.left -= static_cast<int64_t>(count);
+  if (s.left < 0) png_error(png, "too much");
+  // Few bytes can become many rows, or none at all.
+  if (s.cancel.cancelled()) png_error(png, "cancelled");
   std::memcpy(to, s.bytes.data() + s.at, count);
   s.at += count;
 }
@@ -225,7 +235,8 @@ absl::StatusOr<Header> ProbePng(absl::string_view bytes, const Limits& limits) {
       has_pixels = true;
     } else if (type != "IHDR" && type != "PLTE" && type != "tRNS") {
       metadata += static_cast<int64_t>(length);
-      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes) return errors::ImageMetadataLimit();
+      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
+        return errors::ImageMetadataLimit();
       if (type == "eXIf" && !has_exif) {
         has_exif = true;
         header.orientation = ExifOrientation(bytes.substr(at + 8, length));
@@ -239,28 +250,38 @@ absl::StatusOr<Header> ProbePng(absl::string_view bytes, const Limits& limits) {
 
 absl::StatusOr<Picture> DecodePng(absl::string_view bytes, const Header& header,
                                   bool alpha_on_white, const CancelToken& cancel) {
-  Session s;
+  Session s(cancel);
   s.bytes = bytes;
-  if (!ReadHeader(s)) return Corrupt();
+  const auto failed = [&cancel]() -> absl::Status {
+    CHORD_RETURN_IF_ERROR(cancel.Check());
+    return Corrupt();
+  };
+  if (!ReadHeader(s)) return failed();
   if (static_cast<int64_t>(png_get_image_width(s.png, s.info)) != header.width ||
       static_cast<int64_t>(png_get_image_height(s.png, s.info)) != header.height) {
     return Corrupt();
   }
   const RowConverter converter(s.png, s.info, alpha_on_white);
   const bool interlaced = png_get_interlace_type(s.png, s.info) == PNG_INTERLACE_ADAM7;
-  if (!StartRows(s)) return Corrupt();
+  if (!StartRows(s)) return failed();
 
   std::vector<uint8_t> stored(png_get_rowbytes(s.png, s.info));
   std::vector<uint8_t> sparse(interlaced ? size_t{3} * header.width : 0);
   Picture picture{header.width, header.height, {}};
   picture.rgb.resize(size_t{3} * header.width * header.height);
-  int rows = 0;
-  for (const Pass& pass : interlaced ? absl::MakeConstSpan(kAdam7) : absl::MakeConstSpan(kWhole)) {
+  const auto passes = interlaced ? absl::MakeConstSpan(kAdam7) : absl::MakeConstSpan(kWhole);
+  int64_t left = 0;  // rows
+  for (const Pass& pass : passes) {
+    if (pass.x0 >= header.width || pass.y0 >= header.height) continue;
+    left += (header.height - pass.y0 + pass.dy - 1) / pass.dy;
+  }
+  for (const Pass& pass : passes) {
     if (pass.x0 >= header.width) continue;
     const int width = (header.width - pass.x0 + pass.dx - 1) / pass.dx;
     for (int y = pass.y0; y < header.height; y += pass.dy) {
-      if (rows++ % kRowsPerCancelCheck == 0) CHORD_RETURN_IF_ERROR(cancel.Check());
-      if (!ReadRow(s, stored.data())) return Corrupt();
+      if (left % kRowsPerCancelCheck == 0) CHORD_RETURN_IF_ERROR(cancel.Check());
+      if (--left == 0) s.left = 2 * static_cast<int64_t>(stored.size()) + kMaxTailBytes;
+      if (!ReadRow(s, stored.data())) return failed();
       uint8_t* to = picture.rgb.data() + size_t{3} * header.width * y;
       if (pass.dx == 1) {
         converter.Convert(stored.data(), width, to);
@@ -271,7 +292,8 @@ absl::StatusOr<Picture> DecodePng(absl::string_view bytes, const Header& header,
       for (int x = 0; x < width; ++x, to += 3 * pass.dx) std::memcpy(to, &sparse[3 * x], 3);
     }
   }
-  if (!Finish(s)) return Corrupt();
+  s.left = std::numeric_limits<int64_t>::max();  // chunks behind the pixels are only skipped
+  if (!Finish(s)) return failed();
   return picture;
 }
 

@@ -30,6 +30,8 @@ RawHttp::RawHttp(int port) {
 
 RawHttp::~RawHttp() { Close(); }
 
+void RawHttp::EndSending() { shutdown(fd_, SHUT_WR); }
+
 void RawHttp::Close() {
   if (fd_ >= 0) close(fd_);
   fd_ = -1;

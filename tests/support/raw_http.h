@@ -30,6 +30,7 @@ class RawHttp {
                    bool informational = false);
   // True when the server ends the connection within `timeout`; what it sends until then is dropped.
   bool WaitClosed(absl::Duration timeout = absl::Seconds(10));
+  void EndSending();  // half-closes: nothing more comes, answers are still read
   void Close();
   void Reset();  // closes so that the server sees a reset
 

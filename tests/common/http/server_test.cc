@@ -301,6 +301,24 @@ TEST_F(ServerTest, MalformedRequestsGetAProblemAndAreCut) {
   }
 }
 
+TEST_F(ServerTest, ARequestThatEndsTooEarlyIsToldSo) {
+  StartServer();
+  for (absl::string_view bytes :
+       {"GET /healthz HTT", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nxx",
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"}) {
+    SCOPED_TRACE(bytes);
+    RawHttp client(port());
+    client.Send(bytes);
+    client.EndSending();
+    const auto answer = client.Read();
+    ExpectProblem(answer, 400, "REQUEST_MALFORMED");
+    EXPECT_TRUE(client.WaitClosed());
+  }
+  RawHttp silent(port());  // asked for nothing, is told nothing
+  silent.EndSending();
+  EXPECT_EQ(silent.Read().status, 0);
+}
+
 TEST_F(ServerTest, AnsweredIdsAreOursAndUniqueWhileTheClientsOwnIsEchoed) {
   StartServer();
   const std::string request =

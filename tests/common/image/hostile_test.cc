@@ -84,6 +84,16 @@ TEST(HostileTest, SurvivesRandomDamage) {
   }
 }
 
+TEST(HostileTest, DoesNotInflateWhatFollowsTheLastRow) {
+  PngParts parts{.width = 10, .height = 10, .rows = std::string(10 * 31, '\0')};
+  parts.rows.resize(100'000);  // some encoders are careless
+  EXPECT_EQ(ReasonOf(Png(parts)), "OK");
+  parts.rows.resize(100'000'000);
+  const std::string bomb = Png(parts);
+  EXPECT_LT(bomb.size(), 200'000u);
+  EXPECT_EQ(ReasonOf(bomb), "IMAGE_CORRUPT");
+}
+
 TEST(HostileTest, RefusesABombFromItsHeaderWithoutPixelMemory) {
   std::string jpeg = Jpeg(Noise(8, 8));
   jpeg.replace(jpeg.find("\xff\xc0") + 5, 4, Be16(60000) + Be16(60000));
