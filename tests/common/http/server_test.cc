@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <memory>
@@ -81,6 +84,24 @@ class ServerTest : public ::testing::Test {
                         return out;
                       }});
     routes.push_back({.method = "POST",
+                      .path = "/stream",
+                      .handler =
+                          [this](const Request& request) {
+                            request.stream->Begin({200, "text/event-stream"});
+                            request.stream->Write("first");
+                            (void)request.cancel.WaitUntil(absl::Now() + absl::Milliseconds(20));
+                            // More than one client may leave unread, when it asks for that.
+                            for (int64_t left = request.body.size() > 4 ? 1 << 14 : 0;
+                                 left > 0 && request.stream->Write(std::string(1 << 14, 'x'));
+                                 --left) {
+                              (void)request.cancel.WaitUntil(absl::Now() + absl::Microseconds(50));
+                            }
+                            request.stream->Write(absl::StrCat(" ", request.peer));
+                            if (request.cancel.cancelled()) ++cancelled_;
+                            return Response();
+                          },
+                      .body_limit = 1000});
+    routes.push_back({.method = "POST",
                       .path = "/busy",
                       .handler = [](const Request&) { return Response(); },
                       .body_limit = 1'000'000'000,
@@ -122,6 +143,70 @@ class ServerTest : public ::testing::Test {
   absl::Notification release_;
   std::unique_ptr<Server> server_;
 };
+
+// Everything until the server ends the connection.
+std::string ReadAll(int port, absl::string_view request) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(port));
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string out;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0 &&
+      send(fd, request.data(), request.size(), MSG_NOSIGNAL) ==
+          static_cast<ssize_t>(request.size())) {
+    char buffer[4096];
+    for (ssize_t n; (n = recv(fd, buffer, sizeof(buffer), 0)) > 0;) {
+      out.append(buffer, static_cast<size_t>(n));
+    }
+  }
+  close(fd);
+  return out;
+}
+
+TEST_F(ServerTest, StreamsAnAnswerInChunksAndKeepsTheConnection) {
+  StartServer();
+  const std::string text = ReadAll(
+      port(), absl::StrCat(Post("/stream", "a"), "GET /healthz HTTP/1.1\r\nHost: x\r\n"
+                                                 "Connection: close\r\n\r\n"));
+  EXPECT_THAT(text, HasSubstr("Transfer-Encoding: chunked\r\n"));
+  EXPECT_THAT(text, Not(HasSubstr("HTTP/1.1 200 OK\r\nContent-Length")));
+  EXPECT_THAT(text, HasSubstr("\r\n\r\n5\r\nfirst\r\na\r\n 127.0.0.1\r\n0\r\n\r\nHTTP/1.1 200 OK"));
+  ASSERT_TRUE(Eventually([&] {
+    absl::MutexLock lock(&mu_);
+    return exchanges_.size() == 2;
+  }));
+  absl::MutexLock lock(&mu_);
+  EXPECT_EQ(exchanges_[0].route, "/stream");
+  EXPECT_EQ(exchanges_[0].response_bytes, 15);
+}
+
+TEST_F(ServerTest, StreamsToAnOldClientUntilTheEndOfTheConnection) {
+  StartServer();
+  const std::string text = ReadAll(port(), "POST /stream HTTP/1.0\r\nContent-Length: 1\r\n\r\na");
+  EXPECT_THAT(text, HasSubstr("Connection: close"));
+  EXPECT_THAT(text, ::testing::EndsWith("\r\n\r\nfirst 127.0.0.1"));
+}
+
+TEST_F(ServerTest, AStreamWhoseClientLeavesFiresItsToken) {
+  StartServer();
+  {
+    RawHttp client(port());
+    ASSERT_TRUE(client.Send(Post("/stream", "plenty")));
+    EXPECT_TRUE(Eventually([&] { return waiting_ == 0; }));
+    client.Reset();
+  }
+  EXPECT_TRUE(Eventually([&] { return cancelled_ == 1; }));
+}
+
+TEST_F(ServerTest, AStreamThatIsNotReadIsCutOff) {
+  Server::Options options;
+  options.max_stream_bytes = 1 << 20;
+  StartServer(options);
+  RawHttp client(port());
+  ASSERT_TRUE(client.Send(Post("/stream", "plenty")));
+  EXPECT_TRUE(Eventually([&] { return cancelled_ == 1; }));
+}
 
 TEST_F(ServerTest, AnswersTheOperationalAddresses) {
   StartServer();

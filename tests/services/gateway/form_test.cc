@@ -50,7 +50,7 @@ TEST(GroundForm, TakesAFlatJsonObjectWithADataUrl) {
       R"({"image": "data:image/png;base64,AP8=", "prompt": "花\u74f6", "max_new_tokens": 3})");
   const auto form = ParseGroundForm(request);
   ASSERT_TRUE(form.ok()) << form.status();
-  EXPECT_EQ(form->image, "\0\xFF"s);
+  EXPECT_EQ(form->file(), "\0\xFF"s);
   EXPECT_EQ(form->prompt, "花瓶");
   EXPECT_EQ(form->max_new_tokens, 3);
 }
@@ -99,6 +99,118 @@ TEST(GroundForm, RefusesOtherBodies) {
   }
   EXPECT_EQ(Refusal(Json("{\"prompt\": \"\xFF\"}")), "PROMPT_NOT_UTF8");
   EXPECT_EQ(Refusal(Json(std::string(100'000, '['))), "BODY_MALFORMED") << "depth costs no stack";
+}
+
+TEST(GroundForm, TakesAKeptPictureAConversationAndSwitches) {
+  const std::string id = "img_0123456789abcdef0123456789abcdef";
+  for (const http::Request& request :
+       {Form({{"image_id", id}, {"prompt", "x"}, {"session_id", "s-1"}, {"grammar", "off"},
+              {"stream", "true"}}),
+        Json(absl::StrCat(R"({"image_id": ")", id, R"(", "prompt": "x", "session_id": "s-1",
+                           "grammar": "off", "stream": true})"))}) {
+    const auto form = ParseGroundForm(request);
+    ASSERT_TRUE(form.ok()) << form.status();
+    EXPECT_EQ(form->image_id, id);
+    EXPECT_EQ(form->session_id, "s-1");
+    EXPECT_FALSE(form->grammar);
+    EXPECT_TRUE(form->stream);
+  }
+  const auto plain = ParseGroundForm(Form({{"image", "x"}, {"prompt", "x"}}));
+  EXPECT_TRUE(plain->grammar);
+  EXPECT_FALSE(plain->stream);
+  EXPECT_EQ(Refusal(Form({{"image", "x"}, {"image_id", id}, {"prompt", "x"}})), "IMAGE_TWICE");
+  EXPECT_EQ(Refusal(Form({{"image_id", "no such form"}, {"prompt", "x"}})), "IMAGE_ID_UNKNOWN");
+  EXPECT_EQ(Refusal(Form({{"image", "x"}, {"prompt", "x"}, {"session_id", "a b"}})),
+            "PARAMETER_INVALID");
+  EXPECT_EQ(Refusal(Form({{"image", "x"}, {"prompt", "x"}, {"stream", "1"}})), "PARAMETER_INVALID");
+  EXPECT_EQ(Refusal(Json(R"({"image": "data:;base64,AAAA", "prompt": "x", "session_id": 1})")),
+            "PARAMETER_INVALID");
+}
+
+std::string BatchRefusal(const http::Request& request) {
+  const auto form = ParseBatchForm(request, 3);
+  return form.ok() ? "" : ErrorReason(form.status());
+}
+
+TEST(BatchForm, TakesAListOfRequestsEachWithItsOwnStatus) {
+  const http::Request request = Json(R"({"stream": true, "requests": [
+      {"tag": "a", "image": "data:;base64,AP8=", "prompt": "one", "max_new_tokens": 5},
+      {"image": "http://h/x.png", "prompt": "two"},
+      {"tag": "c", "image_id": "img_0123456789abcdef0123456789abcdef", "prompt": "three"}]})");
+  const auto form = ParseBatchForm(request, 3);
+  ASSERT_TRUE(form.ok()) << form.status();
+  EXPECT_TRUE(form->stream);
+  ASSERT_EQ(form->items.size(), 3u);
+  EXPECT_EQ(form->items[0].tag, "a");
+  EXPECT_EQ(form->items[0].form->file(), "\0\xFF"s);
+  EXPECT_EQ(form->items[0].form->max_new_tokens, 5);
+  EXPECT_EQ(ErrorReason(form->items[1].form.status()), "IMAGE_URL_REFUSED");
+  EXPECT_EQ(form->items[2].form->prompt, "three");
+}
+
+TEST(BatchForm, RefusesBodiesThatAreNoList) {
+  for (const char* body :
+       {"{}", "[]", R"({"requests": {}})", R"({"requests": [1]})", R"({"requests": [[]]})",
+        R"({"requests": [{"image": {}}]})", R"({"requests": [], "requests": []})",
+        R"({"requests": [{"prompt": "x", "prompt": "y"}]})", R"({"requests": [{}])"}) {
+    EXPECT_EQ(BatchRefusal(Json(body)), "BODY_MALFORMED") << body;
+  }
+  EXPECT_EQ(BatchRefusal(Json(R"({"requests": []})")), "BATCH_TOO_LONG");
+  EXPECT_EQ(BatchRefusal(Json(R"({"requests": [{}, {}, {}, {}]})")), "BATCH_TOO_LONG");
+  EXPECT_EQ(BatchRefusal(Json(R"({"requests": [{}], "else": 1})")), "FIELD_UNKNOWN");
+  const auto long_tag = ParseBatchForm(
+      Json(absl::StrCat(R"({"requests": [{"tag": ")", std::string(65, 't'), R"("}]})")), 3);
+  ASSERT_TRUE(long_tag.ok());
+  EXPECT_EQ(ErrorReason(long_tag->items[0].form.status()), "PARAMETER_INVALID");
+}
+
+TEST(BatchForm, PairsPicturesAndQuestionsOfAMultipartForm) {
+  const http::Request pairs =
+      Form({{"image", "A"}, {"prompt", "one"}, {"image", "B"}, {"prompt", "two"}, {"grammar", "off"}});
+  auto form = ParseBatchForm(pairs, 3);
+  ASSERT_TRUE(form.ok()) << form.status();
+  ASSERT_EQ(form->items.size(), 2u);
+  EXPECT_EQ(form->items[1].form->file(), "B");
+  EXPECT_EQ(form->items[1].form->prompt, "two");
+  EXPECT_FALSE(form->items[0].form->grammar);
+  const http::Request one_question = Form({{"image", "A"}, {"image", "B"}, {"prompt", "one"}});
+  form = ParseBatchForm(one_question, 3);
+  ASSERT_TRUE(form.ok());
+  EXPECT_EQ(form->items[1].form->prompt, "one");
+  EXPECT_TRUE(form->one_image.empty());
+  const http::Request one_picture = Form({{"image", "A"}, {"prompt", "one"}, {"prompt", "two"}});
+  form = ParseBatchForm(one_picture, 3);
+  ASSERT_TRUE(form.ok());
+  EXPECT_EQ(form->one_image, "A");
+  EXPECT_EQ(form->items.size(), 2u);
+  EXPECT_EQ(BatchRefusal(Form({{"image", "A"}, {"image", "B"}, {"prompt", "1"}, {"prompt", "2"},
+                               {"prompt", "3"}})),
+            "BODY_MALFORMED");
+  EXPECT_EQ(BatchRefusal(Form({{"image", "A"}, {"prompt", "1"}, {"prompt", "2"}, {"prompt", "3"},
+                               {"prompt", "4"}})),
+            "BATCH_TOO_LONG");
+  EXPECT_EQ(BatchRefusal(Form({{"prompt", "1"}})), "IMAGE_MISSING");
+  EXPECT_EQ(BatchRefusal(Form({{"image", "1"}})), "PROMPT_MISSING");
+}
+
+TEST(UploadForm, TakesAPictureAndAPin) {
+  const http::Request form = Form({{"image", "A"}, {"pin", "true"}});
+  const auto parsed = ParseUploadForm(form);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->file(), "A");
+  EXPECT_TRUE(parsed->pin);
+  const auto json = ParseUploadForm(Json(R"({"image": "data:;base64,AP8="})"));
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(json->file(), "\0\xFF"s);
+  EXPECT_FALSE(json->pin);
+  for (const auto& [request, reason] : std::vector<std::pair<http::Request, std::string>>{
+           {Form({{"pin", "true"}}), "IMAGE_MISSING"},
+           {Form({{"image", "A"}, {"pin", "yes"}}), "PARAMETER_INVALID"},
+           {Form({{"image", "A"}, {"prompt", "x"}}), "FIELD_UNKNOWN"},
+           {Json(R"({"image": "data:;base64,AP8=", "pin": 1})"), "PARAMETER_INVALID"},
+           {Json("[]"), "BODY_MALFORMED"}}) {
+    EXPECT_EQ(ErrorReason(ParseUploadForm(request).status()), reason);
+  }
 }
 
 TEST(DecodeBase64, IsStrict) {

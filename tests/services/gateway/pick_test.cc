@@ -35,6 +35,26 @@ TEST(PickWorker, TakesEqualOnesInTurn) {
   }
 }
 
+TEST(PickWorker, TakesTheOneThatHasThePictureWhateverItsLoad) {
+  std::vector<WorkerView> workers = {Ready(1), Ready(900), Ready(2)};
+  for (uint64_t turn = 0; turn < 3; ++turn) {
+    EXPECT_EQ(PickWorker(workers, "f", turn, 1).index, 1);
+  }
+  workers[1].queued = workers[1].queue_capacity = 4;
+  EXPECT_EQ(PickWorker(workers, "f", 0, 1).index, 0) << "but not into a full queue";
+  workers[1] = Ready();
+  workers[1].ready = false;
+  EXPECT_EQ(PickWorker(workers, "f", 0, 1).index, 0);
+}
+
+TEST(PickWorker, LeavesOutTheOneThatHasJustFailed) {
+  std::vector<WorkerView> workers = {Ready(1), Ready(9)};
+  workers[0].excluded = true;
+  EXPECT_EQ(PickWorker(workers, "f", 0, 0).index, 1);
+  workers[1].excluded = true;
+  EXPECT_EQ(PickWorker(workers, "f", 0).why, Picked::Why::kNoneReady);
+}
+
 TEST(PickWorker, SaysWhyItFindsNone) {
   using Why = Picked::Why;
   WorkerView dead = Ready(), loading = Ready(), other = Ready(), full = Ready();

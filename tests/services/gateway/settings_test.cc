@@ -32,16 +32,24 @@ TEST(GatewaySettings, HaveDefaults) {
   EXPECT_EQ(settings->default_new_tokens, limits::kDefaultNewTokens);
   EXPECT_EQ(settings->default_deadline, absl::Seconds(60));
   EXPECT_EQ(settings->prompt_wrapper, "auto");
+  EXPECT_EQ(settings->image_store_bytes, 256 << 20);
+  EXPECT_EQ(settings->image_ttl, absl::Minutes(10));
+  EXPECT_EQ(settings->max_sessions, 1000);
+  EXPECT_EQ(settings->client_requests, 32);
+  EXPECT_EQ(settings->max_batch, 64);
+  EXPECT_EQ(settings->dns_every, absl::Seconds(5));
 }
 
 TEST(GatewaySettings, ADefaultNeverExceedsItsLimit) {
   Gateway config = Good();
   config.set_max_new_tokens(9);
   config.set_max_deadline_seconds(2);
+  config.set_max_in_flight(4);
   const auto settings = CheckSettings(config);
   ASSERT_TRUE(settings.ok()) << settings.status();
   EXPECT_EQ(settings->default_new_tokens, 9);
   EXPECT_EQ(settings->default_deadline, absl::Seconds(2));
+  EXPECT_EQ(settings->client_requests, 4);
 }
 
 TEST(GatewaySettings, NameTheFieldThatIsWrong) {
@@ -68,6 +76,13 @@ TEST(GatewaySettings, NameTheFieldThatIsWrong) {
       {"max_in_flight", [](Gateway& c) { c.set_max_in_flight(-1); }},
       {"advice_threshold", [](Gateway& c) { c.set_advice_threshold(1.5); }},
       {"review_threshold", [](Gateway& c) { c.set_review_threshold(-0.1); }},
+      {"image_store_bytes", [](Gateway& c) { c.set_image_store_bytes(-1); }},
+      {"image_ttl_seconds", [](Gateway& c) { c.set_image_ttl_seconds(86'401); }},
+      {"max_sessions", [](Gateway& c) { c.set_max_sessions(limits::kCeilingSessions + 1); }},
+      {"client_requests", [](Gateway& c) { c.set_client_requests(65); }},
+      {"max_batch", [](Gateway& c) { c.set_max_batch(-1); }},
+      {"dns_seconds", [](Gateway& c) { c.set_dns_seconds(-1); }},
+      {"vision_workers", [](Gateway& c) { c.mutable_vision_workers(0)->set_address("dns:host"); }},
       {"prompt_wrapper", [](Gateway& c) { c.set_prompt_wrapper("xml"); }}};
   for (const auto& c : cases) {
     Gateway config = Good();

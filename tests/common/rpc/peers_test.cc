@@ -1,0 +1,36 @@
+#include "common/rpc/peers.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace chord::rpc {
+namespace {
+
+TEST(SplitDnsAddress, TakesANameAndAPort) {
+  const auto where = SplitDnsAddress("dns:workers.svc:7001");
+  ASSERT_TRUE(where);
+  EXPECT_EQ(where->host, "workers.svc");
+  EXPECT_EQ(where->port, 7001);
+  EXPECT_EQ(SplitDnsAddress("dns:[::1]:7001")->host, "::1");
+  for (const char* bad : {"", "dns:", "dns:host", "dns:host:", "dns:host:0", "dns:host:65536",
+                          "dns:host:x", "dns::1", "host:1", "unix:/x", "dns:[::1:7", "dns:::1:7"}) {
+    EXPECT_FALSE(SplitDnsAddress(bad)) << bad;
+  }
+}
+
+TEST(ResolvePeers, NamesEachAddressByItself) {
+  const auto one = ResolvePeers("llm", {"127.0.0.2", 9});
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_THAT(*one, testing::ElementsAre(NamedPeer{"llm-127.0.0.2:9", "127.0.0.2:9"}));
+  const auto local = ResolvePeers("llm", {"localhost", 9});
+  ASSERT_TRUE(local.ok()) << local.status();
+  EXPECT_THAT(*local, testing::Contains(testing::AnyOf(NamedPeer{"llm-127.0.0.1:9", "127.0.0.1:9"},
+                                                       NamedPeer{"llm-[::1]:9", "[::1]:9"})));
+}
+
+TEST(ResolvePeers, SaysWhenANameIsNotKnown) {
+  EXPECT_FALSE(ResolvePeers("llm", {"no-such-host.invalid", 9}).ok());
+}
+
+}  // namespace
+}  // namespace chord::rpc

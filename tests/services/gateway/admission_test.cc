@@ -1,0 +1,96 @@
+#include "services/gateway/admission.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "common/base/errors.h"
+
+namespace chord::gateway {
+namespace {
+
+std::string Reason(const absl::StatusOr<Admission::Slot>& slot) {
+  return slot.ok() ? "" : ErrorReason(slot.status());
+}
+
+TEST(Admission, LimitsAllAndEachClient) {
+  Admission admission({3, 2, 1000});
+  std::vector<Admission::Slot> slots;
+  for (const char* client : {"a", "a", "b"}) {
+    EXPECT_TRUE(admission.Check(client).ok());
+    auto slot = admission.Enter(client, 1);
+    ASSERT_TRUE(slot.ok());
+    slots.push_back(*std::move(slot));
+  }
+  EXPECT_EQ(Reason(admission.Enter("c", 1)), "OVERLOADED");
+  EXPECT_EQ(ErrorReason(admission.Check("c")), "OVERLOADED");
+  slots.pop_back();
+  EXPECT_EQ(Reason(admission.Enter("a", 1)), "CLIENT_LIMIT");
+  EXPECT_EQ(ErrorReason(admission.CheckUpload("a")), "CLIENT_LIMIT");
+  EXPECT_TRUE(admission.Enter("c", 1).ok());
+  EXPECT_EQ(admission.in_flight(), 2);
+  slots.clear();
+  EXPECT_EQ(admission.in_flight(), 0);
+  EXPECT_TRUE(admission.Check("a").ok());
+}
+
+TEST(Admission, EveryRefusalSaysWhenToComeAgain) {
+  Admission admission({1, 1, 1000});
+  const auto slot = admission.Enter("a", 1);
+  for (int i = 0; i < 200; ++i) admission.Answered(absl::Seconds(3));
+  const absl::Duration wait = RetryAfter(admission.Check("b"));
+  EXPECT_GT(wait, absl::Seconds(2.9));
+  EXPECT_LE(wait, absl::Seconds(3));
+  for (int i = 0; i < 300; ++i) admission.Answered(absl::Milliseconds(1));
+  EXPECT_EQ(RetryAfter(admission.Check("b")), absl::Milliseconds(200));
+}
+
+TEST(Admission, CountsBytesOfRequestsAndUploadsTogether) {
+  Admission admission({10, 10, 100});
+  auto upload = admission.EnterUpload("a", 60);
+  ASSERT_TRUE(upload.ok());
+  EXPECT_EQ(admission.in_flight(), 0) << "an upload is not a request that is being answered";
+  EXPECT_EQ(Reason(admission.Enter("b", 41)), "OVERLOADED");
+  EXPECT_TRUE(admission.Enter("b", 40).ok());
+  *upload = {};
+  EXPECT_TRUE(admission.Enter("b", 1000).ok()) << "alone even a big one may come";
+}
+
+TEST(Admission, AMovedSlotIsGivenBackOnce) {
+  Admission admission({1, 1, 100});
+  {
+    auto slot = admission.Enter("a", 1);
+    ASSERT_TRUE(slot.ok());
+    Admission::Slot other = *std::move(slot);
+    EXPECT_EQ(admission.in_flight(), 1);
+  }
+  EXPECT_EQ(admission.in_flight(), 0);
+  EXPECT_TRUE(admission.Enter("a", 1).ok());
+}
+
+TEST(RetryBudget, AllowsAShareOfTheTraffic) {
+  RetryBudget budget(0.1, 2);
+  EXPECT_TRUE(budget.TrySpend());
+  EXPECT_TRUE(budget.TrySpend());
+  EXPECT_FALSE(budget.TrySpend());
+  for (int i = 0; i < 9; ++i) budget.Earn();
+  EXPECT_FALSE(budget.TrySpend());
+  for (int i = 0; i < 2; ++i) budget.Earn();
+  EXPECT_TRUE(budget.TrySpend());
+  for (int i = 0; i < 1000; ++i) budget.Earn();
+  EXPECT_TRUE(budget.TrySpend());
+  EXPECT_TRUE(budget.TrySpend());
+  EXPECT_FALSE(budget.TrySpend()) << "quiet times do not save up for a storm";
+}
+
+TEST(ClientOfGrpcPeer, IsTheAddressWithoutPort) {
+  EXPECT_EQ(ClientOfGrpcPeer("ipv4:10.0.0.1:4711"), "10.0.0.1");
+  EXPECT_EQ(ClientOfGrpcPeer("ipv6:%5B2001:db8::1%5D:4711"), "2001:db8::1");
+  EXPECT_EQ(ClientOfGrpcPeer("ipv6:[2001:db8::1]:4711"), "2001:db8::1");
+  EXPECT_EQ(ClientOfGrpcPeer("ipv6:%5B::ffff:10.0.0.1%5D:4711"), "10.0.0.1");
+  EXPECT_EQ(ClientOfGrpcPeer("unix:/run/chord.sock"), "local");
+  EXPECT_EQ(ClientOfGrpcPeer("unix:"), "local");
+}
+
+}  // namespace
+}  // namespace chord::gateway

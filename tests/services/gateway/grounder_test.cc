@@ -1,0 +1,464 @@
+// The core against workers by script, over real sockets.
+#include "services/gateway/grounder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/synchronization/notification.h"
+#include "common/base/errors.h"
+#include "common/image/image.h"
+#include "tests/services/gateway/fake_workers.h"
+
+namespace chord::gateway {
+namespace {
+
+using testing::FakeLanguage;
+using testing::FakeVision;
+using testing::FakeWorker;
+using testing::Lost;
+using ::testing::ElementsAre;
+namespace v1 = internal::v1;
+
+std::string Png(int width = 64, int height = 48, uint8_t shade = 99) {
+  image::Picture picture;
+  picture.width = width;
+  picture.height = height;
+  picture.rgb.assign(static_cast<size_t>(width * height * 3), shade);
+  const auto png = image::EncodePng(picture);
+  return {png->begin(), png->end()};
+}
+
+// Until `condition`, or the test fails.
+template <typename Condition>
+void Await(Condition condition) {
+  for (int i = 0; i < 1000 && !condition(); ++i) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_TRUE(condition());
+}
+
+class GrounderTest : public ::testing::Test {
+ protected:
+  void Start(int language_workers = 1) {
+    for (int i = 0; i < language_workers; ++i) {
+      language_.push_back(
+          std::make_unique<FakeWorker<FakeLanguage>>(v1::WorkerState::ROLE_LANGUAGE, rows_));
+    }
+    WorkerPool::Options pool = PoolOptions();
+    for (int i = 0; i < language_workers; ++i) {
+      pool.language.push_back({absl::StrCat("l", i), language(i).address()});
+    }
+    StartWith(std::move(pool));
+  }
+  WorkerPool::Options PoolOptions() {
+    WorkerPool::Options pool;
+    pool.fingerprint = "model";
+    pool.beat = absl::Milliseconds(100);
+    pool.vision.push_back({"v", vision_.address()});
+    return pool;
+  }
+  void StartWith(WorkerPool::Options pool) {
+    pool_ = WorkerPool::Start(std::move(pool));
+    Pictures::Options pictures;
+    pictures.fingerprint = "model";
+    pictures.store = {store_bytes_, store_ttl_};
+    pictures.sweep_every = absl::Milliseconds(20);
+    pictures_ = std::make_unique<Pictures>(pictures, *pool_, metrics_);
+    Grounder::Options options;
+    options.fingerprint = "model";
+    options.model_name = "fake";
+    options.max_prompt_bytes = 4096;
+    options.default_new_tokens = 64;
+    options.max_new_tokens = 512;
+    options.default_deadline = absl::Seconds(20);
+    options.max_deadline = absl::Seconds(20);
+    options.worker_wait = absl::Seconds(5);
+    grounder_ =
+        std::make_unique<Grounder>(options, admission_, *pictures_, *pool_, metrics_);
+  }
+
+  GroundInput Input(absl::string_view image, const std::string& image_id = "") {
+    GroundInput input;
+    input.request_id = "req";
+    input.client = "1.2.3.4";
+    input.image = image;
+    input.image_id = image_id;
+    input.prompt = "the thing";
+    input.received_at = absl::Now();
+    return input;
+  }
+  absl::StatusOr<GroundResult> Ask(absl::string_view image, const std::string& image_id = "",
+                                   const std::string& session = "", const std::string& what = "") {
+    GroundInput input = Input(image, image_id);
+    input.session_id = session;
+    if (!what.empty()) input.prompt = what;
+    return grounder_->Ground(input);
+  }
+  FakeWorker<FakeLanguage>& language(int i = 0) { return *language_[static_cast<size_t>(i)]; }
+  std::string Metric(const std::string& series) {
+    const std::string text = metrics_.Serialize();
+    const size_t at = text.find("\n" + series + " ");
+    if (at == text.npos) return "";
+    const size_t value = at + series.size() + 2;
+    return text.substr(value, text.find('\n', value) - value);
+  }
+
+  const std::string png_ = Png();
+  int64_t store_bytes_ = 1 << 20;
+  absl::Duration store_ttl_ = absl::Minutes(1);
+  testing::Rows rows_;
+  FakeWorker<FakeVision> vision_{v1::WorkerState::ROLE_VISION, rows_};
+  std::vector<std::unique_ptr<FakeWorker<FakeLanguage>>> language_;
+  obs::Metrics metrics_{obs::Role::kGateway, "1"};
+  Admission admission_{{64, 32, 256 << 20}};
+  std::unique_ptr<WorkerPool> pool_;
+  std::unique_ptr<Pictures> pictures_;
+  std::unique_ptr<Grounder> grounder_;
+};
+
+TEST_F(GrounderTest, TheSecondQuestionNeedsNoEncode) {
+  Start();
+  const auto first = Ask(png_);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->usage.picture, Served::kPixels);
+  EXPECT_GT(first->timing.vision, absl::ZeroDuration());
+  ASSERT_TRUE(IsImageId(first->image_id));
+  const auto second = Ask("", first->image_id);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->usage.picture, Served::kKv);
+  EXPECT_EQ(second->timing.vision, absl::ZeroDuration());
+  EXPECT_EQ(second->image_id, first->image_id);
+  EXPECT_EQ(second->objects.size(), 1u);
+  EXPECT_EQ(vision_->headers().size(), 1u);
+  const auto requests = language()->requests();
+  ASSERT_EQ(requests.size(), 2u);
+  EXPECT_TRUE(requests[0].uses(0).pushed());
+  EXPECT_FALSE(requests[1].uses(0).pushed());
+  EXPECT_EQ(requests[0].uses(0).key(), requests[1].uses(0).key());
+  EXPECT_EQ(requests[0].uses(0).key().size(), 32u);
+  EXPECT_EQ(requests[0].uses(0).keep_seconds(), 60);
+  EXPECT_EQ(Metric("chord_picture_cache_total{cache=\"kv\"}"), "1");
+  EXPECT_EQ(Metric("chord_image_store_images"), "1");
+}
+
+TEST_F(GrounderTest, EmbeddingsThatAreKeptAreNamed) {
+  Start();
+  const auto first = Ask(png_);
+  ASSERT_TRUE(first.ok());
+  language()->SetKept(v1::PICTURE_FROM_EMBEDDINGS);
+  const auto second = Ask("", first->image_id);
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(second->usage.picture, Served::kEmbeddings);
+}
+
+TEST_F(GrounderTest, APictureThatIsGoneFromItsWorkerIsEncodedUnderTheSameTicket) {
+  Start();
+  const auto first = Ask(png_);
+  ASSERT_TRUE(first.ok());
+  language()->SetKept(v1::PICTURE_FROM_ROWS);  // evicted there
+  const auto second = Ask("", first->image_id);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->usage.picture, Served::kPixels);
+  const auto headers = vision_->headers();
+  const auto requests = language()->requests();
+  ASSERT_EQ(headers.size(), 2u);
+  EXPECT_FALSE(requests[1].uses(0).pushed());
+  EXPECT_EQ(headers[1].ticket().id(), requests[1].ticket().id());
+  EXPECT_EQ(headers[1].target(), "l0");
+  EXPECT_EQ(Ask("", first->image_id)->usage.picture, Served::kKv) << "and is there again";
+}
+
+TEST_F(GrounderTest, AWorkerThatKnowsNothingOfKeptPicturesGetsTheRowsEachTime) {
+  Start();
+  language()->SetKnowsUses(false);
+  const auto first = Ask(png_);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto second = Ask("", first->image_id);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->usage.picture, Served::kPixels);
+  EXPECT_EQ(vision_->headers().size(), 2u);
+}
+
+TEST_F(GrounderTest, AnOlderReleaseThatTookTheWorkersPlaceGetsRowsAfterAll) {
+  Start();
+  const auto first = Ask(png_);
+  language()->SetKnowsUses(false);
+  const auto second = Ask("", first->image_id);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_FALSE(language()->requests()[1].uses(0).pushed());
+  EXPECT_EQ(second->usage.picture, Served::kPixels);
+}
+
+TEST_F(GrounderTest, RowsThatTurnOutNotToBeNeededAreCalledOff) {
+  Start();
+  const auto kept = pictures_->Upload(png_, false);
+  ASSERT_TRUE(kept.ok());
+  ASSERT_TRUE(Ask("", kept->id).ok());
+  pictures_->SetHome(kept->id, {"l0", 999, true});  // another life: we do not believe it
+  absl::Notification go;
+  vision_->SetScript([&] {
+    go.WaitForNotification();
+    return grpc::Status(grpc::StatusCode::INTERNAL, "late");
+  });
+  const auto second = Ask("", kept->id);
+  go.Notify();
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_TRUE(language()->requests()[1].uses(0).pushed());
+  EXPECT_EQ(second->usage.picture, Served::kKv);
+}
+
+TEST_F(GrounderTest, QuestionsGoWhereThePictureIsWhateverTheLoad) {
+  Start(3);
+  const auto first = Ask(png_);
+  ASSERT_TRUE(first.ok());
+  int home = 0;
+  for (int i = 0; i < 3; ++i) {
+    if (!language(i)->requests().empty()) home = i;
+  }
+  language(home).status().SetLoad(100'000);
+  absl::SleepFor(absl::Milliseconds(100));
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(Ask("", first->image_id)->usage.picture, Served::kKv);
+  EXPECT_EQ(language(home)->requests().size(), 7u);
+  ASSERT_TRUE(Ask(Png(64, 48, 1)).ok());
+  EXPECT_EQ(language(home)->requests().size(), 7u) << "a new picture goes to a quieter one";
+}
+
+TEST_F(GrounderTest, TheSameFileOfTwoClientsSharesNothing) {
+  Start();
+  const auto one = Ask(png_), other = Ask(png_);
+  EXPECT_NE(one->image_id, other->image_id);
+  EXPECT_EQ(other->usage.picture, Served::kPixels);
+  const auto requests = language()->requests();
+  EXPECT_NE(requests[0].uses(0).key(), requests[1].uses(0).key());
+}
+
+TEST_F(GrounderTest, WorkersForgetWhatIsDeletedOrExpired) {
+  store_ttl_ = absl::Milliseconds(300);
+  Start();
+  const auto first = Ask(png_), second = Ask(png_);
+  const auto requests = language()->requests();
+  ASSERT_TRUE(pictures_->Delete(first->image_id).ok());
+  EXPECT_EQ(ErrorReason(Ask("", first->image_id).status()), "IMAGE_ID_UNKNOWN");
+  EXPECT_EQ(ErrorReason(pictures_->Delete(first->image_id)), "IMAGE_ID_UNKNOWN");
+  Await([&] { return language()->dropped().size() == 2; });
+  EXPECT_THAT(language()->dropped(),
+              ElementsAre(requests[0].uses(0).key(), requests[1].uses(0).key()));
+  EXPECT_EQ(ErrorReason(pictures_->Touch(second->image_id).status()), "IMAGE_ID_UNKNOWN");
+  EXPECT_EQ(Metric("chord_image_store_total{event=\"deleted\"}"), "1");
+  EXPECT_EQ(Metric("chord_image_store_total{event=\"expired\"}"), "1");
+  EXPECT_EQ(Metric("chord_image_store_bytes"), "0");
+}
+
+TEST_F(GrounderTest, AFailedQuestionKeepsNothing) {
+  Start();
+  language()->SetScript([](const auto&, auto&) {
+    return rpc::ToGrpc(errors::PromptTokensLimit(9, 8));
+  });
+  EXPECT_EQ(ErrorReason(Ask(png_, "", "s").status()), "PROMPT_TOO_MANY_TOKENS");
+  EXPECT_EQ(Metric("chord_image_store_images"), "0");
+  EXPECT_EQ(pictures_->sessions().size(), 0);
+  EXPECT_EQ(admission_.in_flight(), 0);
+}
+
+TEST_F(GrounderTest, APictureThatIsTooBigForTheStoreIsAnsweredAndNotKept) {
+  store_bytes_ = 100;
+  Start();
+  const auto result = Ask(png_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->image_id, "");
+  EXPECT_EQ(language()->requests()[0].uses_size(), 0);
+  EXPECT_EQ(ErrorReason(Ask(png_, "", "s").status()), "IMAGE_TOO_MANY_BYTES")
+      << "a conversation needs its picture";
+}
+
+TEST_F(GrounderTest, ConversationsAreSentWordForWord) {
+  Start();
+  language()->SetAnswer(R"([{"bbox_2d": [1, 2, 30, 40], "label": " odd  \"text\""}])");
+  const auto first = Ask(png_, "", "chat", "one");
+  ASSERT_TRUE(first.ok()) << first.status();
+  language()->SetAnswer("[]");
+  ASSERT_TRUE(Ask("", first->image_id, "chat", "two").ok());
+  ASSERT_TRUE(Ask("", first->image_id, "other", "three").ok());
+  ASSERT_TRUE(Ask("", first->image_id, "chat", "four").ok());
+  const auto requests = language()->requests();
+  ASSERT_EQ(requests.size(), 4u);
+  EXPECT_EQ(requests[2].turns_size(), 1) << "another conversation";
+  const auto& turns = requests[3].turns();
+  ASSERT_EQ(turns.size(), 5);
+  const char* roles[] = {"user", "assistant", "user", "assistant", "user"};
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(turns[i].role(), roles[i]);
+  ASSERT_EQ(turns[0].parts_size(), 2);
+  EXPECT_TRUE(turns[0].parts(0).has_image());
+  EXPECT_EQ(turns[0].parts(1).text(), "one");
+  EXPECT_EQ(turns[1].parts(0).text(), R"([{"bbox_2d": [1, 2, 30, 40], "label": " odd  \"text\""}])");
+  EXPECT_EQ(turns[2].parts(0).text(), "two");
+  EXPECT_EQ(turns[2].parts_size(), 1) << "the picture comes once";
+  EXPECT_EQ(turns[3].parts(0).text(), "[]");
+  EXPECT_EQ(turns[4].parts(0).text(), "four");
+  EXPECT_EQ(Metric("chord_session_total{event=\"created\"}"), "2");
+  EXPECT_EQ(Metric("chord_session_total{event=\"hit\"}"), "2");
+}
+
+TEST_F(GrounderTest, AClientMaySendItsPictureWithEachQuestionOfAConversation) {
+  Start();
+  const auto first = Ask(png_, "", "chat", "one");
+  const auto second = Ask(png_, "", "chat", "two");
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->image_id, first->image_id);
+  EXPECT_EQ(second->usage.picture, Served::kKv);
+  EXPECT_EQ(language()->requests()[1].turns_size(), 3);
+  GroundInput stranger = Input(png_);
+  stranger.client = "5.6.7.8";
+  stranger.session_id = "chat";
+  const auto third = grounder_->Ground(stranger);
+  ASSERT_TRUE(third.ok());
+  EXPECT_NE(third->image_id, first->image_id) << "another client's";
+  EXPECT_EQ(language()->requests()[2].turns_size(), 1);
+  const auto fourth = Ask(Png(64, 48, 1), "", "chat", "three");
+  EXPECT_EQ(language()->requests()[3].turns_size(), 1) << "another picture, another conversation";
+}
+
+TEST_F(GrounderTest, AConversationThatOutgrowsTheModelForgetsItsBeginning) {
+  Start();
+  const auto first = Ask(png_, "", "chat", "0");
+  for (const char* what : {"1", "2", "3"}) ASSERT_TRUE(Ask("", first->image_id, "chat", what).ok());
+  language()->SetScript([](const v1::DecodeRequest& request, auto&) {
+    return request.turns_size() > 5 ? rpc::ToGrpc(errors::ContextLimit(9, 8)) : grpc::Status::OK;
+  });
+  ASSERT_TRUE(Ask("", first->image_id, "chat", "4").ok());
+  auto requests = language()->requests();
+  ASSERT_EQ(requests.back().turns_size(), 5);
+  EXPECT_EQ(requests.back().turns(0).parts(1).text(), "2");
+  EXPECT_TRUE(requests.back().turns(0).parts(0).has_image());
+  const size_t before = requests.size();
+  language()->SetScript(nullptr);
+  ASSERT_TRUE(Ask("", first->image_id, "chat", "5").ok());
+  requests = language()->requests();
+  EXPECT_EQ(requests.size(), before + 1) << "it is not tried again with what did not fit";
+  EXPECT_EQ(requests.back().turns_size(), 7);
+}
+
+TEST_F(GrounderTest, TheSwitchOfTheGrammarIsHandedOn) {
+  Start();
+  GroundInput input = Input(png_);
+  ASSERT_TRUE(grounder_->Ground(input).ok());
+  input.grammar = false;
+  ASSERT_TRUE(grounder_->Ground(input).ok());
+  EXPECT_TRUE(language()->requests()[0].grammar());
+  EXPECT_FALSE(language()->requests()[1].grammar());
+}
+
+TEST_F(GrounderTest, ALostWorkerIsReplacedByAnother) {
+  Start(2);
+  for (int i = 0; i < 2; ++i) {
+    language(i)->SetScript([&, i](const v1::DecodeRequest&, auto&) {
+      language(i)->SetScript(nullptr);
+      language(1 - i)->SetScript(nullptr);
+      return Lost();
+    });
+  }
+  const auto result = Ask(png_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(language(0)->requests().size(), 1u);
+  EXPECT_EQ(language(1)->requests().size(), 1u);
+  EXPECT_NE(language(0)->requests()[0].ticket().id(), language(1)->requests()[0].ticket().id());
+  EXPECT_EQ(Metric("chord_retries_total{outcome=\"answered\"}"), "1");
+}
+
+TEST_F(GrounderTest, WithoutAnotherWorkerTheLossIsTold) {
+  Start();
+  language()->SetScript([](const auto&, auto&) { return Lost(); });
+  const absl::Time begun = absl::Now();
+  EXPECT_EQ(ErrorReason(Ask(png_).status()), "WORKER_LOST");
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
+  EXPECT_EQ(language()->requests().size(), 1u);
+  EXPECT_EQ(Metric("chord_retries_total{outcome=\"no_worker\"}"), "1");
+}
+
+TEST_F(GrounderTest, NothingIsAskedTwiceOnceWordsHaveGoneOut) {
+  Start(2);
+  for (int i = 0; i < 2; ++i) {
+    language(i)->SetScript([](const v1::DecodeRequest&, grpc::ServerWriter<v1::DecodeEvent>& writer) {
+      v1::DecodeEvent event;
+      event.mutable_delta()->set_text("[");
+      writer.Write(event);
+      absl::SleepFor(absl::Milliseconds(50));
+      return Lost();
+    });
+  }
+  GroundInput input = Input(png_);
+  std::string words;
+  input.on_delta = [&words](absl::string_view text) { words += std::string(text); };
+  EXPECT_EQ(ErrorReason(grounder_->Ground(input).status()), "WORKER_LOST");
+  EXPECT_EQ(words, "[");
+  EXPECT_EQ(language(0)->requests().size() + language(1)->requests().size(), 1u);
+}
+
+TEST_F(GrounderTest, RetriesAreAShareOfTheTraffic) {
+  Start(2);
+  for (int i = 0; i < 2; ++i) language(i)->SetScript([](const auto&, auto&) { return Lost(); });
+  for (int i = 0; i < 40; ++i) EXPECT_EQ(ErrorReason(Ask(png_).status()), "WORKER_LOST");
+  const size_t asked = language(0)->requests().size() + language(1)->requests().size();
+  EXPECT_GE(asked, 40u + 10);
+  EXPECT_LE(asked, 40u + 14);
+  EXPECT_NE(Metric("chord_retries_total{outcome=\"over_budget\"}"), "0");
+}
+
+TEST_F(GrounderTest, ALostVisionWorkerIsToldWhenThereIsNoOther) {
+  Start();
+  vision_->SetScript([] { return Lost(); });
+  const auto result = Ask(png_);
+  EXPECT_EQ(ErrorReason(result.status()), "WORKER_LOST");
+  EXPECT_TRUE(absl::StrContains(result.status().message(), "vision"));
+  vision_->SetScript(nullptr);
+  EXPECT_TRUE(Ask(png_).ok());
+}
+
+TEST_F(GrounderTest, ObjectsAreToldOnceEachInOrder) {
+  Start();
+  language()->SetAnswer(
+      R"([{"bbox_2d": [1, 1, 9, 9], "label": "a"}, {"bbox_2d": [20, 20, 40, 40], "label": "b"}])");
+  GroundInput input = Input(png_);
+  std::string told;
+  input.on_object = [&told](const GroundObject& object) { told += object.label; };
+  ASSERT_TRUE(grounder_->Ground(input).ok());
+  EXPECT_EQ(told, "ab");
+}
+
+TEST_F(GrounderTest, CancellationEndsBothCallsAndFreesThePlace) {
+  Start();
+  absl::Notification there, gone;
+  language()->SetScript([&](const v1::DecodeRequest&, auto& writer) {
+    there.Notify();
+    while (writer.Write(v1::DecodeEvent())) absl::SleepFor(absl::Milliseconds(5));
+    gone.Notify();
+    return Lost();
+  });
+  CancelSource cancel;
+  GroundInput input = Input(png_);
+  input.cancel = cancel.token();
+  std::thread canceller([&] {
+    there.WaitForNotification();
+    cancel.Cancel(errors::Cancelled());
+  });
+  EXPECT_EQ(ErrorReason(grounder_->Ground(input).status()), "CANCELLED");
+  canceller.join();
+  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  EXPECT_EQ(admission_.in_flight(), 0);
+  EXPECT_EQ(Metric("chord_image_store_images"), "0");
+}
+
+TEST_F(GrounderTest, WorkersAreFoundByDns) {
+  language_.push_back(
+      std::make_unique<FakeWorker<FakeLanguage>>(v1::WorkerState::ROLE_LANGUAGE, rows_));
+  WorkerPool::Options pool = PoolOptions();
+  pool.language.push_back({"l", absl::StrCat("dns:127.0.0.1:", language().port())});
+  pool.dns_every = absl::Milliseconds(50);
+  StartWith(std::move(pool));
+  ASSERT_TRUE(Ask(png_).ok());
+  EXPECT_EQ(vision_->headers()[0].target(), absl::StrCat("l-127.0.0.1:", language().port()));
+}
+
+}  // namespace
+}  // namespace chord::gateway
