@@ -15,6 +15,7 @@ constexpr double kRidge = 1;
 constexpr int kMaxSteps = 50;
 constexpr size_t kMaxBins = 15;
 constexpr size_t kLeastBin = 40;  // samples
+constexpr size_t kLeastBins = 3;
 
 double Logistic(double v) { return 1 / (1 + std::exp(-v)); }
 
@@ -55,6 +56,11 @@ std::vector<double> Regress(absl::Span<const FitSample> samples, size_t features
   }
   for (double& s : spread) s = s > 1e-6 ? std::sqrt(s) : 0;  // a constant says nothing
 
+  // Platt's targets: a sample more of either outcome, so that a few of one kind prove nothing.
+  double right = 0;
+  for (const FitSample& sample : samples) right += sample.right ? 1 : 0;
+  const double yes = (right + 1) / (right + 2), no = 1 / (n - right + 2);
+
   const size_t size = features + 1;
   std::vector<double> w(size), x(size, 1);
   for (int step = 0; step < kMaxSteps; ++step) {
@@ -73,7 +79,7 @@ std::vector<double> Regress(absl::Span<const FitSample> samples, size_t features
       const double p = Logistic(score);
       const double curve = std::max(p * (1 - p), 1e-9);
       for (size_t i = 0; i < size; ++i) {
-        gradient[i] += ((sample.right ? 1 : 0) - p) * x[i];
+        gradient[i] += ((sample.right ? yes : no) - p) * x[i];
         for (size_t j = 0; j <= i; ++j) hessian[i * size + j] += curve * x[i] * x[j];
       }
     }
@@ -90,6 +96,17 @@ std::vector<double> Regress(absl::Span<const FitSample> samples, size_t features
     w[features] -= w[f] * mean[f];
   }
   return w;
+}
+
+// The regression's own curve, for samples too few to see another shape in them.
+std::vector<Knot> LogisticKnots(const std::vector<std::pair<double, bool>>& scored) {
+  std::vector<Knot> out;
+  for (int i = -8; i <= 8; ++i) out.push_back({0.75 * i, Logistic(0.75 * i), 0});
+  for (const auto& [score, right] : scored) {
+    const auto nearest = std::lround(std::clamp(score / 0.75, -8.0, 8.0)) + 8;
+    ++out[static_cast<size_t>(nearest)].count;
+  }
+  return out;
 }
 
 uint64_t Fnv(const std::string& text) {
@@ -158,6 +175,10 @@ MonotoneMap FitMap(absl::Span<const FitSample> samples, size_t features) {
   }
   std::sort(scored.begin(), scored.end());
   const size_t bins = std::clamp<size_t>(scored.size() / kLeastBin, 1, kMaxBins);
+  if (bins < kLeastBins) {
+    out.knots = LogisticKnots(scored);
+    return out;
+  }
   std::vector<Knot> knots;
   std::vector<double> shares, weights;
   size_t begin = 0;

@@ -13,8 +13,8 @@
 namespace chord::cli {
 
 // Logistic regression with a ridge of 1 on standardised features gives the score; pool-adjacent-
-// violators over `bins` of equal counts gives its monotone map. Without samples, or with one
-// outcome alone, the map is (nearly) constant.
+// violators over up to 15 bins of equal counts, of 40 samples or more, gives its monotone map; of
+// fewer than 120 samples the map is the regression's own curve.
 struct FitSample {
   std::vector<double> features;
   bool right = false;

@@ -20,7 +20,7 @@ def test_http_answers_the_bundled_questions(chord, image, prompt, boxes):
         assert found["box"] == box and 0 <= found["confidence"] <= 1
         assert 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height
         assert all(isinstance(v, int) for v in box)
-    assert 0 <= got["confidence"] <= 1 and got["calibrated"] is False
+    assert 0 <= got["confidence"] <= 1 and got["calibrated"] is True
     assert got["usage"]["cache"] == "none" and got["usage"]["completion_tokens"] > 0
     assert got["timing"]["total_ms"] >= got["timing"]["ttft_ms"] > 0
     assert got["model"] == "chord-nano" and got["finish_reason"] == "stop"

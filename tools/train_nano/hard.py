@@ -36,7 +36,7 @@ class HardScene:
 class HardSampler(SceneSampler):
     def __init__(self, kinds, variants, rng: random.Random, small: bool, hidden: bool, alike: bool):
         super().__init__(kinds, variants, rng)
-        self._alike, self._first = alike, None
+        self.alike, self._first = alike, None
         self._overlap = 0.75 if hidden else 0.02
         if small:
             self.SMALLEST, self.LARGEST, self.THINNEST = 11, 0.09, 5
@@ -49,7 +49,7 @@ class HardSampler(SceneSampler):
 
     def _thing(self):
         thing = super()._thing()
-        if not self._alike:
+        if not self.alike:
             return thing
         if self._first is None or self.rng.random() < 0.2:
             self._first = self._first or thing
@@ -73,7 +73,7 @@ class HardSampler(SceneSampler):
         return kind, None, self.kinds[kind].en[0], self.kinds[kind].zh
 
     def _absent(self, objects, lang) -> Turn:
-        if self._alike and objects:
+        if self.alike and objects:
             present = {o.en for o in objects}
             for _ in range(20):
                 o = self.rng.choice(objects)
@@ -124,7 +124,7 @@ def hard_scene(book: SpriteBook, seed: str, index: int) -> HardScene:
 
 def _near_relative(scene: Scene, turn: Turn, sampler: HardSampler) -> bool:
     """Look-alike scenes may ask for the absent relative of what is there; hearts stay out."""
-    return (sampler._alike and not turn.targets and "heart" not in turn.prompt
+    return (sampler.alike and not turn.targets and "heart" not in turn.prompt
             and "心" not in turn.prompt)
 
 
