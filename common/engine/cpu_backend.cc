@@ -41,8 +41,9 @@ static_assert(kPageKeys == kKvPageTokens);
 constexpr int64_t kSplitRows = 8;
 // Floats of scratch per thread, for products (two panels, two tiles and a row) or attention
 // (queries, two sums, a page and two blocks of keys and values; scores; maxima and totals).
-constexpr int64_t kProductScratch =
-    (kTileRows + kTileCols) * kProductDepth + 2 * kTileRows * kTileCols + kTileCols;
+constexpr int64_t kProductScratch = PanelSize(kTileRows, kProductDepth) +
+                                    PanelSize(kTileCols, kProductDepth) +
+                                    2 * kTileRows * kTileCols + kTileCols;
 constexpr int64_t kAttentionScratch =
     (3 * kQueryTile + kPageKeys + 2 * kKeyBlock) * kMaxHeadDim + kQueryTile * (kKeyBlock + 4);
 constexpr int64_t kScratch = std::max(kProductScratch, kAttentionScratch);
@@ -520,39 +521,32 @@ class CpuBackend final : public Backend {
   void Product(const Mat& x, const float* few, const LinearLayer& layer, const Tile& tile, float* c,
                int64_t ld_c, int worker) {
     const Mat& w = layer.weight;
-    const bool wide_weight = w.dtype == DType::kFloat32;
+    const bool wide_x = x.dtype == DType::kFloat32, wide_w = w.dtype == DType::kFloat32;
     float* panel_w = scratch_[worker].get();
-    float* panel_x = panel_w + kTileCols * kProductDepth;
+    float* panel_x = panel_w + PanelSize(kTileCols, kProductDepth);
     for (int64_t k = 0; k < x.cols; k += kProductDepth) {
       const int64_t depth = std::min(kProductDepth, x.cols - k);
-      const float* rows = few != nullptr ? few + k : panel_x;
-      int64_t ld_x = few != nullptr ? x.cols : depth;
-      if (few == nullptr && x.dtype == DType::kFloat32 && depth == x.cols) {
-        rows = F32(x, tile.row);
-        ld_x = x.stride;
-      } else if (few == nullptr) {
-        // Together: rows a power of two apart would fall on the same few lines of the cache.
-        for (int64_t r = 0; r < tile.rows; ++r) {
-          if (x.dtype == DType::kFloat32) {
-            std::memcpy(panel_x + r * depth, F32(x, tile.row + r, k), depth * sizeof(float));
-          } else {
-            kernels_.widen(B16(x, tile.row + r, k), panel_x + r * depth, depth);
-          }
+      if (few != nullptr) {
+        if (wide_w) {
+          kernels_.products_f32(few + k, x.cols, tile.rows, F32(w, tile.col, k), w.stride,
+                                tile.cols, depth, k > 0, c, ld_c);
+        } else {
+          kernels_.products_bf16(few + k, x.cols, tile.rows, B16(w, tile.col, k), w.stride,
+                                 tile.cols, depth, k > 0, c, ld_c);
         }
+        continue;
       }
-      if (wide_weight) {
-        kernels_.products_f32(rows, ld_x, tile.rows, F32(w, tile.col, k), w.stride, tile.cols,
-                              depth, k > 0, c, ld_c);
-      } else if (few != nullptr) {
-        kernels_.products_bf16(rows, ld_x, tile.rows, B16(w, tile.col, k), w.stride, tile.cols,
-                               depth, k > 0, c, ld_c);
+      if (wide_x) {
+        kernels_.pack_x_f32(F32(x, tile.row, k), x.stride, tile.rows, depth, panel_x);
       } else {
-        for (int64_t r = 0; r < tile.cols; ++r) {
-          kernels_.widen(B16(w, tile.col + r, k), panel_w + r * depth, depth);
-        }
-        kernels_.products_f32(rows, ld_x, tile.rows, panel_w, depth, tile.cols, depth, k > 0, c,
-                              ld_c);
+        kernels_.pack_x_bf16(B16(x, tile.row, k), x.stride, tile.rows, depth, panel_x);
       }
+      if (wide_w) {
+        kernels_.pack_w_f32(F32(w, tile.col, k), w.stride, tile.cols, depth, panel_w);
+      } else {
+        kernels_.pack_w_bf16(B16(w, tile.col, k), w.stride, tile.cols, depth, panel_w);
+      }
+      kernels_.panel_products(panel_x, tile.rows, panel_w, tile.cols, depth, k > 0, c, ld_c);
     }
     if (layer.bias.data == nullptr) return;
     for (int64_t r = 0; r < tile.rows; ++r) {

@@ -15,6 +15,9 @@ inline constexpr int64_t kPageKeys = 16;  // keys of a page
 // length stay in the first cache while others are multiplied with them.
 inline constexpr int64_t kProductDepth = 512;
 
+// At most: rows are padded to what is multiplied at once, k to a register.
+constexpr int64_t PanelSize(int64_t rows, int64_t k) { return (rows + 7) * (k + 15); }
+
 struct CpuKernels {
   const char* instruction_set;
 
@@ -24,11 +27,19 @@ struct CpuKernels {
 
   // out[i·ld_out + j] = Σ_k x[i·ld_x + k] · w[j·ld_w + k], i < m, j < n; with `add` that much more.
   // k <= kProductDepth. An element is summed in one order whatever m and n are: a register of
-  // partial sums over k, their sum by halves, what was there before.
+  // partial sums over k, their sum by halves, what was there before. For few rows of x.
   void (*products_f32)(const float* x, int64_t ld_x, int64_t m, const float* w, int64_t ld_w,
                        int64_t n, int64_t k, bool add, float* out, int64_t ld_out);
   void (*products_bf16)(const float* x, int64_t ld_x, int64_t m, const uint16_t* w, int64_t ld_w,
                         int64_t n, int64_t k, bool add, float* out, int64_t ld_out);
+  // The same, to the bit, for many rows: of panels, in which the rows that are multiplied at once
+  // lie register by register. A panel of `rows` rows has PanelSize(rows, k) floats.
+  void (*pack_x_f32)(const float* in, int64_t ld_in, int64_t rows, int64_t k, float* panel);
+  void (*pack_x_bf16)(const uint16_t* in, int64_t ld_in, int64_t rows, int64_t k, float* panel);
+  void (*pack_w_f32)(const float* in, int64_t ld_in, int64_t rows, int64_t k, float* panel);
+  void (*pack_w_bf16)(const uint16_t* in, int64_t ld_in, int64_t rows, int64_t k, float* panel);
+  void (*panel_products)(const float* x, int64_t m, const float* w, int64_t n, int64_t k, bool add,
+                         float* out, int64_t ld_out);
 
   // Up to kPageKeys rows -> out[d·kPageKeys + j] = in[j·ld_in + d], the other columns 0.
   void (*transpose_page)(const float* in, int64_t ld_in, int64_t rows, int64_t dim, float* out);

@@ -79,6 +79,28 @@ TEST_P(CpuKernelsTest, MultipliesRowsTheSameForAnyNumberOfThem) {
     const std::vector<uint16_t> w16 = Bf16(w);
     std::vector<float> all(rows * n);
     k.products_f32(x.data(), depth, rows, w.data(), ld_w, n, depth, false, all.data(), n);
+    const std::vector<uint16_t> x16 = Bf16(x);
+    for (const bool packed_from_bf16 : {false, true}) {
+      std::vector<float> panel_x(PanelSize(rows, depth)), panel_w(PanelSize(n, depth));
+      if (packed_from_bf16) {
+        k.pack_x_bf16(x16.data(), depth, rows, depth, panel_x.data());
+        k.pack_w_bf16(w16.data(), ld_w, n, depth, panel_w.data());
+      } else {
+        k.pack_x_f32(x.data(), depth, rows, depth, panel_x.data());
+        k.pack_w_f32(w.data(), ld_w, n, depth, panel_w.data());
+      }
+      std::vector<float> panels(rows * (n + 1), 0.5f), expected(rows * (n + 1), 0.5f);
+      for (const bool add : {false, true}) {
+        k.panel_products(panel_x.data(), rows, panel_w.data(), n, depth, add, panels.data(), n + 1);
+        for (int i = 0; i < rows; ++i) {
+          for (int64_t j = 0; j < n; ++j) {
+            float& value = expected[i * (n + 1) + j];
+            value = add ? value + all[i * n + j] : all[i * n + j];
+          }
+        }
+        EXPECT_EQ(panels, expected);
+      }
+    }
     for (int i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         double sum = 0, size = 0;
