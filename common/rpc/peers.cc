@@ -39,7 +39,6 @@ absl::StatusOr<std::vector<NamedPeer>> ResolvePeers(absl::string_view name, cons
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_ADDRCONFIG;
   addrinfo* found = nullptr;
   const int error =
       getaddrinfo(where.host.c_str(), std::to_string(where.port).c_str(), &hints, &found);

@@ -103,7 +103,7 @@ TEST(ImageStore, PinnedOnesStayUnderPressureAndHaveHalfTheBudget) {
   }
   EXPECT_TRUE(shelf.Has("p", 13));
   EXPECT_TRUE(shelf.Has("q", 13));
-  EXPECT_EQ(ErrorReason(shelf.store().Room(3000, false, At(14))), "IMAGE_STORE_FULL");
+  EXPECT_EQ(ErrorReason(shelf.store().Room(4000, false, At(14))), "IMAGE_STORE_FULL");
 }
 
 TEST(ImageStore, RefusesAFileThatCanNeverFitBeforeItIsTaken) {
