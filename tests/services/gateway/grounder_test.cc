@@ -15,11 +15,11 @@
 namespace chord::gateway {
 namespace {
 
+using ::testing::ElementsAre;
 using testing::FakeLanguage;
 using testing::FakeVision;
 using testing::FakeWorker;
 using testing::Lost;
-using ::testing::ElementsAre;
 namespace v1 = internal::v1;
 
 std::string Png(int width = 64, int height = 48, uint8_t shade = 99) {
@@ -74,8 +74,7 @@ class GrounderTest : public ::testing::Test {
     options.default_deadline = absl::Seconds(20);
     options.max_deadline = absl::Seconds(20);
     options.worker_wait = absl::Seconds(5);
-    grounder_ =
-        std::make_unique<Grounder>(options, admission_, *pictures_, *pool_, metrics_);
+    grounder_ = std::make_unique<Grounder>(options, admission_, *pictures_, *pool_, metrics_);
   }
 
   GroundInput Input(absl::string_view image, const std::string& image_id = "") {
@@ -254,9 +253,8 @@ TEST_F(GrounderTest, WorkersForgetWhatIsDeletedOrExpired) {
 
 TEST_F(GrounderTest, AFailedQuestionKeepsNothing) {
   Start();
-  language()->SetScript([](const auto&, auto&) {
-    return rpc::ToGrpc(errors::PromptTokensLimit(9, 8));
-  });
+  language()->SetScript(
+      [](const auto&, auto&) { return rpc::ToGrpc(errors::PromptTokensLimit(9, 8)); });
   EXPECT_EQ(ErrorReason(Ask(png_, "", "s").status()), "PROMPT_TOO_MANY_TOKENS");
   EXPECT_EQ(Metric("chord_image_store_images"), "0");
   EXPECT_EQ(pictures_->sessions().size(), 0);
@@ -293,7 +291,8 @@ TEST_F(GrounderTest, ConversationsAreSentWordForWord) {
   ASSERT_EQ(turns[0].parts_size(), 2);
   EXPECT_TRUE(turns[0].parts(0).has_image());
   EXPECT_EQ(turns[0].parts(1).text(), "one");
-  EXPECT_EQ(turns[1].parts(0).text(), R"([{"bbox_2d": [1, 2, 30, 40], "label": " odd  \"text\""}])");
+  EXPECT_EQ(turns[1].parts(0).text(),
+            R"([{"bbox_2d": [1, 2, 30, 40], "label": " odd  \"text\""}])");
   EXPECT_EQ(turns[2].parts(0).text(), "two");
   EXPECT_EQ(turns[2].parts_size(), 1) << "the picture comes once";
   EXPECT_EQ(turns[3].parts(0).text(), "[]");
@@ -381,13 +380,14 @@ TEST_F(GrounderTest, WithoutAnotherWorkerTheLossIsTold) {
 TEST_F(GrounderTest, NothingIsAskedTwiceOnceWordsHaveGoneOut) {
   Start(2);
   for (int i = 0; i < 2; ++i) {
-    language(i)->SetScript([](const v1::DecodeRequest&, grpc::ServerWriter<v1::DecodeEvent>& writer) {
-      v1::DecodeEvent event;
-      event.mutable_delta()->set_text("[");
-      writer.Write(event);
-      absl::SleepFor(absl::Milliseconds(50));
-      return Lost();
-    });
+    language(i)->SetScript(
+        [](const v1::DecodeRequest&, grpc::ServerWriter<v1::DecodeEvent>& writer) {
+          v1::DecodeEvent event;
+          event.mutable_delta()->set_text("[");
+          writer.Write(event);
+          absl::SleepFor(absl::Milliseconds(50));
+          return Lost();
+        });
   }
   GroundInput input = Input(png_);
   std::string words;
