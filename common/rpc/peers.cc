@@ -6,11 +6,14 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <thread>
+#include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
 
 namespace chord::rpc {
 
@@ -39,7 +42,6 @@ absl::StatusOr<std::vector<NamedPeer>> ResolvePeers(absl::string_view name, cons
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_ADDRCONFIG;
   addrinfo* found = nullptr;
   const int error =
       getaddrinfo(where.host.c_str(), std::to_string(where.port).c_str(), &hints, &found);
@@ -62,6 +64,40 @@ absl::StatusOr<std::vector<NamedPeer>> ResolvePeers(absl::string_view name, cons
   std::vector<NamedPeer> out;
   for (const std::string& address : addresses) out.push_back({PeerName(name, address), address});
   return out;
+}
+
+struct PeerWatch::State {
+  const std::vector<Lookup> lookups;
+  const absl::Duration every;
+  const OnFound on_found;
+  absl::Mutex mu;  // held while on_found runs
+  absl::CondVar changed;
+  bool stop ABSL_GUARDED_BY(mu) = false;
+
+  void Run() {
+    while (true) {
+      for (const Lookup& lookup : lookups) {
+        const auto found = ResolvePeers(lookup.name, lookup.where);
+        absl::MutexLock lock(&mu);
+        if (stop) return;
+        on_found(lookup, found);
+      }
+      absl::MutexLock lock(&mu);
+      if (!stop) changed.WaitWithTimeout(&mu, every);
+      if (stop) return;
+    }
+  }
+};
+
+PeerWatch::PeerWatch(std::vector<Lookup> lookups, absl::Duration every, OnFound on_found)
+    : state_(new State{std::move(lookups), every, std::move(on_found), {}, {}}) {
+  std::thread([state = state_] { state->Run(); }).detach();
+}
+
+PeerWatch::~PeerWatch() {
+  absl::MutexLock lock(&state_->mu);
+  state_->stop = true;
+  state_->changed.SignalAll();
 }
 
 }  // namespace chord::rpc

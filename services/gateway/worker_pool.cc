@@ -73,24 +73,28 @@ class WorkerPoolImpl final : public WorkerPool {
  public:
   explicit WorkerPoolImpl(Options options) : options_(std::move(options)) {
     for (const Role role : {Role::kVision, Role::kLanguage}) {
+      std::vector<rpc::PeerWatch::Lookup> lookups;
       for (const Peer& peer : role == Role::kVision ? options_.vision : options_.language) {
         if (const auto where = rpc::SplitDnsAddress(peer.address)) {
-          lookups_.push_back({role, peer.name, *where});
+          lookups.push_back({peer.name, *where});
         } else {
           Set(role).push_back(Make(role, peer, ""));
         }
       }
+      if (lookups.empty()) continue;
+      // Its calls come on a thread of its own and wait for the lock below.
+      lookups_[static_cast<size_t>(role)] = std::make_unique<rpc::PeerWatch>(
+          std::move(lookups), options_.dns_every,
+          [this, role](const rpc::PeerWatch::Lookup& lookup,
+                       const absl::StatusOr<std::vector<rpc::NamedPeer>>& found) {
+            Found(role, lookup.name, found);
+          });
     }
     thread_ = std::thread([this] { Run(); });
-    if (!lookups_.empty()) StartResolver();
   }
 
   ~WorkerPoolImpl() override {
-    if (resolver_ != nullptr) {
-      absl::MutexLock lock(&resolver_->mu);
-      resolver_->pool = nullptr;
-      resolver_->changed.SignalAll();
-    }
+    for (auto& lookups : lookups_) lookups = nullptr;
     {
       absl::MutexLock lock(&mu_);
       stop_ = true;
@@ -182,19 +186,6 @@ class WorkerPoolImpl final : public WorkerPool {
 
  private:
   using Workers = std::vector<std::shared_ptr<Worker>>;
-
-  struct Lookup {
-    Role role;
-    std::string name;
-    rpc::HostPort where;
-  };
-  // What the resolver's thread shares with us. A look-up may hang for long in the system's library,
-  // so the thread is not waited for: it finds that the pool is gone.
-  struct Resolver {
-    absl::Mutex mu;
-    absl::CondVar changed;
-    WorkerPoolImpl* pool ABSL_GUARDED_BY(mu) = nullptr;
-  };
 
   // One status stream. Owned by gRPC from StartCall to OnDone, which deletes it.
   class Watch final : public grpc::ClientReadReactor<State> {
@@ -387,49 +378,27 @@ class WorkerPoolImpl final : public WorkerPool {
     return count;
   }
 
-  void StartResolver() {
-    resolver_ = std::make_shared<Resolver>();
-    {
-      absl::MutexLock lock(&resolver_->mu);
-      resolver_->pool = this;
-    }
-    std::thread([resolver = resolver_, lookups = lookups_, every = options_.dns_every] {
-      std::map<std::string, bool> failing;
-      while (true) {
-        for (const Lookup& lookup : lookups) {
-          const auto found = rpc::ResolvePeers(lookup.name, lookup.where);
-          absl::MutexLock lock(&resolver->mu);
-          if (resolver->pool == nullptr) return;
-          if (found.ok()) resolver->pool->Apply(lookup, *found);
-          bool& failed = failing[lookup.name];
-          if (!found.ok() && !failed) {
-            obs::Log(obs::LogLevel::kWarning, "worker_lookup_failed",
-                     {{"worker", lookup.name}, {"text", found.status().message()}});
-          }
-          failed = !found.ok();
-        }
-        absl::MutexLock lock(&resolver->mu);
-        if (resolver->pool == nullptr) return;
-        resolver->changed.WaitWithTimeout(&resolver->mu, every);
-        if (resolver->pool == nullptr) return;
-      }
-    }).detach();
-  }
-
   // A name that has no address any more keeps its workers: those that are gone miss their beats.
-  void Apply(const Lookup& lookup, const std::vector<rpc::NamedPeer>& found) {
+  void Found(Role role, const std::string& name,
+             const absl::StatusOr<std::vector<rpc::NamedPeer>>& found) {
     std::vector<std::shared_ptr<grpc::ClientContext>> ended;
-    ApplyLocked(lookup, found, ended);
+    if (found.ok()) Apply(role, name, *found, ended);
     for (const auto& context : ended) context->TryCancel();  // may end on this very thread
+    absl::MutexLock lock(&mu_);
+    const bool failed_before = std::exchange(lookup_failed_[name], !found.ok());
+    if (!found.ok() && !failed_before) {
+      obs::Log(obs::LogLevel::kWarning, "worker_lookup_failed",
+               {{"worker", name}, {"text", found.status().message()}});
+    }
   }
 
-  void ApplyLocked(const Lookup& lookup, const std::vector<rpc::NamedPeer>& found,
-                   std::vector<std::shared_ptr<grpc::ClientContext>>& ended) {
+  void Apply(Role role, const std::string& name, const std::vector<rpc::NamedPeer>& found,
+             std::vector<std::shared_ptr<grpc::ClientContext>>& ended) {
     absl::MutexLock lock(&mu_);
     if (found.empty() || stop_) return;
-    Workers& workers = Set(lookup.role);
+    Workers& workers = Set(role);
     for (auto& worker : workers) {
-      if (worker->source != lookup.name || worker->leaving) continue;
+      if (worker->source != name || worker->leaving) continue;
       const bool there = std::any_of(found.begin(), found.end(), [&](const rpc::NamedPeer& peer) {
         return peer.name == worker->peer.name;
       });
@@ -444,20 +413,20 @@ class WorkerPoolImpl final : public WorkerPool {
             return worker->peer.name == peer.name && !worker->leaving;
           });
       if (known) continue;
-      workers.push_back(Make(lookup.role, {peer.name, peer.address}, lookup.name));
+      workers.push_back(Make(role, {peer.name, peer.address}, name));
       obs::Log(obs::LogLevel::kInfo, "worker_found", {{"worker", peer.name}});
     }
     changed_.SignalAll();
   }
 
   const Options options_;
-  std::vector<Lookup> lookups_;
-  std::shared_ptr<Resolver> resolver_;
+  std::unique_ptr<rpc::PeerWatch> lookups_[2];  // by role
   const std::shared_ptr<std::atomic<int>> drops_ = std::make_shared<std::atomic<int>>(0);
   std::atomic<bool> stop_{false};
   absl::Mutex mu_;
   absl::CondVar changed_;
   Workers vision_ ABSL_GUARDED_BY(mu_), language_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, bool> lookup_failed_ ABSL_GUARDED_BY(mu_);
   int watches_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t turn_ ABSL_GUARDED_BY(mu_) = 0;
   std::thread thread_;

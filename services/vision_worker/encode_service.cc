@@ -96,8 +96,8 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     }
     CHORD_ASSIGN_OR_RETURN(plan_, rpc::FromProto(header.plan()));
     CHORD_RETURN_IF_ERROR(image::VerifyFrame(plan_, core.config.geometry));
-    const auto peer = core.language_workers.find(header.target());
-    if (peer == core.language_workers.end()) return errors::PeerUnknown();
+    target_ = core.language_workers->Find(header.target());
+    if (target_ == nullptr) return errors::PeerUnknown();
 
     // Before the first byte of the picture: a client that cannot be served hears it at once.
     CHORD_ASSIGN_OR_RETURN(
@@ -122,7 +122,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     place_ = std::move(place);
     log_.image_tokens = plan_.tokens;
     // Opened now, so that the ticket is found and accepted while the picture still travels.
-    push_ = EmbeddingPush::Open(peer->second.get(), push, source_.token().deadline(),
+    push_ = EmbeddingPush::Open(target_.get(), push, source_.token().deadline(),
                                 [self = shared_from_this()](absl::Status status,
                                                             absl::Duration took) {
                                   self->OnPushed(std::move(status), took);
@@ -275,6 +275,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
   v1::EncodeRequest request_;
   bool has_header_ = false;
   image::FramePlan plan_;
+  std::shared_ptr<LanguagePeers::Stub> target_;  // used by the push as long as the call lives
   int64_t image_bytes_ = 0;
   std::string image_;
 

@@ -1,7 +1,9 @@
 #include "services/vision_worker/settings.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "common/rpc/peers.h"
 
 namespace chord::vision_worker {
 namespace {
@@ -63,6 +65,10 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::VisionWorker& config) {
     if (peer.address().empty()) {
       return errors::ConfigInvalid(
           absl::StrCat("The language worker \"", peer.name(), "\" has no address."));
+    }
+    if (absl::StartsWith(peer.address(), "dns:") && !rpc::SplitDnsAddress(peer.address())) {
+      return errors::ConfigInvalid(absl::StrCat("The address of the language worker \"", peer.name(),
+                                                "\" must be of the form dns:HOST:PORT."));
     }
     if (!out.language_workers.emplace(peer.name(), peer.address()).second) {
       return errors::ConfigInvalid(

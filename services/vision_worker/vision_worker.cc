@@ -11,7 +11,6 @@
 #include "common/base/status_macros.h"
 #include "common/model/checkpoint.h"
 #include "common/obs/log.h"
-#include "common/rpc/channel.h"
 #include "common/worker/shell.h"
 #include "services/vision_worker/core.h"
 #include "services/vision_worker/encode_service.h"
@@ -112,10 +111,7 @@ class VisionWorkerImpl final : public VisionWorker {
     core->rules.limits.max_pixels = settings_.max_image_pixels;
     core->rules.values_per_patch = vision.in_channels * vision.temporal_patch_size *
                                    vision.patch_size * vision.patch_size;
-    for (const auto& [name, address] : settings_.language_workers) {
-      core->language_workers[name] =
-          internal::v1::EmbeddingSink::NewStub(rpc::MakeChannel(address));
-    }
+    core->language_workers = std::make_unique<LanguagePeers>(settings_.language_workers);
     obs::Log(obs::LogLevel::kInfo, "loading_weights",
              {{"device", core->device},
               {"dtype", core->dtype},

@@ -193,7 +193,6 @@ TEST_F(ServerTest, AStreamWhoseClientLeavesFiresItsToken) {
   {
     RawHttp client(port());
     ASSERT_TRUE(client.Send(Post("/stream", "plenty")));
-    EXPECT_TRUE(Eventually([&] { return waiting_ == 0; }));
     client.Reset();
   }
   EXPECT_TRUE(Eventually([&] { return cancelled_ == 1; }));

@@ -150,9 +150,9 @@ class FakeLanguage final : public v1::Language::Service {
     event.mutable_accepted()->set_prompt_tokens(50);
     if (knows_uses) {
       event.mutable_accepted()->set_picture(from);
-      event.mutable_accepted()->set_needs_rows(from == v1::PICTURE_FROM_ROWS &&
-                                               !(request->uses_size() > 0 &&
-                                                 request->uses(0).pushed()));
+      event.mutable_accepted()->set_needs_rows(
+          from == v1::PICTURE_FROM_ROWS &&
+          !(request->uses_size() > 0 && request->uses(0).pushed()));
     }
     writer->Write(event);
     if (!knows_uses || from == v1::PICTURE_FROM_ROWS) {

@@ -46,8 +46,8 @@ TEST(GroundForm, TakesAMultipartForm) {
 }
 
 TEST(GroundForm, TakesAFlatJsonObjectWithADataUrl) {
-  const http::Request request = Json(
-      R"({"image": "data:image/png;base64,AP8=", "prompt": "花\u74f6", "max_new_tokens": 3})");
+  const http::Request request =
+      Json(R"({"image": "data:image/png;base64,AP8=", "prompt": "花\u74f6", "max_new_tokens": 3})");
   const auto form = ParseGroundForm(request);
   ASSERT_TRUE(form.ok()) << form.status();
   EXPECT_EQ(form->file(), "\0\xFF"s);
@@ -66,15 +66,17 @@ TEST(GroundForm, SaysWhichPartIsMissingTwiceOrUnknown) {
 }
 
 TEST(GroundForm, RefusesNumbersItCannotMean) {
-  for (const char* value : {"", "-1", "0", "1.5", "1e3", "nan", "inf", "9223372036854775808", "1 2"}) {
+  for (const char* value :
+       {"", "-1", "0", "1.5", "1e3", "nan", "inf", "9223372036854775808", "1 2"}) {
     EXPECT_EQ(Refusal(Form({{"image", "x"}, {"prompt", "x"}, {"max_new_tokens", value}})),
               "PARAMETER_INVALID")
         << value;
   }
   for (const char* value : {"-1", "1.5", "1e3", "\"x\"", "true", "null", "9223372036854775808"}) {
-    EXPECT_EQ(Refusal(Json(absl::StrCat(
-                  R"({"image": "data:;base64,AAAA", "prompt": "x", "max_new_tokens": )", value, "}"))),
-              "PARAMETER_INVALID")
+    EXPECT_EQ(
+        Refusal(Json(absl::StrCat(
+            R"({"image": "data:;base64,AAAA", "prompt": "x", "max_new_tokens": )", value, "}"))),
+        "PARAMETER_INVALID")
         << value;
   }
 }
@@ -94,7 +96,8 @@ TEST(GroundForm, RefusesOtherBodies) {
   http::Request zipped = Json("{}");
   zipped.fields.emplace_back("content-encoding", "gzip");
   EXPECT_EQ(Refusal(zipped), "CONTENT_TYPE_UNSUPPORTED");
-  for (const char* body : {"", "{", "[]", "1", R"({"image": {"url": "x"}})", R"({"a": [1]})", "{} x"}) {
+  for (const char* body :
+       {"", "{", "[]", "1", R"({"image": {"url": "x"}})", R"({"a": [1]})", "{} x"}) {
     EXPECT_EQ(Refusal(Json(body)), "BODY_MALFORMED") << body;
   }
   EXPECT_EQ(Refusal(Json("{\"prompt\": \"\xFF\"}")), "PROMPT_NOT_UTF8");
@@ -104,7 +107,10 @@ TEST(GroundForm, RefusesOtherBodies) {
 TEST(GroundForm, TakesAKeptPictureAConversationAndSwitches) {
   const std::string id = "img_0123456789abcdef0123456789abcdef";
   for (const http::Request& request :
-       {Form({{"image_id", id}, {"prompt", "x"}, {"session_id", "s-1"}, {"grammar", "off"},
+       {Form({{"image_id", id},
+              {"prompt", "x"},
+              {"session_id", "s-1"},
+              {"grammar", "off"},
               {"stream", "true"}}),
         Json(absl::StrCat(R"({"image_id": ")", id, R"(", "prompt": "x", "session_id": "s-1",
                            "grammar": "off", "stream": true})"))}) {
@@ -165,8 +171,8 @@ TEST(BatchForm, RefusesBodiesThatAreNoList) {
 }
 
 TEST(BatchForm, PairsPicturesAndQuestionsOfAMultipartForm) {
-  const http::Request pairs =
-      Form({{"image", "A"}, {"prompt", "one"}, {"image", "B"}, {"prompt", "two"}, {"grammar", "off"}});
+  const http::Request pairs = Form(
+      {{"image", "A"}, {"prompt", "one"}, {"image", "B"}, {"prompt", "two"}, {"grammar", "off"}});
   auto form = ParseBatchForm(pairs, 3);
   ASSERT_TRUE(form.ok()) << form.status();
   ASSERT_EQ(form->items.size(), 2u);
@@ -183,12 +189,14 @@ TEST(BatchForm, PairsPicturesAndQuestionsOfAMultipartForm) {
   ASSERT_TRUE(form.ok());
   EXPECT_EQ(form->one_image, "A");
   EXPECT_EQ(form->items.size(), 2u);
-  EXPECT_EQ(BatchRefusal(Form({{"image", "A"}, {"image", "B"}, {"prompt", "1"}, {"prompt", "2"},
-                               {"prompt", "3"}})),
-            "BODY_MALFORMED");
-  EXPECT_EQ(BatchRefusal(Form({{"image", "A"}, {"prompt", "1"}, {"prompt", "2"}, {"prompt", "3"},
-                               {"prompt", "4"}})),
-            "BATCH_TOO_LONG");
+  EXPECT_EQ(
+      BatchRefusal(Form(
+          {{"image", "A"}, {"image", "B"}, {"prompt", "1"}, {"prompt", "2"}, {"prompt", "3"}})),
+      "BODY_MALFORMED");
+  EXPECT_EQ(
+      BatchRefusal(Form(
+          {{"image", "A"}, {"prompt", "1"}, {"prompt", "2"}, {"prompt", "3"}, {"prompt", "4"}})),
+      "BATCH_TOO_LONG");
   EXPECT_EQ(BatchRefusal(Form({{"prompt", "1"}})), "IMAGE_MISSING");
   EXPECT_EQ(BatchRefusal(Form({{"image", "1"}})), "PROMPT_MISSING");
 }
@@ -220,8 +228,8 @@ TEST(DecodeBase64, IsStrict) {
     EXPECT_TRUE(DecodeBase64(text));
     EXPECT_EQ(text, bytes);
   }
-  for (std::string bad : {"A", "AA", "AAA", "A===", "====", "AB==", "AAB=", "AA=A", "TW Fu", "TWF\n",
-                          "TW-_", "AA==AAAA"}) {
+  for (std::string bad : {"A", "AA", "AAA", "A===", "====", "AB==", "AAB=", "AA=A", "TW Fu",
+                          "TWF\n", "TW-_", "AA==AAAA"}) {
     EXPECT_FALSE(DecodeBase64(bad)) << bad;
   }
 }

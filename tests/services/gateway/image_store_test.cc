@@ -103,7 +103,7 @@ TEST(ImageStore, PinnedOnesStayUnderPressureAndHaveHalfTheBudget) {
   }
   EXPECT_TRUE(shelf.Has("p", 13));
   EXPECT_TRUE(shelf.Has("q", 13));
-  EXPECT_EQ(ErrorReason(shelf.store().Room(3000, false, At(14))), "IMAGE_STORE_FULL");
+  EXPECT_EQ(ErrorReason(shelf.store().Room(4000, false, At(14))), "IMAGE_STORE_FULL");
 }
 
 TEST(ImageStore, RefusesAFileThatCanNeverFitBeforeItIsTaken) {
@@ -182,11 +182,11 @@ TEST(ImageKey, DiffersInEverythingThatMakesAnotherPicture) {
   turned.orientation = 3;
   const std::set<std::string> keys = {
       ImageKey("img_a", digest, plan, "model"),
-      ImageKey("img_b", digest, plan, "model"),              // another tenant's
-      ImageKey("img_a", other, plan, "model"),               // other bytes
-      ImageKey("img_a", digest, Plan(480, 640), "model"),    // as many pixels, swapped sides
-      ImageKey("img_a", digest, turned, "model"),            // the same size, turned
-      ImageKey("img_a", digest, plan, "model2"),             // another model
+      ImageKey("img_b", digest, plan, "model"),                  // another tenant's
+      ImageKey("img_a", other, plan, "model"),                   // other bytes
+      ImageKey("img_a", digest, Plan(480, 640), "model"),        // as many pixels, swapped sides
+      ImageKey("img_a", digest, turned, "model"),                // the same size, turned
+      ImageKey("img_a", digest, plan, "model2"),                 // another model
       ImageKey("img_ad", std::string(31, 'd'), plan, "model")};  // fields do not run together
   EXPECT_EQ(keys.size(), 7u);
   for (const std::string& key : keys) EXPECT_EQ(key.size(), 32u);

@@ -103,7 +103,7 @@ TEST(SessionStore, IsBoundedInNumberAndTime) {
   EXPECT_EQ(Ask(store, "a", "p", 2), 1);
   EXPECT_EQ(Ask(store, "c", "p", 3), 0);
   EXPECT_EQ(store.size(), 2);
-  EXPECT_EQ(Ask(store, "a", "p", 4), 1) << "the longest unused went";
+  EXPECT_EQ(Ask(store, "a", "p", 4), 2) << "the longest unused went";
   EXPECT_EQ(store.Sweep(At(13)), 1);
   EXPECT_EQ(Ask(store, "a", "p", 14), 0);
   ASSERT_TRUE(store.Begin("x", "p", At(30)).ok());
