@@ -23,7 +23,7 @@ def main():
 
     runs = {1: [], args.clients: []}
     with Server(args) as server:
-        bench(args, server, concurrency=args.clients, duration=2, warmup=2)  # both workers warm
+        bench(args, server, concurrency=args.clients, duration=2, warmup=0)  # both workers warm
         for _ in range(args.rounds):
             for clients in runs:
                 runs[clients].append(bench(args, server, concurrency=clients, duration=args.seconds, warmup=2))

@@ -66,8 +66,9 @@ def main():
 
     middle = start.at(0.5) if start.rows else last
     ratio = load["goodput_rps"] / capacity["completed_rps"]
-    refusal = load["failure_seconds"]["p99"]
     refused = {reason: n for reason, n in load["errors"].items() if reason in ("OVERLOADED", "CLIENT_LIMIT")}
+    times = {reason: load["failure_seconds_by_code"][reason] for reason in load["errors"]}
+    refusal = max((times[reason]["p99"] for reason in refused), default=None)
     grown = {role: last[role] - middle[role] for role in last}
     table(["", "per second", "note"], [
         ["capacity, closed loop", f"{capacity['completed_rps']:.2f}", f"{args.concurrency} at once"],
@@ -75,8 +76,9 @@ def main():
         ["completed", f"{load['completed_rps']:.2f}", ""],
         ["goodput", f"{load['goodput_rps']:.2f}", f"within {args.slo:g} s; {100 * ratio:.0f} % of capacity"],
     ])
-    print("errors:", load["errors"], " refusals, seconds:",
-          {k: round(load["failure_seconds"][k], 4) for k in ("p50", "p90", "p99", "max") if load["failure_seconds"]["count"]})
+    table(["failed", "count", "p50, ms", "p90, ms", "p99, ms", "max, ms"],
+          [[reason, n, *(f"{times[reason][q] * 1e3:.1f}" for q in ("p50", "p90", "p99", "max"))]
+           for reason, n in load["errors"].items()])
     table(["resident MiB", "start", "middle", "end"],
           [[role, *(f"{m[role] / 2**20:.0f}" for m in (first, middle, last))] for role in last])
     finish(args, {

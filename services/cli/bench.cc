@@ -247,12 +247,15 @@ int RunBenchCommand(const std::vector<std::string>& args) {
 
   const absl::StatusOr<std::vector<BenchRun>> runs = Measure(*options, material);
   if (!runs.ok()) return Fail(runs.status(), 1);
-  int64_t offered = 0;
-  for (const BenchRun& run : *runs) offered += run.summary.offered;
-  if (offered == 0) {
-    return Fail(absl::FailedPreconditionError("Nothing was measured: no request arrived after the "
-                                              "warm-up. Offer more, or for longer."),
-                1);
+  bool measured = false;
+  for (const BenchRun& run : *runs) {
+    if (run.summary.offered > 0 || run.summary.completed_rps > 0) measured = true;
+  }
+  if (!measured) {
+    return Fail(
+        absl::FailedPreconditionError("Nothing was measured: nothing arrived and nothing "
+                                      "ended after the warm-up. Offer more, or for longer."),
+        1);
   }
   std::fputs(
       (options->json ? BenchJson(options->setting, *runs) : BenchText(options->setting, *runs))

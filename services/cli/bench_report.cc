@@ -60,6 +60,10 @@ Json RunJson(const BenchSetting& setting, const BenchRun& run) {
   out["ttft_seconds"] = QuantilesJson(s.ttft);
   out["total_seconds"] = QuantilesJson(s.total);
   out["failure_seconds"] = QuantilesJson(s.failures);
+  out["failure_seconds_by_code"] = Json::object();
+  for (const auto& [reason, q] : s.failures_by_reason) {
+    out["failure_seconds_by_code"][reason] = QuantilesJson(q);
+  }
   out["lag_seconds"] = QuantilesJson(s.lag);
   out["stages_seconds"] = {{"queue", QuantilesJson(s.queue)},
                            {"vision", QuantilesJson(s.vision)},
@@ -94,8 +98,8 @@ Json SettingJson(const BenchSetting& setting) {
 }
 
 std::string QuantilesLine(const char* name, const Quantiles& q) {
-  if (q.count == 0) return absl::StrFormat("  %-18s       –\n", name);
-  return absl::StrFormat("  %-18s%8.3f%9.3f%9.3f%9.3f%9.3f\n", name, q.p50, q.p90, q.p99, q.mean,
+  if (q.count == 0) return absl::StrFormat("  %-20s       –\n", name);
+  return absl::StrFormat("  %-20s%8.3f%9.3f%9.3f%9.3f%9.3f\n", name, q.p50, q.p90, q.p99, q.mean,
                          q.max);
 }
 
@@ -144,10 +148,12 @@ std::string OneRun(const BenchSetting& setting, const BenchRun& run) {
   absl::StrAppendFormat(&out, "  %-14s%20d%s\n", "failed", s.failed,
                         s.failed > 0 ? absl::StrCat("  ", ErrorsText(s)) : "");
   if (s.unfinished > 0) absl::StrAppendFormat(&out, "  %-14s%20d\n", "unfinished", s.unfinished);
-  absl::StrAppendFormat(&out, "\n  %-18s%8s%9s%9s%9s%9s\n", "seconds", "p50", "p90", "p99", "mean",
+  absl::StrAppendFormat(&out, "\n  %-20s%8s%9s%9s%9s%9s\n", "seconds", "p50", "p90", "p99", "mean",
                         "max");
   absl::StrAppend(&out, QuantilesLine("first token", s.ttft), QuantilesLine("total", s.total));
-  if (s.failed > 0) absl::StrAppend(&out, QuantilesLine("until refusal", s.failures));
+  for (const auto& [reason, q] : s.failures_by_reason) {
+    absl::StrAppend(&out, QuantilesLine(reason.c_str(), q));
+  }
   absl::StrAppend(&out, "  by the server's own account\n", QuantilesLine("  queue", s.queue),
                   QuantilesLine("  vision", s.vision), QuantilesLine("  prefill", s.prefill),
                   QuantilesLine("  decode", s.decode), QuantilesLine("  total", s.server_total));

@@ -39,6 +39,7 @@ Summary Summarize(absl::Span<const Sample> samples, const Window& window, double
   Summary out;
   out.seconds = window.seconds();
   std::vector<double> ttft, total, failures, lag, queue, vision, prefill, decode, server_total;
+  std::map<std::string, std::vector<double>> by_reason;
   int64_t completed = 0, good_completed = 0;
   for (const Sample& sample : samples) {
     const bool good = sample.outcome == Outcome::kAnswered && IsGood(sample, slo_seconds);
@@ -60,6 +61,7 @@ Summary Summarize(absl::Span<const Sample> samples, const Window& window, double
         ++out.failed;
         ++out.errors[sample.reason];
         failures.push_back(sample.end - sample.arrival);
+        by_reason[sample.reason].push_back(failures.back());
         break;
       case Outcome::kAnswered:
         ++out.answered;
@@ -87,6 +89,9 @@ Summary Summarize(absl::Span<const Sample> samples, const Window& window, double
   out.ttft = MakeQuantiles(std::move(ttft));
   out.total = MakeQuantiles(std::move(total));
   out.failures = MakeQuantiles(std::move(failures));
+  for (auto& [reason, values] : by_reason) {
+    out.failures_by_reason[reason] = MakeQuantiles(std::move(values));
+  }
   out.lag = MakeQuantiles(std::move(lag));
   out.queue = MakeQuantiles(std::move(queue));
   out.vision = MakeQuantiles(std::move(vision));

@@ -82,12 +82,13 @@ struct Summary {
   int64_t failed = 0;
   int64_t dropped = 0;
   int64_t unfinished = 0;
-  int64_t by_id = 0;                      // of the answered
-  std::map<std::string, int64_t> errors;  // by reason
-  Quantiles ttft;                         // of the answered, seconds
-  Quantiles total;                        // of the answered, seconds from arrival
-  Quantiles failures;  // of the failed, seconds from arrival: how long a refusal takes
-  Quantiles lag;       // of all that were sent, seconds: how far the generator fell behind
+  int64_t by_id = 0;                                    // of the answered
+  std::map<std::string, int64_t> errors;                // by reason
+  Quantiles ttft;                                       // of the answered, seconds
+  Quantiles total;                                      // of the answered, seconds from arrival
+  Quantiles failures;                                   // of the failed, seconds from arrival
+  std::map<std::string, Quantiles> failures_by_reason;  // how long each kind of refusal takes
+  Quantiles lag;  // of all that were sent, seconds: how far the generator fell behind
   Quantiles queue, vision, prefill, decode, server_total;  // of the answered, seconds
   std::map<ServedBy, int64_t> caches;                      // of the answered
   int64_t completion_tokens = 0;

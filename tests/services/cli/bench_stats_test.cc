@@ -72,6 +72,8 @@ TEST(SummaryTest, RatesCountWhatHappensInTheWindowAndCountsWhatArrivedInIt) {
   EXPECT_DOUBLE_EQ(s.total.max, 1.5);
   EXPECT_EQ(s.failures.count, 3);
   EXPECT_DOUBLE_EQ(s.failures.p99, 0.5);
+  EXPECT_NEAR(s.failures_by_reason.at("OVERLOADED").max, 0.02, 1e-9);
+  EXPECT_EQ(s.failures_by_reason.at("OVERLOADED").count, 2);
 }
 
 TEST(SummaryTest, WithoutAnSloEveryAnswerIsGood) {
