@@ -34,8 +34,12 @@ std::string Png(int width = 64, int height = 48, uint8_t shade = 99) {
 // Until `condition`, or the test fails.
 template <typename Condition>
 void Await(Condition condition) {
-  for (int i = 0; i < 1000 && !condition(); ++i) absl::SleepFor(absl::Milliseconds(10));
-  ASSERT_TRUE(condition());
+  bool holds = condition();  // asked once a turn: a condition may itself be a request
+  for (int i = 0; i < 1000 && !holds; ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+    holds = condition();
+  }
+  ASSERT_TRUE(holds);
 }
 
 class GrounderTest : public ::testing::Test {
