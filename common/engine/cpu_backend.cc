@@ -536,9 +536,10 @@ class CpuBackend final : public Backend {
         }
         continue;
       }
-      if (wide_x) {
+      const bool in_place = wide_x && InPlace(x.cols);
+      if (wide_x && !in_place) {
         kernels_.pack_x_f32(F32(x, tile.row, k), x.stride, tile.rows, depth, panel_x);
-      } else {
+      } else if (!wide_x) {
         kernels_.pack_x_bf16(B16(x, tile.row, k), x.stride, tile.rows, depth, panel_x);
       }
       if (wide_w) {
@@ -546,7 +547,8 @@ class CpuBackend final : public Backend {
       } else {
         kernels_.pack_w_bf16(B16(w, tile.col, k), w.stride, tile.cols, depth, panel_w);
       }
-      kernels_.panel_products(panel_x, tile.rows, panel_w, tile.cols, depth, k > 0, c, ld_c);
+      kernels_.panel_products(in_place ? F32(x, tile.row) : panel_x, in_place ? x.stride : 0,
+                              tile.rows, panel_w, tile.cols, depth, k > 0, c, ld_c);
     }
     if (layer.bias.data == nullptr) return;
     for (int64_t r = 0; r < tile.rows; ++r) {
@@ -621,6 +623,14 @@ class CpuBackend final : public Backend {
     return dtype_ == DType::kBFloat16 ? kKvBFloat16 : kKvFloat32;
   }
 
+  void WidenKv(KvElement element, const void* in, int64_t count, float* out) {
+    if (element == kKvInt8) {
+      kernels_.widen_int8(static_cast<const int8_t*>(in), out, count);
+    } else {
+      kernels_.widen(static_cast<const uint16_t*>(in), out, count);
+    }
+  }
+
   // Softmax of dense `queries` [rows, dim] over one block; query r sees its first visible(r) keys,
   // <= 0: none, which leaves max[r] at −inf. `scores` has kKeyBlock floats a row.
   template <typename Visible>
@@ -641,7 +651,8 @@ class CpuBackend final : public Backend {
       std::fill(row + seen, row + block.keys_end, 0.0f);
     }
     kernels_.page_sums[element](scores, kKeyBlock, rows, block.values, block.value_stride,
-                                block.value_scales, block.keys_end, dim, out.sums);
+                                block.value_scales[0] == nullptr ? nullptr : block.value_scales,
+                                block.keys_end, dim, out.sums);
   }
 
   // Adds the next block of row r to those before it.
@@ -673,7 +684,10 @@ class CpuBackend final : public Backend {
       LoadRow(q, run.begin + task.row + r, task.head * dim, task.heads * dim,
               queries + r * task.heads * dim);
     }
-    const KvElement element = ElementOf(cache.type);
+    const KvElement stored = ElementOf(cache.type);
+    // Many rows read the same keys: widened once (exactly, so the bits are the same).
+    const bool widen = stored != kKvFloat32 && rows > kFewRows;
+    const KvElement element = widen ? kKvFloat32 : stored;
     KeyBlock block;
     block.value_stride = dim;
     for (int64_t b = task.block; b < task.end_block; ++b) {
@@ -684,6 +698,15 @@ class CpuBackend final : public Backend {
         block.keys[i] = KvAt(cache, cache.keys, page, kv_head);
         block.values[i] = KvAt(cache, cache.values, page, kv_head);
         const bool scaled = cache.type == KvType::kInt8;
+        if (widen) {
+          float* wide = s.end + 2 * i * kPageKeys * dim;
+          WidenKv(stored, block.keys[i], kPageKeys * dim, wide);
+          block.keys[i] = wide;
+          wide += kPageKeys * dim;
+          const int64_t count = std::min(kPageKeys, block.keys_end - i * kPageKeys);
+          WidenKv(stored, block.values[i], count * dim, wide);
+          block.values[i] = wide;
+        }
         block.key_scales[i] = scaled ? ScalesAt(cache, cache.key_scales, page, kv_head) : nullptr;
         block.value_scales[i] =
             scaled ? ScalesAt(cache, cache.value_scales, page, kv_head) : nullptr;

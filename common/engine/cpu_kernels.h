@@ -17,6 +17,8 @@ inline constexpr int64_t kProductDepth = 512;
 
 // At most: rows are padded to what is multiplied at once, k to a register.
 constexpr int64_t PanelSize(int64_t rows, int64_t k) { return (rows + 7) * (k + 15); }
+// Rows of whole registers on any machine, short enough to be near each other.
+constexpr bool InPlace(int64_t k) { return k % 16 == 0 && k <= kProductDepth; }
 
 struct CpuKernels {
   const char* instruction_set;
@@ -24,6 +26,7 @@ struct CpuKernels {
   // bf16 <-> float32, round to nearest even, NaN stays NaN.
   void (*widen)(const uint16_t* in, float* out, int64_t n);
   void (*narrow)(const float* in, uint16_t* out, int64_t n);
+  void (*widen_int8)(const int8_t* in, float* out, int64_t n);
 
   // out[i·ld_out + j] = Σ_k x[i·ld_x + k] · w[j·ld_w + k], i < m, j < n; with `add` that much more.
   // k <= kProductDepth. An element is summed in one order whatever m and n are: a register of
@@ -38,8 +41,9 @@ struct CpuKernels {
   void (*pack_x_bf16)(const uint16_t* in, int64_t ld_in, int64_t rows, int64_t k, float* panel);
   void (*pack_w_f32)(const float* in, int64_t ld_in, int64_t rows, int64_t k, float* panel);
   void (*pack_w_bf16)(const uint16_t* in, int64_t ld_in, int64_t rows, int64_t k, float* panel);
-  void (*panel_products)(const float* x, int64_t m, const float* w, int64_t n, int64_t k, bool add,
-                         float* out, int64_t ld_out);
+  // ld_x: 0 for a panel; else x lies as it is, rows so far apart, and InPlace(k) must hold.
+  void (*panel_products)(const float* x, int64_t ld_x, int64_t m, const float* w, int64_t n,
+                         int64_t k, bool add, float* out, int64_t ld_out);
 
   // Up to kPageKeys rows -> out[d·kPageKeys + j] = in[j·ld_in + d], the other columns 0.
   void (*transpose_page)(const float* in, int64_t ld_in, int64_t rows, int64_t dim, float* out);
@@ -55,11 +59,11 @@ struct CpuKernels {
   // the same bits alone and among others.
   //
   // s[r·ld_s + j] = Σ_d q[r·dim + d] · keys[d·kPageKeys + j], j < kPageKeys: the keys of a page
-  // lie transposed. kKvInt8: times scales[j].
+  // lie transposed. With `scales`: times scales[j].
   void (*page_scores[kKvElements])(const float* q, int64_t rows, int64_t dim, const void* keys,
                                    const float* scales, float* s, int64_t ld_s);
   // out[r·dim + c] = Σ_j p[r·ld_p + j] · v(j)[c], j < n, where v(j) is row j % kPageKeys of
-  // values[j / kPageKeys], rows ld_v apart. kKvInt8: p times the scale of v(j).
+  // values[j / kPageKeys], rows ld_v apart. With `scales`: p times the scale of v(j).
   void (*page_sums[kKvElements])(const float* p, int64_t ld_p, int64_t rows,
                                  const void* const* values, int64_t ld_v,
                                  const float* const* scales, int64_t n, int64_t dim, float* out);

@@ -68,15 +68,6 @@ bool CudaHasBf16(int index) {
   return get != nullptr && get(&major, kComputeCapabilityMajor, index) == 0 && major >= 8;
 }
 
-bool CpuHasBf16() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
 int UsableCores() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
@@ -128,8 +119,9 @@ absl::StatusOr<DType> ParseDType(absl::string_view text, const Device& device,
     if (declared_dtype == "float16" || !CudaHasBf16(device.index)) return DType::kFloat16;
     return DType::kBFloat16;
   }
-  // Without bf16 arithmetic float32 is as fast and exact, and bf16 weights still stay as they are.
-  return declared_dtype != "float16" && CpuHasBf16() ? DType::kBFloat16 : DType::kFloat32;
+  // Our products multiply float32 whatever is stored, so float32 is as fast and exact, and bf16
+  // weights still stay as they are.
+  return DType::kFloat32;
 }
 
 absl::Status InitEngine(int cpu_threads) {
@@ -142,7 +134,7 @@ absl::Status InitEngine(int cpu_threads) {
   }
   SetCpuThreads(cpu_threads == 0 ? UsableCores() : cpu_threads);
   return Guard([]() -> absl::Status {
-    at::set_num_threads(1);  // our threads share out the work, each of them calls the BLAS alone
+    at::set_num_threads(1);  // the work is shared out among our own threads
     at::Context& context = at::globalContext();
     context.setAllowTF32CuBLAS(false);
     context.setAllowTF32CuDNN(false);

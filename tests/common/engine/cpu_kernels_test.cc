@@ -91,7 +91,8 @@ TEST_P(CpuKernelsTest, MultipliesRowsTheSameForAnyNumberOfThem) {
       }
       std::vector<float> panels(rows * (n + 1), 0.5f), expected(rows * (n + 1), 0.5f);
       for (const bool add : {false, true}) {
-        k.panel_products(panel_x.data(), rows, panel_w.data(), n, depth, add, panels.data(), n + 1);
+        k.panel_products(panel_x.data(), 0, rows, panel_w.data(), n, depth, add, panels.data(),
+                         n + 1);
         for (int i = 0; i < rows; ++i) {
           for (int64_t j = 0; j < n; ++j) {
             float& value = expected[i * (n + 1) + j];
@@ -99,6 +100,11 @@ TEST_P(CpuKernelsTest, MultipliesRowsTheSameForAnyNumberOfThem) {
           }
         }
         EXPECT_EQ(panels, expected);
+        if (add || !InPlace(depth)) continue;
+        std::vector<float> in_place(rows * (n + 1), 0.5f);
+        k.panel_products(x.data(), depth, rows, panel_w.data(), n, depth, false, in_place.data(),
+                         n + 1);
+        EXPECT_EQ(in_place, expected);
       }
     }
     for (int i = 0; i < rows; ++i) {
@@ -171,10 +177,12 @@ TEST_P(CpuKernelsTest, ScoresPagesOfKeysTheSameForAnyNumberOfRows) {
     const void* pages[] = {keys.data(), keys16.data(), keys8.data()};
     for (int element = 0; element < kKvElements; ++element) {
       std::vector<float> all(rows * 20, -1), some(rows * 20, -1);
-      k.page_scores[element](q.data(), rows, dim, pages[element], scales.data(), all.data(), 20);
+      k.page_scores[element](q.data(), rows, dim, pages[element],
+                             element == kKvInt8 ? scales.data() : nullptr, all.data(), 20);
       for (int64_t first = 0, count = 1; first < rows; first += count, count = count % 7 + 1) {
         k.page_scores[element](q.data() + first * dim, std::min(count, rows - first), dim,
-                               pages[element], scales.data(), some.data() + first * 20, 20);
+                               pages[element], element == kKvInt8 ? scales.data() : nullptr,
+                               some.data() + first * 20, 20);
       }
       EXPECT_EQ(all, some);
       for (int64_t r = 0; r < rows; ++r) {
@@ -211,10 +219,11 @@ TEST_P(CpuKernelsTest, SumsPagesOfValuesTheSameForAnyNumberOfRows) {
                                               : &values8[at];
         }
         std::vector<float> all(rows * dim, -1), some(rows * dim, -1);
-        k.page_sums[element](p.data(), 48, rows, pages, ld, scales, n, dim, all.data());
+        const float* const* used = element == kKvInt8 ? scales : nullptr;
+        k.page_sums[element](p.data(), 48, rows, pages, ld, used, n, dim, all.data());
         for (int64_t first = 0, count = 1; first < rows; first += count, count = count % 5 + 1) {
           k.page_sums[element](p.data() + first * 48, 48, std::min(count, rows - first), pages, ld,
-                               scales, n, dim, some.data() + first * dim);
+                               used, n, dim, some.data() + first * dim);
         }
         EXPECT_EQ(all, some);
         for (int64_t r = 0; r < rows; ++r) {

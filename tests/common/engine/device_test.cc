@@ -38,6 +38,7 @@ TEST(Device, ChoosesDTypes) {
   EXPECT_EQ(*ParseDType("bf16", cpu, "float32"), DType::kBFloat16);
   EXPECT_EQ(*ParseDType("auto", cpu, "float32"), DType::kFloat32);
   EXPECT_EQ(*ParseDType("auto", cpu, "float16"), DType::kFloat32);
+  EXPECT_EQ(*ParseDType("auto", cpu, "bfloat16"), DType::kFloat32);  // its weights stay bf16
   EXPECT_EQ(ErrorReason(ParseDType("fp16", cpu, "").status()), "CONFIG_INVALID");
   EXPECT_EQ(ErrorReason(ParseDType("int3", cpu, "").status()), "CONFIG_INVALID");
 }

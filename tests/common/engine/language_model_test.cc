@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <random>
+#include <tuple>
 
 #include "common/base/errors.h"
 #include "tests/common/engine/tiny_model.h"
@@ -227,14 +228,14 @@ model::ModelConfig WideConfig() {
   return config;
 }
 
-class BatchInvarianceTest : public testing::TestWithParam<DType> {
+class BatchInvarianceTest : public testing::TestWithParam<std::pair<DType, KvType>> {
  protected:
   static constexpr int kLength = 600;
   static constexpr int kPages = (kLength + kKvPageTokens - 1) / kKvPageTokens;
 
   BatchInvarianceTest() {
     LanguageModel::Options options;
-    options.dtype = GetParam();
+    std::tie(options.dtype, options.kv_type) = GetParam();
     options.kv_tokens = 17 * kPages * kKvPageTokens;
     options.max_sequence_tokens = 1'000;
     auto loaded =
@@ -277,8 +278,14 @@ class BatchInvarianceTest : public testing::TestWithParam<DType> {
   std::vector<int32_t> pages[17];
 };
 INSTANTIATE_TEST_SUITE_P(DTypes, BatchInvarianceTest,
-                         testing::Values(DType::kFloat32, DType::kBFloat16), [](const auto& made) {
-                           return made.param == DType::kFloat32 ? "Fp32" : "Bf16";
+                         testing::Values(std::make_pair(DType::kFloat32, KvType::kModel),
+                                         std::make_pair(DType::kFloat32, KvType::kInt8),
+                                         std::make_pair(DType::kBFloat16, KvType::kModel),
+                                         std::make_pair(DType::kBFloat16, KvType::kInt8)),
+                         [](const auto& made) {
+                           return std::string(made.param.first == DType::kFloat32 ? "Fp32"
+                                                                                  : "Bf16") +
+                                  (made.param.second == KvType::kInt8 ? "Int8" : "");
                          });
 
 TEST_P(BatchInvarianceTest, AnySplitOfAPromptGivesTheSameLogits) {
