@@ -20,7 +20,7 @@ struct EvalItem {
 };
 
 struct EvalOptions {
-  std::string split = "";  // RefCOCO: only this split; empty: all
+  std::string split = "";    // RefCOCO: only this split; empty: all
   int absent_per_image = 1;  // COCO without questions: asked for what is not there; 0 - 10
 };
 

@@ -99,15 +99,16 @@ def test_a_map_is_fitted_served_and_refused_for_another_model(tmp_path):
     with Chord(model=model) as chord:
         assert evaluate(chord, DEMO)["calibrated"] is False
         done = run("calibrate", tmp_path, "--images", DEMO, "--server", chord.grpc_address, "--model", model,
-                   "--json")
+                   "--parallel", "1", "--json")
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
         assert figures["questions"] == len(everything)
         assert figures["boxes"] + figures["absences"] >= len(everything)
         fitted = (model / "confidence.json").read_bytes()
-        # The same answers give the same bytes.
+        # The same answers give the same bytes. (Questions that are answered together may differ in the last
+        # digits of their probabilities.)
         again = run("calibrate", tmp_path, "--images", DEMO, "--server", chord.grpc_address, "--model", model,
-                    "--out", tmp_path / "again.json")
+                    "--parallel", "1", "--out", tmp_path / "again.json")
         assert again.returncode == 0 and (tmp_path / "again.json").read_bytes() == fitted
     with Chord(model=model) as chord:
         assert evaluate(chord, DEMO)["calibrated"] is True
