@@ -1,5 +1,6 @@
 """A real Chord for tests: `chord serve` with chord-nano on free ports, its three processes, and
-small clients for both doors. Nothing here waits by sleeping a fixed time: it waits for a state."""
+small clients for both doors. Nothing here waits by sleeping a fixed time: it waits for a state.
+CHORD_SERVE_FLAGS adds options to every `chord serve` ("--threads 1" on a machine that is busy)."""
 
 import contextlib
 import http.client
@@ -91,7 +92,7 @@ class Chord:
         env = dict(os.environ, XDG_RUNTIME_DIR=self.dir.name)
         self.process = subprocess.Popen(
             [str(BIN / "chord"), "serve", "--model", str(model), "--http", "127.0.0.1:0",
-             "--grpc", "127.0.0.1:0", *flags], stdout=subprocess.PIPE, stderr=self.log, env=env)
+             "--grpc", "127.0.0.1:0", *os.environ.get("CHORD_SERVE_FLAGS", "").split(), *flags], stdout=subprocess.PIPE, stderr=self.log, env=env)
         lines = []
         for _ in range(3):
             lines.append(self.process.stdout.readline().decode())

@@ -19,5 +19,5 @@ def still_works(request):
         chord = request.getfixturevalue("chord")
         image, prompt, boxes = next(d for d in demo() if len(d[2]) == 1)
         answer = chord.post(image, prompt)
-        assert answer.status == 200, answer.body
+        assert answer.status == 200, f"{answer.body}\n{chord.read_log()[-4000:]}"
         assert iou(answer.json["boxes"][0], boxes[0]) > 0.7

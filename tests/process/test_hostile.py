@@ -231,7 +231,8 @@ def test_pictures_of_the_same_bytes_in_other_shapes_share_nothing(chord):
     for _ in range(2):
         for data, size in [(wide, [64, 48]), (tall, [48, 64])]:
             answer = chord.post(data.getvalue(), PROMPT).json
-            assert answer["image_size"] == size and (answer["frame"]["resized_width"] > answer["frame"]["resized_height"]) == (size[0] > size[1])
+            width, height = answer["frame"]["resized_size"]
+            assert answer["image_size"] == size and (width > height) == (size[0] > size[1])
 
 
 # --- model folders that are not whole ---------------------------------------------------------------
