@@ -62,9 +62,9 @@ Picture DrawReliability(absl::Span<const ReliabilityBin> bins, const std::string
       cv::circle(canvas, here, 4, kCurve, cv::FILLED, cv::LINE_AA);
       last = &bin;
     }
-    Write(canvas, title, {kLeft, kTop - 14}, 0.45);
+    Write(canvas, title, {kLeft, 18}, 0.45);
     Write(canvas, "confidence (bars: share of the answers)", {kLeft + 76, kBottom + 42});
-    Write(canvas, "share right", {4, kTop - 14}, 0.3);
+    Write(canvas, "share right", {4, kTop - 10}, 0.35);
   } catch (const cv::Exception&) {
     // As in annotate.cc: what stands so far is returned.
   }
