@@ -57,7 +57,7 @@ def test_events_arrive_while_the_answer_is_made(chord):
     response = connection.getresponse()
     language = chord.pid("language")
     os.kill(language, signal.SIGSTOP)  # the rest does not come
-    first = response.fp.readline()
+    first = response.readline()
     os.kill(language, signal.SIGCONT)
     assert first.strip()
     rest = response.read()
