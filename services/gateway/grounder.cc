@@ -227,10 +227,11 @@ absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject
     metrics_.Retried(obs::RetryOutcome::kOverBudget);
     return output;
   }
-  asked.spare.push_back(failure.where == LegsFailure::Where::kVision ? asked.vision
-                                                                     : asked.language);
+  if (failure.where == LegsFailure::Where::kVision) asked.spare.push_back(asked.vision);
+  if (failure.where == LegsFailure::Where::kLanguage) asked.spare.push_back(asked.language);
   obs::Log(obs::LogLevel::kInfo, "retry", input.request_id,
-           {{"lost", asked.spare.back().name}, {"reason", ErrorReason(output.status())}});
+           {{"lost", asked.spare.empty() ? "" : asked.spare.back().name},
+            {"reason", ErrorReason(output.status())}});
   auto again = AskOnce(input, subject, turns, question, new_tokens, deadline,
                        absl::Now() + options_.retry_wait, asked);
   metrics_.Retried(again.ok()        ? obs::RetryOutcome::kAnswered

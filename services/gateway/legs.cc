@@ -282,7 +282,11 @@ absl::StatusOr<LegsOutput> RunLegs(v1::Language::Stub& language, const LegsInput
     }
     return blame(LegsFailure::Where::kVision, *encode_end, "vision");
   }
-  if (encode_failed) return blame(LegsFailure::Where::kVision, *encode_end, "vision");
+  if (encode_failed) {
+    const bool between = ErrorReason(*encode_end) == "WORKER_LOST";  // it means the other one
+    return blame(between ? LegsFailure::Where::kBetween : LegsFailure::Where::kVision, *encode_end,
+                 "vision");
+  }
   if (no_vision) return *no_vision;
   return errors::Internal();
 }

@@ -39,7 +39,8 @@ struct LegsOutput {
 
 // What went wrong, and where: which worker to avoid, and whether the client has seen words already.
 struct LegsFailure {
-  enum class Where { kNeither, kLanguage, kVision } where = Where::kNeither;
+  // kBetween: the rows did not get across, though neither worker is known to be gone.
+  enum class Where { kNeither, kLanguage, kVision, kBetween } where = Where::kNeither;
   bool worker_lost = false;  // the worker went away or is going: another one may do
   bool produced = false;     // some of the answer was handed to on_delta
 };

@@ -156,6 +156,7 @@ def test_a_message_that_cannot_be_read_ends_a_batch(chord):
 def test_clients_and_overload_are_refused_at_once():
     """Far more than there is room for: every refusal comes while the accepted ones still work."""
     with Chord("--gateway-flag", "max_in_flight=4", "--gateway-flag", "client_requests=3") as chord:
+        assert chord.post(GOOD, PROMPT).status == 200  # all are connected
         language = chord.pid("language")
         os.kill(language, signal.SIGSTOP)
         refused = []
@@ -181,7 +182,8 @@ def test_clients_and_overload_are_refused_at_once():
                 assert Reason(error.value).reason == "CLIENT_LIMIT"
                 assert b"RetryInfo" in dict(error.value.trailing_metadata())["grpc-status-details-bin"]
                 os.kill(language, signal.SIGCONT)
-                assert all(job.result(60)[0].status == 200 for job in jobs)
+                answers = [job.result(60)[0] for job in jobs]
+                assert [a.status for a in answers] == [200] * 3, [a.body for a in answers]
         finally:
             os.kill(language, signal.SIGCONT)
         assert sorted(refused)[len(refused) // 2] < 1, "refusals do not wait behind work"

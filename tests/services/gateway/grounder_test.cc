@@ -34,12 +34,9 @@ std::string Png(int width = 64, int height = 48, uint8_t shade = 99) {
 // Until `condition`, or the test fails.
 template <typename Condition>
 void Await(Condition condition) {
-  bool holds = condition();  // asked once a turn: a condition may itself be a request
-  for (int i = 0; i < 1000 && !holds; ++i) {
-    absl::SleepFor(absl::Milliseconds(10));
-    holds = condition();
-  }
-  ASSERT_TRUE(holds);
+  bool met = false;  // it may have effects, so it is not asked again
+  for (int i = 0; i < 1000 && !(met = condition()); ++i) absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_TRUE(met);
 }
 
 class GrounderTest : public ::testing::Test {
@@ -419,6 +416,18 @@ TEST_F(GrounderTest, ALostVisionWorkerIsToldWhenThereIsNoOther) {
   EXPECT_TRUE(absl::StrContains(result.status().message(), "vision"));
   vision_->SetScript(nullptr);
   EXPECT_TRUE(Ask(png_).ok());
+}
+
+TEST_F(GrounderTest, RowsThatDidNotGetAcrossAreSentOnceMore) {
+  Start();
+  vision_->SetScript([&] {
+    vision_->SetScript(nullptr);
+    return rpc::ToGrpc(errors::WorkerLost("language"));
+  });
+  const auto result = Ask(png_);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(vision_->headers().size(), 2u);
+  EXPECT_EQ(language()->requests().size(), 2u);
 }
 
 TEST_F(GrounderTest, ObjectsAreToldOnceEachInOrder) {
