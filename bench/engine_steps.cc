@@ -1,7 +1,7 @@
 // The engine alone: tower, prefill and decode steps of several shapes on random input.
 //
-// One JSON line per case: the least and the median of the rounds, as wall time and as processor time
-// of the process, in ms. With one thread the processor time tells on a busy machine too.
+// One JSON line per case: the least and the median of the rounds, as wall time and as processor
+// time of the process, in ms. With one thread the processor time tells on a busy machine too.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -113,17 +113,15 @@ absl::Status Run(const std::string& dir, int rounds, int threads, const std::str
   CHORD_ASSIGN_OR_RETURN(const model::DType dtype,
                          engine::ParseDType(dtype_text, device, config.declared_dtype));
   {
-    CHORD_ASSIGN_OR_RETURN(
-        auto tower,
-        engine::VisionTower::Load(checkpoint, config, {.device = device, .dtype = dtype}));
+    CHORD_ASSIGN_OR_RETURN(auto tower, engine::VisionTower::Load(
+                                           checkpoint, config, {.device = device, .dtype = dtype}));
     const image::Grid grid{24, 32};  // 336 x 448 px
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     std::vector<float> patches(static_cast<size_t>(grid.patches()) * 1176);
     for (float& value : patches) value = normal(random);
-    CHORD_RETURN_IF_ERROR(Measure("tower_768_patches", rounds, [&] {
-      return tower->Encode(patches, {grid}, {}).status();
-    }));
+    CHORD_RETURN_IF_ERROR(Measure("tower_768_patches", rounds,
+                                  [&] { return tower->Encode(patches, {grid}, {}).status(); }));
   }
   for (const engine::KvType kv_type : {engine::KvType::kModel, engine::KvType::kInt8}) {
     engine::LanguageModel::Options options;
@@ -138,8 +136,8 @@ absl::Status Run(const std::string& dir, int rounds, int threads, const std::str
     CHORD_RETURN_IF_ERROR(steps.Run(Steps::kSequences, 0, at, 0));
     CHORD_RETURN_IF_ERROR(
         Measure("decode_1" + suffix, 4 * rounds, [&] { return steps.Run(1, at, 1, 1); }));
-    CHORD_RETURN_IF_ERROR(Measure("decode_1_of_4_ids" + suffix, 2 * rounds,
-                                  [&] { return steps.Run(1, at, 4, 4); }));
+    CHORD_RETURN_IF_ERROR(
+        Measure("decode_1_of_4_ids" + suffix, 2 * rounds, [&] { return steps.Run(1, at, 4, 4); }));
     CHORD_RETURN_IF_ERROR(Measure("decode_16" + suffix, rounds,
                                   [&] { return steps.Run(Steps::kSequences, at, 1, 1); }));
   }

@@ -1,6 +1,6 @@
 // What the two models need of a device: memory, and a dozen operations on matrices in it. The
-// models are written once over this interface; CpuBackend has our own kernels, and gives every row the
-// same bits whatever rows come with it; TorchBackend composes ATen operators and serves CUDA.
+// models are written once over this interface; CpuBackend has our own kernels, and gives every row
+// the same bits whatever rows come with it; TorchBackend composes ATen operators and serves CUDA.
 //
 // Every operation rounds where the reference implementation rounds in the compute dtype (spec §4.4,
 // §4.5, §4.9) and accumulates in float32. Operations may return before the device has finished;

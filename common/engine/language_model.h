@@ -19,7 +19,8 @@ namespace chord::engine {
 // KV rows of one page.
 inline constexpr int kKvPageTokens = 16;
 
-// How keys and values are stored. kInt8: one scale per row and head, half or a quarter of the bytes.
+// How keys and values are stored. kInt8: one scale per row and head, half or a quarter of the
+// bytes.
 enum class KvType { kModel, kInt8 };
 
 // Embeddings of one picture on the engine's device, filled as chunks arrive; read-only after that.

@@ -49,8 +49,10 @@ void ThreadPool::Run(int64_t tasks, absl::FunctionRef<void(int64_t, int)> fn) {
   Drain(0);
   for (int spins = 0; unfinished_.load(std::memory_order_acquire) != 0; ++spins) {
     // A worker that holds the last task may have lost its core: let it have this one.
-    if (spins < kSpins) Pause();
-    else std::this_thread::yield();
+    if (spins < kSpins)
+      Pause();
+    else
+      std::this_thread::yield();
   }
 }
 

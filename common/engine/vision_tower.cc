@@ -37,8 +37,8 @@ absl::Status CheckConfig(const model::VisionConfig& c) {
     return errors::CheckpointInvalid(absl::StrCat("vision_config: ", what));
   };
   if (c.depth < 1 || c.num_heads < 1 || c.hidden_size < 1 || c.intermediate_size < 1 ||
-      c.out_hidden_size < 1 || c.in_channels < 1 || c.patch_size < 1 ||
-      c.temporal_patch_size < 1 || c.spatial_merge_size < 1) {
+      c.out_hidden_size < 1 || c.in_channels < 1 || c.patch_size < 1 || c.temporal_patch_size < 1 ||
+      c.spatial_merge_size < 1) {
     return invalid("every size must be positive");
   }
   if (c.hidden_size % c.num_heads != 0 || c.head_dim() % 4 != 0) {
@@ -81,8 +81,8 @@ class VisionTowerImpl final : public VisionTower {
       CHORD_ASSIGN_OR_RETURN(block.gate, reader.Linear(name + "mlp.gate_proj", inner, width, true));
       CHORD_ASSIGN_OR_RETURN(block.up, reader.Linear(name + "mlp.up_proj", inner, width, true));
       CHORD_ASSIGN_OR_RETURN(block.down, reader.Linear(name + "mlp.down_proj", width, inner, true));
-      block.full_attention = std::count(c.fullatt_block_indexes.begin(),
-                                        c.fullatt_block_indexes.end(), i) > 0;
+      block.full_attention =
+          std::count(c.fullatt_block_indexes.begin(), c.fullatt_block_indexes.end(), i) > 0;
       blocks_.push_back(block);
     }
     CHORD_ASSIGN_OR_RETURN(merger_norm_, reader.Vector("visual.merger.ln_q.weight", width));
@@ -110,8 +110,8 @@ class VisionTowerImpl final : public VisionTower {
     absl::StatusOr<Output> output =
         Guard([&]() -> absl::StatusOr<Output> { return Run(patches, count, grids, cancel); });
     if (count > kKeepPatches || !output.ok()) {
-      for (Workspace* workspace : {&patches_, &hidden_, &normed_, &qkv_, &inner_, &cos_, &sin_,
-                                   &merged_, &output_}) {
+      for (Workspace* workspace :
+           {&patches_, &hidden_, &normed_, &qkv_, &inner_, &cos_, &sin_, &merged_, &output_}) {
         workspace->Release();
       }
     }
@@ -125,7 +125,8 @@ class VisionTowerImpl final : public VisionTower {
     int64_t count = 0;
     for (const image::Grid& grid : grids) {
       if (grid.h < 1 || grid.w < 1 || grid.h % merge != 0 || grid.w % merge != 0) {
-        return absl::InvalidArgumentError("grid sides must be positive multiples of the merge size");
+        return absl::InvalidArgumentError(
+            "grid sides must be positive multiples of the merge size");
       }
       count += grid.patches();
       if (count > std::numeric_limits<int32_t>::max()) {

@@ -15,9 +15,8 @@ WindowLayout PlanWindows(absl::Span<const image::Grid> grids, int merge_size, in
       for (int left = 0; left < cols; left += window_cells) {
         const int bottom = std::min(top + window_cells, rows);
         const int right = std::min(left + window_cells, cols);
-        layout.windows.push_back(
-            {static_cast<int64_t>(layout.index.size()) * patches_per_cell,
-             int64_t{bottom - top} * (right - left) * patches_per_cell});
+        layout.windows.push_back({static_cast<int64_t>(layout.index.size()) * patches_per_cell,
+                                  int64_t{bottom - top} * (right - left) * patches_per_cell});
         for (int y = top; y < bottom; ++y) {
           for (int x = left; x < right; ++x) {
             layout.index.push_back(static_cast<int32_t>(offset + int64_t{y} * cols + x));

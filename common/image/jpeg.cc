@@ -210,7 +210,8 @@ absl::StatusOr<Header> ProbeJpeg(absl::string_view bytes, const Limits& limits) 
           CheckCoding(marker, static_cast<uint8_t>(body[0]), static_cast<uint8_t>(body[5])));
     } else if ((marker >= kApp0 && marker <= kApp15) || marker == kCom) {
       metadata += static_cast<int64_t>(body.size());
-      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes) return errors::ImageMetadataLimit();
+      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
+        return errors::ImageMetadataLimit();
       if (marker == kApp1 && !has_exif &&
           absl::StartsWith(body, absl::string_view("Exif\0\0", 6))) {
         has_exif = true;

@@ -11,7 +11,7 @@
 namespace chord::image {
 
 enum class ResizeMode {
-  kTorch,   // mode T: int16 weights of torch's uint8 antialiased bicubic; the default
+  kTorch,  // mode T: int16 weights of torch's uint8 antialiased bicubic; the default
   // mode P: 22-bit weights of Pillow's, and its order of passes from 12.2 on: down first when a
   // picture over 100 times as tall as wide becomes lower. (13.0 chooses by a rule of its own.)
   kPillow,

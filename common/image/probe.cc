@@ -15,8 +15,9 @@ namespace internal {
 
 absl::Status CheckSize(int64_t width, int64_t height, const Limits& limits) {
   if (width <= 0 || height <= 0) return errors::ImageZeroSide();
-  const int64_t max_pixels =
-      limits.ceilings ? std::min(limits.max_pixels, limits::kCeilingImagePixels) : limits.max_pixels;
+  const int64_t max_pixels = limits.ceilings
+                                 ? std::min(limits.max_pixels, limits::kCeilingImagePixels)
+                                 : limits.max_pixels;
   const int64_t max_side = limits.ceilings ? limits::kMaxImageSide : max_pixels;
   // Sides are 32-bit numbers of a file: as unsigned ones their product fits.
   if (std::max(width, height) > max_side ||

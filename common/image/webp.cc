@@ -56,7 +56,8 @@ absl::StatusOr<Header> ProbeWebp(absl::string_view bytes, const Limits& limits) 
       return errors::ImageAnimated("WebP");
     } else if (type != "VP8 " && type != "VP8L" && type != "ALPH") {
       metadata += static_cast<int64_t>(length);
-      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes) return errors::ImageMetadataLimit();
+      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
+        return errors::ImageMetadataLimit();
       if (type == "EXIF" && (flags & kExifFlag) != 0 && !has_exif) {
         has_exif = true;
         header.orientation = ExifOrientation(body);

@@ -362,8 +362,7 @@ void Metrics::Impl::MakeLanguage() {
   picture_cache.Make(
       CounterFamily("chord_picture_cache_total", "Answers, by the cache that served the picture."),
       "cache", kPictureCaches);
-  kept_pictures =
-      &GaugeFamily("chord_kept_pictures", "Pictures known for more questions.").Add({});
+  kept_pictures = &GaugeFamily("chord_kept_pictures", "Pictures known for more questions.").Add({});
   kept_picture_bytes =
       &GaugeFamily("chord_kept_picture_bytes", "Embeddings kept for more questions.").Add({});
 }

@@ -64,8 +64,9 @@ absl::Status Shell::Listen(std::vector<grpc::Service*> services) {
     hooks_.tick(now);
     status_.Tick(now);
   });
-  obs::Log(obs::LogLevel::kInfo, "listening",
-           {{"address", options_.address}, {"port", port()}, {"metrics", options_.metrics_address}});
+  obs::Log(
+      obs::LogLevel::kInfo, "listening",
+      {{"address", options_.address}, {"port", port()}, {"metrics", options_.metrics_address}});
   return absl::OkStatus();
 }
 

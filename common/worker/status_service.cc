@@ -63,8 +63,8 @@ grpc::ServerWriteReactor<WorkerState>* StatusService::Watch(
   auto watcher = std::make_shared<Watcher>(absl::Seconds(seconds));
   watcher->KeepAlive(watcher);
   if (!(seconds >= 0.1 && seconds <= 60)) {
-    watcher->End(rpc::ToGrpc(
-        errors::ParameterInvalid("interval_seconds", "a number from 0.1 to 60, or 0")));
+    watcher->End(
+        rpc::ToGrpc(errors::ParameterInvalid("interval_seconds", "a number from 0.1 to 60, or 0")));
     return watcher.get();
   }
   {

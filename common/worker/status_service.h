@@ -21,7 +21,8 @@ class StatusService final : public internal::v1::WorkerStatus::CallbackService {
   grpc::ServerWriteReactor<internal::v1::WorkerState>* Watch(
       grpc::CallbackServerContext* context, const internal::v1::WatchRequest* request) override;
 
-  // Sends what is due. Called several times a second, and at once after a change that must be known.
+  // Sends what is due. Called several times a second, and at once after a change that must be
+  // known.
   void Tick(absl::Time now);
   // Sends a last state and ends all streams, else they would hold up the server's end.
   void Close();

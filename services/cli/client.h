@@ -15,7 +15,7 @@ namespace chord::cli {
 struct Question {
   absl::string_view picture;  // the file; must outlive the call
   std::string prompt;
-  int max_new_tokens = 0;      // 0: the server's default
+  int max_new_tokens = 0;  // 0: the server's default
   v1::Grammar grammar = v1::GRAMMAR_AUTO;
   bool want_evidence = false;  // gRPC only
   absl::Duration timeout = absl::Seconds(60);

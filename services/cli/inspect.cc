@@ -241,8 +241,7 @@ absl::Status Inspect(const InspectOptions& options) {
       grid_thw.insert(grid_thw.end(), {1, grid.h, grid.w});
     }
     const auto patches = static_cast<int64_t>(pictures.patches.size()) / pictures.patch_values;
-    result.Add("pixel_values", DType::kFloat32, {patches, pictures.patch_values},
-               pictures.patches);
+    result.Add("pixel_values", DType::kFloat32, {patches, pictures.patch_values}, pictures.patches);
     result.Add("image_grid_thw", DType::kInt64, {static_cast<int64_t>(pictures.grids.size()), 3},
                grid_thw);
     return result.Write(options.out);
@@ -265,11 +264,10 @@ absl::Status Inspect(const InspectOptions& options) {
 
   CHORD_ASSIGN_OR_RETURN(model::EncodedPrompt prompt, Encode(options, config, pictures.grids));
   const bool tokens = options.stage == Stage::kTokens;
-  CHORD_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Sequence> sequence,
-      Sequence::Open(checkpoint, config, device, dtype, std::move(prompt),
-                     pictures.grids.empty() ? nullptr : &images,
-                     tokens ? options.max_new_tokens : 0));
+  CHORD_ASSIGN_OR_RETURN(const std::unique_ptr<Sequence> sequence,
+                         Sequence::Open(checkpoint, config, device, dtype, std::move(prompt),
+                                        pictures.grids.empty() ? nullptr : &images,
+                                        tokens ? options.max_new_tokens : 0));
   const model::EncodedPrompt& encoded = sequence->prompt();
   const auto length = static_cast<int64_t>(encoded.ids.size());
   result.Add("input_ids", DType::kInt64, {length}, ToInt64(encoded.ids));

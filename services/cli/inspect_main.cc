@@ -134,7 +134,8 @@ int main(int argc, char** argv) {
   const absl::Status status = chord::cli::Main(argc, argv);
   if (status.ok()) return 0;
   std::string line(status.message());
-  std::replace_if(line.begin(), line.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
   std::fprintf(stderr, "chord inspect: %s\n", line.c_str());
   return 1;
 }

@@ -78,13 +78,13 @@ struct DecodeLoop::Sequence {
   int64_t order = 0;
   KvPlanner::Sequence* kv = nullptr;  // from admission to end
   uint64_t picture = 0;
-  std::vector<KvSymbol> symbols;      // of the prompt, until admission
-  bool has_rows = false;              // all that the prompt needs is here
+  std::vector<KvSymbol> symbols;  // of the prompt, until admission
+  bool has_rows = false;          // all that the prompt needs is here
   std::shared_ptr<const engine::EmbeddingBuffer> rows;
-  int kv_rows = 0;                    // valid ones
-  std::vector<int32_t> pending;       // ids of the answer without KV yet
-  std::vector<int32_t> guess;         // what may be tried after them
-  std::string delta;                  // text that the client has not been told
+  int kv_rows = 0;               // valid ones
+  std::vector<int32_t> pending;  // ids of the answer without KV yet
+  std::vector<int32_t> guess;    // what may be tried after them
+  std::string delta;             // text that the client has not been told
   bool ended = false;
   absl::Time submitted, admitted, prefill_began, first_token;
   CancelToken::Registration wake;  // last: gone before anything it could touch
@@ -198,7 +198,8 @@ void DecodeLoop::Run() {
   }
 }
 
-// Nothing can run: every sequence waits for rows. A new request, rows, a cancel or a deadline wakes.
+// Nothing can run: every sequence waits for rows. A new request, rows, a cancel or a deadline
+// wakes.
 void DecodeLoop::WaitForWork() {
   absl::Time until = absl::Now() + kExpiryInterval;
   for (const auto& sequence : slots_) {
@@ -290,10 +291,10 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   const bool share = has_picture && !job.picture.key.empty();
   if (has_picture) {
     // Looked up at each try: what was known may have gone while the request waited.
-    const uint64_t number =
-        share ? pictures_.Use(job.picture.key, job.prompt.images.front().grid, job.picture.pin,
-                              job.picture.keep, now)
-              : sequence.picture != 0 ? sequence.picture : pictures_.Nameless();
+    const uint64_t number = share ? pictures_.Use(job.picture.key, job.prompt.images.front().grid,
+                                                  job.picture.pin, job.picture.keep, now)
+                            : sequence.picture != 0 ? sequence.picture
+                                                    : pictures_.Nameless();
     for (uint64_t gone : pictures_.TakeGone()) kv_.Forget(gone);
     if (share) kv_.SetPinned(number, job.picture.pin);
     if (number != sequence.picture || sequence.symbols.empty()) {
@@ -320,8 +321,8 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
       }
     }
   }
-  auto admission = kv_.Admit(sequence.symbols, sequence.reserved_tokens(), sequence.picture, share,
-                             now);
+  auto admission =
+      kv_.Admit(sequence.symbols, sequence.reserved_tokens(), sequence.picture, share, now);
   if (!admission) return Entry::kFull;
   sequence.symbols = {};
   sequence.kv = admission->sequence;
@@ -474,8 +475,7 @@ absl::Status DecodeLoop::RunChunks(absl::Span<const StepItem> items, std::vector
                 : static_cast<int32_t>(static_cast<int64_t>(index) + prompt.rope_delta);
       }
     }
-    const bool has_logits =
-        sequence.decoding() || start + item.tokens == sequence.prompt_tokens();
+    const bool has_logits = sequence.decoding() || start + item.tokens == sequence.prompt_tokens();
     chunk.logits = has_logits ? 1 + item.guessed : 0;
     chunk.ids = ids[i];
     chunk.positions = positions[i];
@@ -654,8 +654,8 @@ void DecodeLoop::End(Sequence& sequence, absl::StatusOr<DecodeResult> result) {
       --running_;
       if (result.ok()) {
         const absl::Duration took = now - sequence.admitted;
-        mean_service_ = mean_service_ == absl::ZeroDuration() ? took
-                                                              : mean_service_ * 0.8 + took * 0.2;
+        mean_service_ =
+            mean_service_ == absl::ZeroDuration() ? took : mean_service_ * 0.8 + took * 0.2;
       }
     }
   }

@@ -38,19 +38,19 @@ struct ListChoice {
 };
 
 struct DecodeResult {
-  std::string text;                // special tokens removed
-  std::vector<int32_t> ids;        // with the end token
-  std::vector<int32_t> token_ends; // per token that has text: where it ends, in bytes
+  std::string text;                       // special tokens removed
+  std::vector<int32_t> ids;               // with the end token
+  std::vector<int32_t> token_ends;        // per token that has text: where it ends, in bytes
   std::vector<double> log_probabilities;  // of the same tokens, natural, before penalty and mask
-  std::vector<bool> forced;        // of the same tokens: appended unasked, their probability is 1
+  std::vector<bool> forced;  // of the same tokens: appended unasked, their probability is 1
   std::vector<ListChoice> choices;
   std::optional<double> log_probability_empty;
-  bool cut = false;                // max_new_tokens was reached
-  bool grammar = false;            // decoded under the box grammar to its end
+  bool cut = false;      // max_new_tokens was reached
+  bool grammar = false;  // decoded under the box grammar to its end
   PictureFrom picture = PictureFrom::kNoPicture;
   int prompt_tokens = 0;
-  int cached_tokens = 0;           // of them, those whose KV was found
-  int decode_steps = 0;            // steps after the one that gave the first token
+  int cached_tokens = 0;  // of them, those whose KV was found
+  int decode_steps = 0;   // steps after the one that gave the first token
   absl::Duration queue, wait_embeddings, prefill, ttft, decode;
 };
 
@@ -66,10 +66,11 @@ struct DecodeJob {
   model::EncodedPrompt prompt;
   int max_new_tokens = 0;
   PictureUse picture;
-  // Rows are on their way. If not, they are asked for through `on_accepted` when nothing kept will do.
+  // Rows are on their way. If not, they are asked for through `on_accepted` when nothing kept will
+  // do.
   bool pushed = true;
   std::optional<grammar::Question> grammar;  // decode under the box grammar
-  std::shared_ptr<Reservation> ticket;  // its token cancels the request
+  std::shared_ptr<Reservation> ticket;       // its token cancels the request
   absl::Time received;
   // All are called on the loop's thread and must not block. `on_accepted` is called once, on
   // admission, unless the request ends before; an error of it ends the request. `on_end` is called

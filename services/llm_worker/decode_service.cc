@@ -102,7 +102,9 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
                             public std::enable_shared_from_this<Call> {
  public:
   Call(const Deps& deps, grpc::CallbackServerContext* context)
-      : deps_(deps), received_(absl::Now()), source_(std::min(rpc::DeadlineOf(*context), received_ + kLongestCall)) {}
+      : deps_(deps),
+        received_(absl::Now()),
+        source_(std::min(rpc::DeadlineOf(*context), received_ + kLongestCall)) {}
 
   void Begin(const v1::DecodeRequest& request) {
     self_ = shared_from_this();
@@ -172,7 +174,8 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     if (input.grammar) job.grammar = std::move(prepared.question);
     job.ticket = std::move(ticket);
     job.received = received_;
-    job.on_accepted = [self = shared_from_this(), prompt_tokens](PictureFrom from, bool needs_rows) {
+    job.on_accepted = [self = shared_from_this(), prompt_tokens](PictureFrom from,
+                                                                 bool needs_rows) {
       return self->Accepted(prompt_tokens, from, needs_rows);
     };
     job.on_delta = [self = shared_from_this()](std::string text) { self->Delta(std::move(text)); };

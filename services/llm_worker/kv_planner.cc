@@ -108,8 +108,7 @@ bool KvPlanner::CanEverFit(int max_rows) const {
 }
 
 std::optional<KvPlanner::Admission> KvPlanner::Admit(std::vector<KvSymbol> prompt, int max_rows,
-                                                     uint64_t picture, bool share,
-                                                     absl::Time now) {
+                                                     uint64_t picture, bool share, absl::Time now) {
   const int max_pages = (max_rows + options_.page_rows - 1) / options_.page_rows;
   std::vector<Node*> path;
   int partial = 0;

@@ -1,5 +1,5 @@
-// Who owns which KV page: running sequences, and what is kept of earlier ones as a tree of prefixes.
-// Integers only: no tensors, no threads, no clock (time comes in as an argument).
+// Who owns which KV page: running sequences, and what is kept of earlier ones as a tree of
+// prefixes. Integers only: no tensors, no threads, no clock (time comes in as an argument).
 //
 // A prompt is a list of symbols, one a KV row; equal lists have equal KV. A text token's symbol is
 // its id, an image row's symbol is made of the picture's number, which is given out once for each
@@ -11,9 +11,9 @@
 // that fit (copy on write). Nodes nobody runs through are what is kept; they make room, least
 // recently used first and pinned ones last, when a running sequence needs their page.
 //
-// A sequence is admitted only when the rows it may ever need can be had: its pages are promised then
-// and taken when they are written to, so a sequence that runs never waits for memory and never has
-// to be thrown out.
+// A sequence is admitted only when the rows it may ever need can be had: its pages are promised
+// then and taken when they are written to, so a sequence that runs never waits for memory and never
+// has to be thrown out.
 #pragma once
 
 #include <cstdint>
@@ -91,8 +91,8 @@ class KvPlanner {
 
   struct Counts {
     int capacity = 0;
-    int used = 0;      // pages that running sequences run through
-    int kept = 0;      // pages nobody runs through, kept for later ones
+    int used = 0;  // pages that running sequences run through
+    int kept = 0;  // pages nobody runs through, kept for later ones
     int free = 0;
     int promised = 0;  // of kept and free, those that running sequences may still take
   };
@@ -114,8 +114,8 @@ class KvPlanner {
   std::unique_ptr<Node> root_;
   std::vector<int32_t> free_;
   std::map<const Sequence*, std::unique_ptr<Sequence>> sequences_;
-  std::map<EvictionKey, Node*> evictable_;           // leaves without references
-  std::map<uint64_t, std::set<Node*>> by_picture_;   // attached nodes of a picture
+  std::map<EvictionKey, Node*> evictable_;          // leaves without references
+  std::map<uint64_t, std::set<Node*>> by_picture_;  // attached nodes of a picture
   std::set<uint64_t> pinned_;
   int unreferenced_ = 0;  // attached nodes without references, leaves or not
   int promised_ = 0;

@@ -29,8 +29,8 @@ absl::Status WarmUp(const Core& core, int sequences) {
   const image::Grid grid{2 * merge, 2 * merge};
   const std::vector<model::Message> messages = {
       {"user", {model::ImagePart{0}, std::string("warm up")}}};
-  CHORD_ASSIGN_OR_RETURN(auto prompt, model::EncodePrompt(core.chat, core.tokenizer, core.config,
-                                                          messages, {grid}));
+  CHORD_ASSIGN_OR_RETURN(
+      auto prompt, model::EncodePrompt(core.chat, core.tokenizer, core.config, messages, {grid}));
   const auto& options = core.model->options();
   const auto length = static_cast<int>(prompt.ids.size());
   if (length + 2 > options.max_sequence_tokens) {
@@ -88,8 +88,8 @@ class LlmWorkerImpl final : public LlmWorker {
                {[this] { return LoadModel(); }, [this] { Unload(); },
                 [this](absl::Time now) { Tick(now); },
                 [this](internal::v1::WorkerState* state) { AddState(state); }}),
-        decode_({&shell_.gate(), &tickets_, executor_.get(), [this] { return core_.load(); },
-                 metrics}),
+        decode_(
+            {&shell_.gate(), &tickets_, executor_.get(), [this] { return core_.load(); }, metrics}),
         sink_({}, {&tickets_, [this] { return core_.load(); }, metrics}) {}
   ~LlmWorkerImpl() override { shell_.Stop(absl::Now()); }
 
@@ -166,10 +166,9 @@ class LlmWorkerImpl final : public LlmWorker {
     }
     CHORD_ASSIGN_OR_RETURN(core->model,
                            engine::LanguageModel::Load(checkpoint, core->config, options));
-    CHORD_ASSIGN_OR_RETURN(
-        core->grammar,
-        grammar::BoxGrammar::Compile(core->tokenizer, core->model->vocab_size(),
-                                     core->config.generation.eos_token_ids));
+    CHORD_ASSIGN_OR_RETURN(core->grammar,
+                           grammar::BoxGrammar::Compile(core->tokenizer, core->model->vocab_size(),
+                                                        core->config.generation.eos_token_ids));
     obs::Log(obs::LogLevel::kInfo, "warming_up",
              {{"kv_bytes", core->model->kv_bytes()},
               {"kv_tokens", options.kv_tokens},
@@ -178,9 +177,8 @@ class LlmWorkerImpl final : public LlmWorker {
     CHORD_RETURN_IF_ERROR(WarmUp(*core, settings_.max_sequences));
 
     // Rows for twice the requests that fit into KV: the next ones may arrive while these run.
-    core->embeddings = std::make_unique<ByteBudget>(2LL * options.kv_tokens *
-                                                    core->config.text.hidden_size *
-                                                    model::SizeOf(dtype));
+    core->embeddings = std::make_unique<ByteBudget>(
+        2LL * options.kv_tokens * core->config.text.hidden_size * model::SizeOf(dtype));
     const bool cuda = device.kind == engine::Device::Kind::kCuda;
     DecodeLoop::Options loop;
     loop.max_sequences = settings_.max_sequences;
@@ -211,8 +209,8 @@ class LlmWorkerImpl final : public LlmWorker {
   absl::StatusOr<int> SequenceTokens(const model::ModelConfig& config) const {
     const int64_t limit = config.text.max_position_embeddings;
     if (settings_.max_sequence_tokens > limit) {
-      return errors::ConfigInvalid(absl::StrCat("max_sequence_tokens must be at most ", limit,
-                                                ", the model's own limit."));
+      return errors::ConfigInvalid(
+          absl::StrCat("max_sequence_tokens must be at most ", limit, ", the model's own limit."));
     }
     if (settings_.max_sequence_tokens > 0) return settings_.max_sequence_tokens;
     return static_cast<int>(std::min<int64_t>(limit, kDefaultSequenceTokens));
@@ -220,8 +218,8 @@ class LlmWorkerImpl final : public LlmWorker {
 
   int KvTokens(int sequence_tokens) const {
     if (settings_.kv_tokens > 0) return settings_.kv_tokens;
-    const int wanted = std::min(int64_t{kDefaultKvSequences} * sequence_tokens,
-                                int64_t{kDefaultKvTokens});
+    const int wanted =
+        std::min(int64_t{kDefaultKvSequences} * sequence_tokens, int64_t{kDefaultKvTokens});
     return std::max(wanted, sequence_tokens);
   }
 

@@ -22,10 +22,10 @@ class LlmWorker : public worker::Worker {
   virtual int port() const = 0;  // 0 for unix sockets
   // What is held right now. All zero when nothing is under way.
   struct Counts {
-    int calls = 0;     // Decode
-    int pushes = 0;    // Push
-    int running = 0;   // sequences
-    int queued = 0;    // waiting to be admitted
+    int calls = 0;                // Decode
+    int pushes = 0;               // Push
+    int running = 0;              // sequences
+    int queued = 0;               // waiting to be admitted
     int64_t tokens = 0;           // rows of KV that both may need
     int kv_pages_used = 0;        // what is kept for more questions is not counted
     int64_t embedding_bytes = 0;  // reserved for rows

@@ -57,7 +57,8 @@ absl::string_view TicketStateName(TicketState state) {
   return "?";
 }
 
-// --- Reservation -----------------------------------------------------------------------------------
+// --- Reservation
+// -----------------------------------------------------------------------------------
 
 Reservation::Reservation(std::string id, const EmbeddingShape& shape, absl::Time expires,
                          CancelSource source)
@@ -155,7 +156,8 @@ bool Reservation::ExpireIfDue(absl::Time now, const absl::Status& reason) {
   return true;
 }
 
-// --- TicketTable -----------------------------------------------------------------------------------
+// --- TicketTable
+// -----------------------------------------------------------------------------------
 
 absl::StatusOr<std::shared_ptr<Reservation>> TicketTable::Reserve(const std::string& id,
                                                                   const EmbeddingShape& shape,

@@ -58,8 +58,8 @@ class Reservation {
   TicketState state() const;
 
   // --- the writer -------------------------------------------------------------------------------
-  // kReserved -> kReceiving. TICKET_REUSED when a writer came before, TICKET_UNKNOWN when the ticket
-  // is cancelled or expired.
+  // kReserved -> kReceiving. TICKET_REUSED when a writer came before, TICKET_UNKNOWN when the
+  // ticket is cancelled or expired.
   absl::Status BeginReceive();
   // REQUIRES: BeginReceive succeeded, neither Complete nor WriterLeft was called.
   // kReceiving -> kComplete; a cancelled ticket drops `rows` and answers with the reason.
@@ -73,8 +73,8 @@ class Reservation {
   // kComplete -> kTaken. null: no picture.
   // REQUIRES: complete(), and no second reader.
   std::unique_ptr<engine::EmbeddingBuffer> Take();
-  // The request goes on with what was kept. Rows that are here are dropped, those that come are, and
-  // whether their writer comes, stays or goes no longer matters. One that was not announced
+  // The request goes on with what was kept. Rows that are here are dropped, those that come are,
+  // and whether their writer comes, stays or goes no longer matters. One that was not announced
   // (`pushed`) is refused.
   void RowsNotNeeded(bool pushed);
 
@@ -94,8 +94,8 @@ class Reservation {
   mutable absl::Mutex mu_;
   TicketState state_ ABSL_GUARDED_BY(mu_) = TicketState::kNew;
   std::unique_ptr<engine::EmbeddingBuffer> rows_ ABSL_GUARDED_BY(mu_);
-  bool needed_ ABSL_GUARDED_BY(mu_) = true;    // the request waits for rows
-  bool awaited_ ABSL_GUARDED_BY(mu_) = true;   // a writer may come
+  bool needed_ ABSL_GUARDED_BY(mu_) = true;   // the request waits for rows
+  bool awaited_ ABSL_GUARDED_BY(mu_) = true;  // a writer may come
 };
 
 // All tickets of this worker. What has ended leaves a tombstone, bounded in number and age, so that

@@ -43,7 +43,7 @@ std::vector<StepItem> PlanStep(absl::Span<const SlotView> slots, const StepLimit
 
 // What is known about the load when a request comes.
 struct Load {
-  int queued = 0;         // before it
+  int queued = 0;  // before it
   int running = 0;
   int slots = 1;
   absl::Duration mean_service = absl::ZeroDuration();  // from admission to end; 0: not known yet

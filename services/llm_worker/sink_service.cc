@@ -129,7 +129,8 @@ class SinkService::Call : public grpc::ServerBidiReactor<v1::PushRequest, v1::Pu
     Report(absl::OkStatus());
   }
 
-  // --- driving ------------------------------------------------------------------------------------
+  // --- driving
+  // ------------------------------------------------------------------------------------
   absl::StatusOr<std::string> OnHeader() {
     if (!request_.has_header()) return errors::EmbeddingMismatch("header");
     const v1::Ticket& ticket = request_.header().ticket();
@@ -199,14 +200,15 @@ class SinkService::Call : public grpc::ServerBidiReactor<v1::PushRequest, v1::Pu
     }
     absl::MutexLock lock(&mu_);
     stalls_at_ = absl::Now() + options_.broken_grace;
-    stall_reason_ = receiver_ == nullptr ? errors::TicketUnknown()
-                                         : errors::EmbeddingMismatch("bytes");
+    stall_reason_ =
+        receiver_ == nullptr ? errors::TicketUnknown() : errors::EmbeddingMismatch("bytes");
     return Next::kNothing;
   }
 
-  // --- the end ------------------------------------------------------------------------------------
-  // Leaves the ticket, so that its request ends with the same status. That fires the ticket's
-  // source, whose callback enters here again and returns at once.
+  // --- the end
+  // ------------------------------------------------------------------------------------ Leaves the
+  // ticket, so that its request ends with the same status. That fires the ticket's source, whose
+  // callback enters here again and returns at once.
   void End(const absl::Status& status) {
     bool leave;
     {

@@ -16,8 +16,8 @@ struct Core {
   model::ModelConfig config;
   PatchRules rules;
   std::string fingerprint;
-  std::string device, dtype;                           // as WorkerState shows them
-  model::DType row_dtype = model::DType::kFloat32;     // of the rows that travel
+  std::string device, dtype;                        // as WorkerState shows them
+  model::DType row_dtype = model::DType::kFloat32;  // of the rows that travel
   std::unique_ptr<LanguagePeers> language_workers;
   std::unique_ptr<engine::VisionTower> tower;
   std::unique_ptr<EncodeQueue> queue;  // last: its thread uses the tower

@@ -15,8 +15,7 @@ namespace chord::vision_worker {
 std::shared_ptr<EmbeddingPush> EmbeddingPush::Open(internal::v1::EmbeddingSink::Stub* stub,
                                                    const internal::v1::EmbeddingHeader& header,
                                                    absl::Time deadline, OnDoneFn on_done) {
-  std::shared_ptr<EmbeddingPush> push(
-      new EmbeddingPush(header.total_bytes(), std::move(on_done)));
+  std::shared_ptr<EmbeddingPush> push(new EmbeddingPush(header.total_bytes(), std::move(on_done)));
   push->self_ = push;
   rpc::SetDeadline(push->context_, deadline);
   *push->request_.mutable_header() = header;
@@ -55,8 +54,8 @@ void EmbeddingPush::OnReadDone(bool ok) {
   if (!ok) return ReleaseHold();  // the stream has ended; OnDone says how
   if (response_.has_accept() && !accepted_) {
     accepted_ = true;
-    chunk_bytes_ = std::clamp<int64_t>(response_.accept().max_chunk_bytes(), 1,
-                                       limits::kMaxChunkBytes);
+    chunk_bytes_ =
+        std::clamp<int64_t>(response_.accept().max_chunk_bytes(), 1, limits::kMaxChunkBytes);
     WriteNext();
   } else if (response_.has_received()) {
     confirmed_ = response_.received().bytes();

@@ -50,8 +50,8 @@ class EmbeddingPush
   grpc::ClientContext context_;
 
   absl::Mutex mu_;
-  internal::v1::PushRequest request_;    // being written
-  internal::v1::PushResponse response_;  // being read
+  internal::v1::PushRequest request_;      // being written
+  internal::v1::PushResponse response_;    // being read
   bool held_ ABSL_GUARDED_BY(mu_) = true;  // others than gRPC's own reactions may start writes
   bool writing_ ABSL_GUARDED_BY(mu_) = true;
   bool accepted_ ABSL_GUARDED_BY(mu_) = false;

@@ -78,7 +78,8 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     StartRead(&request_);
   }
 
-  // --- reading: one message at a time ---------------------------------------------------------------
+  // --- reading: one message at a time
+  // ---------------------------------------------------------------
   absl::Status OnHeader() {
     has_header_ = true;
     if (!request_.has_header()) return errors::BodyMalformed("the header first");
@@ -100,8 +101,8 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     if (target_ == nullptr) return errors::PeerUnknown();
 
     // Before the first byte of the picture: a client that cannot be served hears it at once.
-    CHORD_ASSIGN_OR_RETURN(
-        auto place, core.queue->Admit(plan_.grid.patches(), source_.token().deadline()));
+    CHORD_ASSIGN_OR_RETURN(auto place,
+                           core.queue->Admit(plan_.grid.patches(), source_.token().deadline()));
     image_bytes_ = header.image_bytes();
     auto share = deps_.bytes->TryTake(image_bytes_);
     if (!share) return errors::Overloaded(core.queue->EstimateWait());
@@ -122,11 +123,11 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     place_ = std::move(place);
     log_.image_tokens = plan_.tokens;
     // Opened now, so that the ticket is found and accepted while the picture still travels.
-    push_ = EmbeddingPush::Open(target_.get(), push, source_.token().deadline(),
-                                [self = shared_from_this()](absl::Status status,
-                                                            absl::Duration took) {
-                                  self->OnPushed(std::move(status), took);
-                                });
+    push_ =
+        EmbeddingPush::Open(target_.get(), push, source_.token().deadline(),
+                            [self = shared_from_this()](absl::Status status, absl::Duration took) {
+                              self->OnPushed(std::move(status), took);
+                            });
     return absl::OkStatus();
   }
 
@@ -135,7 +136,8 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     if (!request_.has_image_chunk() || chunk.empty() ||
         static_cast<int64_t>(chunk.size()) > limits::kMaxChunkBytes ||
         static_cast<int64_t>(chunk.size()) > image_bytes_ - static_cast<int64_t>(image_.size())) {
-      return errors::BodyMalformed("the picture in chunks of 1 byte to 1 MiB, as many as announced");
+      return errors::BodyMalformed(
+          "the picture in chunks of 1 byte to 1 MiB, as many as announced");
     }
     image_ += chunk;
     return absl::OkStatus();
@@ -160,7 +162,8 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     return errors::Overloaded(deps_.core()->queue->EstimateWait());
   }
 
-  // --- the stages -----------------------------------------------------------------------------------
+  // --- the stages
+  // -----------------------------------------------------------------------------------
   absl::Status Prepare() {
     CHORD_RETURN_IF_ERROR(source_.token().Check());
     Enter(obs::Point::kDecodePixels);
@@ -208,7 +211,8 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     End(status);
   }
 
-  // --- the end --------------------------------------------------------------------------------------
+  // --- the end
+  // --------------------------------------------------------------------------------------
   void End(const absl::Status& status) {
     std::shared_ptr<EmbeddingPush> push;
     {

@@ -22,8 +22,8 @@ class EncodeService final : public internal::v1::Vision::CallbackService {
  public:
   struct Options {
     int64_t max_image_bytes = 0;
-    int max_inside = 0;                                 // calls at once; more are OVERLOADED
-    absl::Duration stall_timeout = absl::Seconds(10);   // between two chunks of the picture
+    int max_inside = 0;                                     // calls at once; more are OVERLOADED
+    absl::Duration stall_timeout = absl::Seconds(10);       // between two chunks of the picture
     absl::Duration broken_grace = absl::Milliseconds(300);  // half-closed early or cancelled?
   };
   struct Deps {  // not owned; outlive the service

@@ -27,9 +27,10 @@ struct PreparedPicture {
   absl::Duration decode, preprocess;  // file -> pixels, pixels -> patches
 };
 
-// Patches: [plan.grid.patches(), values_per_patch] float32, merge-group order. Waits until the picture's
-// pixels fit into `pixels` and holds that share while it decodes. FRAME_MISMATCH when header or
-// pixels are not what the plan says; the reasons of image::Decode; the status of `cancel`.
+// Patches: [plan.grid.patches(), values_per_patch] float32, merge-group order. Waits until the
+// picture's pixels fit into `pixels` and holds that share while it decodes. FRAME_MISMATCH when
+// header or pixels are not what the plan says; the reasons of image::Decode; the status of
+// `cancel`.
 absl::StatusOr<PreparedPicture> PreparePatches(absl::string_view bytes,
                                                const image::FramePlan& plan,
                                                const PatchRules& rules, Budget& pixels,

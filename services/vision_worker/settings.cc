@@ -67,7 +67,8 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::VisionWorker& config) {
           absl::StrCat("The language worker \"", peer.name(), "\" has no address."));
     }
     if (absl::StartsWith(peer.address(), "dns:") && !rpc::SplitDnsAddress(peer.address())) {
-      return errors::ConfigInvalid(absl::StrCat("The address of the language worker \"", peer.name(),
+      return errors::ConfigInvalid(absl::StrCat("The address of the language worker \"",
+                                                peer.name(),
                                                 "\" must be of the form dns:HOST:PORT."));
     }
     if (!out.language_workers.emplace(peer.name(), peer.address()).second) {

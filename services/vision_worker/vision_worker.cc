@@ -48,9 +48,8 @@ class VisionWorkerImpl final : public VisionWorker {
                {[this] { return LoadModel(); }, [this] { Unload(); },
                 [this](absl::Time now) { Tick(now); },
                 [this](internal::v1::WorkerState* state) { AddState(state); }}),
-        encode_(EncodeOptions(settings),
-                {&shell_.gate(), executor_.get(), &bytes_, &pixels_,
-                 [this] { return core_.load(); }, metrics}) {}
+        encode_(EncodeOptions(settings), {&shell_.gate(), executor_.get(), &bytes_, &pixels_,
+                                          [this] { return core_.load(); }, metrics}) {}
   ~VisionWorkerImpl() override { shell_.Stop(absl::Now()); }
 
   absl::Status Listen() { return shell_.Listen({&encode_}); }
@@ -100,8 +99,7 @@ class VisionWorkerImpl final : public VisionWorker {
     CHORD_ASSIGN_OR_RETURN(auto checkpoint, model::Checkpoint::Open(dir));
     CHORD_ASSIGN_OR_RETURN(auto device, engine::ParseDevice(settings_.device));
     CHORD_ASSIGN_OR_RETURN(
-        core->row_dtype,
-        engine::ParseDType(settings_.dtype, device, core->config.declared_dtype));
+        core->row_dtype, engine::ParseDType(settings_.dtype, device, core->config.declared_dtype));
     core->device = device.ToString();
     core->dtype = std::string(model::DTypeName(core->row_dtype));
     const model::VisionConfig& vision = core->config.vision;
@@ -109,22 +107,21 @@ class VisionWorkerImpl final : public VisionWorker {
     core->rules.normalization = core->config.normalization;
     core->rules.limits.max_bytes = settings_.max_image_bytes;
     core->rules.limits.max_pixels = settings_.max_image_pixels;
-    core->rules.values_per_patch = vision.in_channels * vision.temporal_patch_size *
-                                   vision.patch_size * vision.patch_size;
+    core->rules.values_per_patch =
+        vision.in_channels * vision.temporal_patch_size * vision.patch_size * vision.patch_size;
     core->language_workers = std::make_unique<LanguagePeers>(settings_.language_workers);
     obs::Log(obs::LogLevel::kInfo, "loading_weights",
              {{"device", core->device},
               {"dtype", core->dtype},
               {"checkpoint_bytes", checkpoint->total_bytes()}});
-    CHORD_ASSIGN_OR_RETURN(
-        core->tower,
-        engine::VisionTower::Load(checkpoint, core->config, {device, core->row_dtype}));
+    CHORD_ASSIGN_OR_RETURN(core->tower, engine::VisionTower::Load(checkpoint, core->config,
+                                                                  {device, core->row_dtype}));
     obs::Log(obs::LogLevel::kInfo, "warming_up", {});
     EncodeQueue::Options queue;
     queue.max_queue = settings_.max_queue;
     queue.max_batch_patches = settings_.max_batch_patches > 0 ? settings_.max_batch_patches
                               : device.kind == engine::Device::Kind::kCuda ? kBatchPatchesOnGpu
-                                                              : kBatchPatchesOnCpu;
+                                                                           : kBatchPatchesOnCpu;
     core->queue = std::make_unique<EncodeQueue>(core->tower.get(), queue, metrics_);
     CHORD_RETURN_IF_ERROR(WarmUp(*core));
 

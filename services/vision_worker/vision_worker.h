@@ -22,10 +22,10 @@ class VisionWorker : public worker::Worker {
   struct Counts {
     int calls = 0;
     int queued = 0;
-    int running = 0;            // on the device
-    int64_t patches = 0;        // of all calls
-    int64_t image_bytes = 0;    // encoded pictures
-    int64_t pixels = 0;         // pictures being decoded
+    int running = 0;          // on the device
+    int64_t patches = 0;      // of all calls
+    int64_t image_bytes = 0;  // encoded pictures
+    int64_t pixels = 0;       // pictures being decoded
     bool operator==(const Counts&) const = default;
   };
   virtual Counts counts() const = 0;

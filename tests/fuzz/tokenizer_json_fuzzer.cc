@@ -6,8 +6,8 @@
 #include "common/model/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto tokenizer = chord::model::Tokenizer::Parse(
-      absl::string_view(reinterpret_cast<const char*>(data), size));
+  const auto tokenizer =
+      chord::model::Tokenizer::Parse(absl::string_view(reinterpret_cast<const char*>(data), size));
   if (!tokenizer.ok()) return 0;
   const std::string text = "I'm 12 vases<|im_end|> \n \u82B1\u74F6e\u0301";
   const std::string normal = "I'm 12 vases<|im_end|> \n \u82B1\u74F6\u00E9";

@@ -18,8 +18,8 @@ TEST(Rope, AssemblesSectionsFromTheirAxes) {
   const int32_t positions[] = {1, 2, 3};
   float cos[8], sin[8];
   AssembleMrope(table, axes, positions, 1, cos, sin);
-  const float expected[] = {.5403023f, .9842302f, .9980007f, .9999368f,
-                            .9999980f, .99999988f, 1.0f, 1.0f};
+  const float expected[] = {.5403023f, .9842302f,  .9980007f, .9999368f,
+                            .9999980f, .99999988f, 1.0f,      1.0f};
   for (int k = 0; k < 8; ++k) EXPECT_NEAR(cos[k], expected[k], 6e-8) << k;
   EXPECT_NEAR(sin[0], std::sin(1.0), 6e-8);
   EXPECT_NEAR(sin[2], std::sin(2 * .0316228), 6e-8);

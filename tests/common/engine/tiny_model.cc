@@ -86,7 +86,8 @@ std::shared_ptr<const model::Checkpoint> TinyCheckpoint(const model::ModelConfig
   const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
     int64_t count = 1;
     for (int64_t side : shape) count *= side;
-    const bool norm = name.find("norm") != std::string::npos || name.find("ln_q") != std::string::npos;
+    const bool norm =
+        name.find("norm") != std::string::npos || name.find("ln_q") != std::string::npos;
     const bool bias = name.find("bias") != std::string::npos;
     const auto fan_in = static_cast<float>(count / shape[0]);
     std::vector<float> values =

@@ -47,7 +47,8 @@ std::vector<float> Encode(VisionTower& tower, const std::vector<float>& patches,
 constexpr image::Grid kSmall{4, 4}, kWide{6, 22}, kTall{18, 10};
 
 TEST(VisionTower, EncodesAPackedBatchToTheBitAsEachAlone) {
-  constexpr image::Grid kLarge{26, 42};  // several tiles of rows, blocks of keys, windows of all sizes
+  constexpr image::Grid kLarge{26,
+                               42};  // several tiles of rows, blocks of keys, windows of all sizes
   model::ModelConfig config = TinyConfig();
   config.vision.intermediate_size = 1'100;
   for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
@@ -99,7 +100,8 @@ TEST(VisionTower, FullAttentionSeesTheWholeImageAndNoOther) {
   for (int64_t i = 0; i < 4 * kPatch; ++i) patches[i] += 1;  // the first cell of the first image
   const std::vector<float> after = Encode(*tower, patches, {kWide, kSmall});
   for (int cell = 0; cell < 33 + 4; ++cell) {
-    const std::vector<float> x(before.begin() + cell * kWidth, before.begin() + (cell + 1) * kWidth);
+    const std::vector<float> x(before.begin() + cell * kWidth,
+                               before.begin() + (cell + 1) * kWidth);
     const std::vector<float> y(after.begin() + cell * kWidth, after.begin() + (cell + 1) * kWidth);
     EXPECT_EQ(x != y, cell < 33) << cell;
   }
@@ -115,7 +117,8 @@ TEST(VisionTower, KnowsRowsFromColumns) {
 TEST(VisionTower, StaysNearFloat32InBf16) {
   const auto exact = Load(DType::kFloat32), rounded = Load(DType::kBFloat16);
   const auto patches = Patches(kTall, 1);
-  const double distance = Distance(Encode(*rounded, patches, {kTall}), Encode(*exact, patches, {kTall}));
+  const double distance =
+      Distance(Encode(*rounded, patches, {kTall}), Encode(*exact, patches, {kTall}));
   EXPECT_LT(distance, 0.03);
   EXPECT_GT(distance, 1e-4);
 }

@@ -101,11 +101,12 @@ class ServerTest : public ::testing::Test {
                             return Response();
                           },
                       .body_limit = 1000});
-    routes.push_back({.method = "POST",
-                      .path = "/busy",
-                      .handler = [](const Request&) { return Response(); },
-                      .body_limit = 1'000'000'000,
-                      .admit = [](const Request&) { return errors::Overloaded(absl::Milliseconds(1500)); }});
+    routes.push_back(
+        {.method = "POST",
+         .path = "/busy",
+         .handler = [](const Request&) { return Response(); },
+         .body_limit = 1'000'000'000,
+         .admit = [](const Request&) { return errors::Overloaded(absl::Milliseconds(1500)); }});
     auto server = Server::Start(options, std::move(routes));
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -166,9 +167,9 @@ std::string ReadAll(int port, absl::string_view request) {
 
 TEST_F(ServerTest, StreamsAnAnswerInChunksAndKeepsTheConnection) {
   StartServer();
-  const std::string text = ReadAll(
-      port(), absl::StrCat(Post("/stream", "a"), "GET /healthz HTTP/1.1\r\nHost: x\r\n"
-                                                 "Connection: close\r\n\r\n"));
+  const std::string text = ReadAll(port(), absl::StrCat(Post("/stream", "a"),
+                                                        "GET /healthz HTTP/1.1\r\nHost: x\r\n"
+                                                        "Connection: close\r\n\r\n"));
   EXPECT_THAT(text, HasSubstr("Transfer-Encoding: chunked\r\n"));
   EXPECT_THAT(text, Not(HasSubstr("HTTP/1.1 200 OK\r\nContent-Length")));
   EXPECT_THAT(text, HasSubstr("\r\n\r\n5\r\nfirst\r\na\r\n 127.0.0.1\r\n0\r\n\r\nHTTP/1.1 200 OK"));

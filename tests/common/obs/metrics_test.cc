@@ -42,12 +42,18 @@ const std::vector<std::string> kCommon = {"chord_build_info",
                                           "process_start_time_seconds",
                                           "process_threads",
                                           "process_virtual_memory_bytes"};
-const std::vector<std::string> kGateway = {"chord_answer_boxes", "chord_box_confidence",
-                                           "chord_http_responses_total", "chord_image_bytes_total",
-                                           "chord_image_store_bytes", "chord_image_store_images",
-                                           "chord_image_store_total", "chord_picture_cache_total",
-                                           "chord_retries_total", "chord_session_total",
-                                           "chord_sessions", "chord_workers"};
+const std::vector<std::string> kGateway = {"chord_answer_boxes",
+                                           "chord_box_confidence",
+                                           "chord_http_responses_total",
+                                           "chord_image_bytes_total",
+                                           "chord_image_store_bytes",
+                                           "chord_image_store_images",
+                                           "chord_image_store_total",
+                                           "chord_picture_cache_total",
+                                           "chord_retries_total",
+                                           "chord_session_total",
+                                           "chord_sessions",
+                                           "chord_workers"};
 const std::vector<std::string> kWorker = {"chord_device_bytes", "chord_embedding_bytes_total",
                                           "chord_model_state"};
 const std::vector<std::string> kVision = {"chord_embedding_cache_total",
@@ -201,23 +207,31 @@ TEST(MetricsTest, CountsWhatItIsTold) {
   Metrics gateway(Role::kGateway, "1");
   CallAll(&gateway);
   const std::string text = gateway.Serialize();
-  for (const char* line :
-       {"chord_requests_total{code=\"OK\",method=\"ground\"} 1",
-        "chord_inflight_requests{method=\"ground\"} 0",
-        "chord_request_seconds_bucket{method=\"ground\",le=\"0.05\"} 0",
-        "chord_request_seconds_bucket{method=\"ground\",le=\"0.1\"} 1",
-        "chord_stage_seconds_bucket{stage=\"prefill\",le=\"0.02\"} 1",
-        "chord_queue_depth{queue=\"encode\"} 3",
-        "chord_rejected_total{reason=\"IMAGE_TOO_LARGE\"} 1",
-        "chord_cancelled_total{at=\"push\"} 1", "chord_deadline_exceeded_total{at=\"queue\"} 1",
-        "chord_ready 1", "chord_http_responses_total{class=\"4xx\"} 1",
-        "chord_http_responses_total{class=\"5xx\"} 0", "chord_workers{role=\"llm_worker\"} 2",
-        "chord_box_confidence_bucket{le=\"0.7\"} 0", "chord_box_confidence_bucket{le=\"0.75\"} 1",
-        "chord_image_store_bytes 5000", "chord_image_store_images 2", "chord_sessions 3",
-        "chord_image_store_total{event=\"evicted\"} 1", "chord_picture_cache_total{cache=\"kv\"} 1",
-        "chord_retries_total{outcome=\"answered\"} 1", "chord_session_total{event=\"miss\"} 1",
-        "chord_image_bytes_total 1000", "chord_log_lines_total{level=\"info\"} 1",
-        "chord_log_dropped_total 5"}) {
+  for (const char* line : {"chord_requests_total{code=\"OK\",method=\"ground\"} 1",
+                           "chord_inflight_requests{method=\"ground\"} 0",
+                           "chord_request_seconds_bucket{method=\"ground\",le=\"0.05\"} 0",
+                           "chord_request_seconds_bucket{method=\"ground\",le=\"0.1\"} 1",
+                           "chord_stage_seconds_bucket{stage=\"prefill\",le=\"0.02\"} 1",
+                           "chord_queue_depth{queue=\"encode\"} 3",
+                           "chord_rejected_total{reason=\"IMAGE_TOO_LARGE\"} 1",
+                           "chord_cancelled_total{at=\"push\"} 1",
+                           "chord_deadline_exceeded_total{at=\"queue\"} 1",
+                           "chord_ready 1",
+                           "chord_http_responses_total{class=\"4xx\"} 1",
+                           "chord_http_responses_total{class=\"5xx\"} 0",
+                           "chord_workers{role=\"llm_worker\"} 2",
+                           "chord_box_confidence_bucket{le=\"0.7\"} 0",
+                           "chord_box_confidence_bucket{le=\"0.75\"} 1",
+                           "chord_image_store_bytes 5000",
+                           "chord_image_store_images 2",
+                           "chord_sessions 3",
+                           "chord_image_store_total{event=\"evicted\"} 1",
+                           "chord_picture_cache_total{cache=\"kv\"} 1",
+                           "chord_retries_total{outcome=\"answered\"} 1",
+                           "chord_session_total{event=\"miss\"} 1",
+                           "chord_image_bytes_total 1000",
+                           "chord_log_lines_total{level=\"info\"} 1",
+                           "chord_log_dropped_total 5"}) {
     EXPECT_THAT(text, HasSubstr(absl::StrCat("\n", line, "\n")));
   }
   Metrics language(Role::kLlmWorker, "1");

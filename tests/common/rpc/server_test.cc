@@ -44,7 +44,8 @@ absl::Status Call(const std::string& address, size_t prompt_bytes,
 TEST(ServerTest, ErrorsAndDeadlinesCrossAUnixSocketAndTcp) {
   Refuser service;
   for (const std::string& address :
-       {absl::StrCat("unix:", testing::TempDir(), "/rpc_test-", getpid(), ".sock"), std::string("127.0.0.1:0")}) {
+       {absl::StrCat("unix:", testing::TempDir(), "/rpc_test-", getpid(), ".sock"),
+        std::string("127.0.0.1:0")}) {
     auto server = Server::Start({.address = address}, {&service});
     ASSERT_TRUE(server.ok()) << server.status();
     const std::string target =

@@ -127,7 +127,6 @@ class DecodeLoopTest : public ::testing::Test {
   std::unique_ptr<DecodeLoop> loop_;
 };
 
-
 TEST_F(DecodeLoopTest, AnswersOfManyTogetherEqualAnswersAlone) {
   std::mt19937 random(7);
   for (int slots : {1, 3, 8}) {
@@ -295,7 +294,8 @@ TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
   EXPECT_EQ(ErrorReason(in_line->result.status()), "SHUTTING_DOWN");
 }
 
-// --- what is kept ----------------------------------------------------------------------------------
+// --- what is kept
+// ----------------------------------------------------------------------------------
 
 class KeptPicturesTest : public DecodeLoopTest {
  protected:
@@ -452,7 +452,8 @@ TEST_F(DecodeLoopTest, RefusesAtOnceWhatCannotBeAnsweredInTime) {
   EXPECT_TRUE(Submit(patient).ok());
 }
 
-// --- the grammar -----------------------------------------------------------------------------------
+// --- the grammar
+// -----------------------------------------------------------------------------------
 
 // The model recites an answer in nano's tokens; what it does not say is up to the grammar.
 class GrammarLoopTest : public DecodeLoopTest {
@@ -466,7 +467,8 @@ class GrammarLoopTest : public DecodeLoopTest {
     grammar_ = *grammar;
     options_.grammar = grammar_.get();
   }
-  std::shared_ptr<Request> Recite(const std::string& answer, bool grammar, int max_new_tokens = 150) {
+  std::shared_ptr<Request> Recite(const std::string& answer, bool grammar,
+                                  int max_new_tokens = 150) {
     Start(2, 0, kNanoVocab);
     script_ = tokenizer_->EncodeText(answer);
     script_.push_back(eos_);
@@ -486,9 +488,8 @@ class GrammarLoopTest : public DecodeLoopTest {
   std::vector<int32_t> script_;
 };
 
-const char kTwoApples[] =
-    R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}, )"
-    R"({"bbox_2d": [200, 7, 448, 336], "label": "red apple"}])";
+const char kTwoApples[] = R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}, )"
+                          R"({"bbox_2d": [200, 7, 448, 336], "label": "red apple"}])";
 
 TEST_F(GrammarLoopTest, SaysTheSameInFewerSteps) {
   auto without = Recite(kTwoApples, false);
@@ -523,8 +524,7 @@ TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
 TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
   auto request = Recite(kTwoApples, true, 40);
   EXPECT_TRUE(request->result->cut);
-  EXPECT_EQ(request->result->text,
-            R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])");
+  EXPECT_EQ(request->result->text, R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])");
   ASSERT_FALSE(request->result->token_ends.empty());
   EXPECT_LE(request->result->token_ends.back(), static_cast<int>(request->result->text.size()));
   EXPECT_EQ(request->result->token_ends.size(), request->result->log_probabilities.size());

@@ -45,7 +45,8 @@ class EmbeddingReceiverTest : public ::testing::Test {
   absl::StatusOr<std::unique_ptr<EmbeddingReceiver>> Begin(const PushHeader& header) {
     return EmbeddingReceiver::Begin(
         ticket_, header,
-        [this](int64_t rows, model::DType) -> absl::StatusOr<std::unique_ptr<engine::EmbeddingBuffer>> {
+        [this](int64_t rows,
+               model::DType) -> absl::StatusOr<std::unique_ptr<engine::EmbeddingBuffer>> {
           ++allocations_;
           return std::make_unique<Rows>(&got_);
         });
@@ -86,9 +87,21 @@ TEST_F(EmbeddingReceiverTest, RefusesEveryForgedHeaderBeforeMemoryIsTaken) {
   const int64_t huge = std::numeric_limits<int64_t>::max();
   const Forgery forgeries[] = {
       {"another model", [](PushHeader& h) { h.model_fingerprint = "x"; }, "MODEL_MISMATCH"},
-      {"grid 0", [](PushHeader& h) { h.grid = {0, 0}; }, "EMBEDDING_MISMATCH"},
-      {"sides swapped", [](PushHeader& h) { h.grid = {2, 8}; }, "EMBEDDING_MISMATCH"},
-      {"huge grid", [](PushHeader& h) { h.grid = {1 << 30, 1 << 30}; }, "EMBEDDING_MISMATCH"},
+      {"grid 0",
+       [](PushHeader& h) {
+         h.grid = {0, 0};
+       },
+       "EMBEDDING_MISMATCH"},
+      {"sides swapped",
+       [](PushHeader& h) {
+         h.grid = {2, 8};
+       },
+       "EMBEDDING_MISMATCH"},
+      {"huge grid",
+       [](PushHeader& h) {
+         h.grid = {1 << 30, 1 << 30};
+       },
+       "EMBEDDING_MISMATCH"},
       {"a row more", [](PushHeader& h) { h.rows++; }, "EMBEDDING_MISMATCH"},
       {"a row less", [](PushHeader& h) { h.rows--; }, "EMBEDDING_MISMATCH"},
       {"no rows", [](PushHeader& h) { h.rows = 0; }, "EMBEDDING_MISMATCH"},

@@ -22,9 +22,9 @@ namespace chord::llm_worker {
 class FakeLanguageModel : public engine::LanguageModel {
  public:
   static constexpr int32_t kEnd = 0;
-  static constexpr int32_t kStepFails = 7;   // in a prompt: every step with this sequence fails
-  static constexpr int32_t kNotFinite = 8;   // in a prompt: its logits are NaN
-  static constexpr int32_t kNeverEnds = 9;   // in a prompt: only the limit ends it
+  static constexpr int32_t kStepFails = 7;  // in a prompt: every step with this sequence fails
+  static constexpr int32_t kNotFinite = 8;  // in a prompt: its logits are NaN
+  static constexpr int32_t kNeverEnds = 9;  // in a prompt: only the limit ends it
 
   // Positions of a prompt are index + PromptOffset(axis), of generated tokens index + kRopeDelta.
   static constexpr int64_t kRopeDelta = 500;
@@ -60,8 +60,8 @@ class FakeLanguageModel : public engine::LanguageModel {
    private:
     int64_t rows_;
   };
-  absl::StatusOr<std::unique_ptr<engine::EmbeddingBuffer>> CreateEmbeddings(
-      int64_t rows, model::DType) override {
+  absl::StatusOr<std::unique_ptr<engine::EmbeddingBuffer>> CreateEmbeddings(int64_t rows,
+                                                                            model::DType) override {
     return std::make_unique<Rows>(rows);
   }
 
@@ -92,8 +92,8 @@ class FakeLanguageModel : public engine::LanguageModel {
           const bool generated = chunk.positions[i] == index + kRopeDelta;
           EXPECT_EQ(position, index + (generated ? kRopeDelta : PromptOffset(axis)));
         }
-        int32_t& row = kv_[chunk.pages[index / engine::kKvPageTokens]]
-                          [index % engine::kKvPageTokens];
+        int32_t& row =
+            kv_[chunk.pages[index / engine::kKvPageTokens]][index % engine::kKvPageTokens];
         if (!chunk.image_rows.empty() && chunk.image_rows[i] >= 0) {
           EXPECT_NE(chunk.embeddings, nullptr);
           EXPECT_LT(chunk.image_rows[i], chunk.embeddings->rows());

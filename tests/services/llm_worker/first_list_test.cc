@@ -15,12 +15,12 @@ TEST(ClassifyToken, SaysWhatATokenDoesToTheFirstList) {
     F before, after;
   };
   const Row rows[] = {
-      {"[]", F::kEmpty, F::kFilled},   {"[{\"", F::kFilled, F::kFilled},
-      {"[", F::kOpened, F::kFilled},   {" [\n", F::kOpened, F::kFilled},
-      {"[ ]", F::kEmpty, F::kFilled},  {"]", F::kUndecided, F::kEmpty},
-      {"\n]", F::kUndecided, F::kEmpty}, {"\n\t", F::kUndecided, F::kUndecided},
+      {"[]", F::kEmpty, F::kFilled},          {"[{\"", F::kFilled, F::kFilled},
+      {"[", F::kOpened, F::kFilled},          {" [\n", F::kOpened, F::kFilled},
+      {"[ ]", F::kEmpty, F::kFilled},         {"]", F::kUndecided, F::kEmpty},
+      {"\n]", F::kUndecided, F::kEmpty},      {"\n\t", F::kUndecided, F::kUndecided},
       {"```json\n[]", F::kEmpty, F::kFilled}, {"text", F::kUndecided, F::kFilled},
-      {"{", F::kUndecided, F::kFilled},  {"", F::kUndecided, F::kUndecided},
+      {"{", F::kUndecided, F::kFilled},       {"", F::kUndecided, F::kUndecided},
   };
   for (const Row& row : rows) {
     EXPECT_EQ(ClassifyToken(row.bytes, false), row.before) << row.bytes;

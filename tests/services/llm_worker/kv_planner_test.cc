@@ -189,7 +189,8 @@ TEST(KvPlanner, NeverGivesAPageAwayNorLosesOne) {
         const uint64_t which = below(4);
         if (numbers[which] == 0) numbers[which] = next_number++;
         const uint64_t picture = numbers[which];
-        const Symbols prompt = Prompt(picture, below(2) * 6, 1 + below(2) * 9, 1 + below(9), below(3));
+        const Symbols prompt =
+            Prompt(picture, below(2) * 6, 1 + below(2) * 9, 1 + below(9), below(3));
         const int max_rows = static_cast<int>(prompt.size()) + 1 + below(12);
         auto entry = planner.Admit(prompt, max_rows, picture, below(5) > 0, now);
         if (!entry) continue;
@@ -205,7 +206,8 @@ TEST(KvPlanner, NeverGivesAPageAwayNorLosesOne) {
           ASSERT_EQ(memory[pages[i / kRows]][i % kRows], prompt[i]) << seed << " " << step;
         }
         const auto all = planner.Pages(r.sequence, r.prompt);
-        for (int i = entry->kept_rows; i < r.prompt; ++i) memory[all[i / kRows]][i % kRows] = prompt[i];
+        for (int i = entry->kept_rows; i < r.prompt; ++i)
+          memory[all[i / kRows]][i % kRows] = prompt[i];
         planner.Publish(r.sequence, r.prompt);
         running.push_back(r);
       } else if (action < 7 && !running.empty()) {

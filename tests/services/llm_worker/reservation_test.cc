@@ -32,11 +32,16 @@ std::string Reason(const absl::Status& status) { return ErrorReason(status); }
 
 TEST(TicketStates, OnlyTheEdgesOfTheDiagramExist) {
   const std::set<std::pair<S, S>> edges = {
-      {S::kNew, S::kReserved},          {S::kNew, S::kComplete},
-      {S::kReserved, S::kReceiving},    {S::kReserved, S::kCancelled},
-      {S::kReserved, S::kExpired},      {S::kReceiving, S::kComplete},
-      {S::kReceiving, S::kCancelPending}, {S::kComplete, S::kTaken},
-      {S::kComplete, S::kCancelled},    {S::kCancelPending, S::kCancelled},
+      {S::kNew, S::kReserved},
+      {S::kNew, S::kComplete},
+      {S::kReserved, S::kReceiving},
+      {S::kReserved, S::kCancelled},
+      {S::kReserved, S::kExpired},
+      {S::kReceiving, S::kComplete},
+      {S::kReceiving, S::kCancelPending},
+      {S::kComplete, S::kTaken},
+      {S::kComplete, S::kCancelled},
+      {S::kCancelPending, S::kCancelled},
   };
   for (int from = 0; from <= static_cast<int>(S::kExpired); ++from) {
     bool any = false;
@@ -202,7 +207,8 @@ TEST_F(ReservationTest, WriterAndCancelOnTwoThreadsAlwaysEndInATerminalState) {
   }
 }
 
-// --- the table --------------------------------------------------------------------------------------
+// --- the table
+// --------------------------------------------------------------------------------------
 
 class TicketTableTest : public ::testing::Test {
  protected:
@@ -266,15 +272,13 @@ TEST_F(TicketTableTest, CancelBeforeReserveLeavesATombstone) {
 
 TEST_F(TicketTableTest, ATicketCannotBeUsedTwice) {
   auto ticket = Reserve("a");
-  EXPECT_EQ(Reason(table_->Reserve("a", Shape(), CancelSource(), At(0)).status()),
-            "TICKET_REUSED");
+  EXPECT_EQ(Reason(table_->Reserve("a", Shape(), CancelSource(), At(0)).status()), "TICKET_REUSED");
   ASSERT_TRUE(ticket->BeginReceive().ok());
   ASSERT_TRUE(ticket->Complete(nullptr).ok());
   ticket->Take();
   table_->Release("a", At(1));
   EXPECT_EQ(table_->live(), 0u);
-  EXPECT_EQ(Reason(table_->Reserve("a", Shape(), CancelSource(), At(2)).status()),
-            "TICKET_REUSED");
+  EXPECT_EQ(Reason(table_->Reserve("a", Shape(), CancelSource(), At(2)).status()), "TICKET_REUSED");
   EXPECT_EQ(*Await("a"), "TICKET_REUSED");
 }
 

@@ -19,8 +19,9 @@ TEST(PlanStep, TakesNothingWhenNothingCanRun) {
 }
 
 TEST(PlanStep, EveryDecoderGetsItsTokenAndPromptsTheRest) {
-  EXPECT_THAT(PlanStep({{0, 5, 0, 1, 0, true}, {1, 6, 300, 1, 0, true}, {2, 2, 0, 1, 0, true}}, kLimits),
-              ElementsAre(StepItem{0, 1}, StepItem{2, 1}, StepItem{1, 40}));
+  EXPECT_THAT(
+      PlanStep({{0, 5, 0, 1, 0, true}, {1, 6, 300, 1, 0, true}, {2, 2, 0, 1, 0, true}}, kLimits),
+      ElementsAre(StepItem{0, 1}, StepItem{2, 1}, StepItem{1, 40}));
 }
 
 TEST(PlanStep, ALonePromptGetsTheWholeLimit) {
@@ -29,8 +30,9 @@ TEST(PlanStep, ALonePromptGetsTheWholeLimit) {
 }
 
 TEST(PlanStep, PromptsGoInOrderOfAdmissionAndShareTheLimit) {
-  EXPECT_THAT(PlanStep({{0, 9, 50, 1, 0, true}, {1, 3, 70, 1, 0, true}, {2, 11, 5, 1, 0, true}}, kLimits),
-              ElementsAre(StepItem{1, 70}, StepItem{0, 30}));
+  EXPECT_THAT(
+      PlanStep({{0, 9, 50, 1, 0, true}, {1, 3, 70, 1, 0, true}, {2, 11, 5, 1, 0, true}}, kLimits),
+      ElementsAre(StepItem{1, 70}, StepItem{0, 30}));
 }
 
 TEST(PlanStep, APromptWithoutItsRowsDoesNotHoldUpTheNext) {
@@ -59,8 +61,9 @@ TEST(PlanStep, EverybodyGetsThere) {
 
 TEST(PlanStep, DecodersBringAllTheirTokensAndGuessesWithinTheLimit) {
   constexpr StepLimits limits = {100, 40, /*guessed_tokens=*/10};
-  EXPECT_THAT(PlanStep({{0, 1, 0, 3, 6, true}, {1, 2, 0, 1, 6, true}, {2, 3, 0, 1, 6, true}}, limits),
-              ElementsAre(StepItem{0, 3, 6}, StepItem{1, 1, 4}, StepItem{2, 1, 0}));
+  EXPECT_THAT(
+      PlanStep({{0, 1, 0, 3, 6, true}, {1, 2, 0, 1, 6, true}, {2, 3, 0, 1, 6, true}}, limits),
+      ElementsAre(StepItem{0, 3, 6}, StepItem{1, 1, 4}, StepItem{2, 1, 0}));
 }
 
 TEST(PlanStep, APromptIsFollowedByAGuessOnlyAtItsEnd) {

@@ -38,16 +38,17 @@ TEST(VisionWorkerSettings, NameTheFieldThatIsWrongAndKeepTheCeilings) {
       {"--language_workers=a=", "address"},
   };
   for (const auto& [flag, field] : cases) {
-    const auto settings =
-        FromFlags({"--model_dir=/m", "--language_workers=llm-0=unix:/s", flag});
+    const auto settings = FromFlags({"--model_dir=/m", "--language_workers=llm-0=unix:/s", flag});
     EXPECT_EQ(ErrorReason(settings.status()), "CONFIG_INVALID") << flag;
     EXPECT_THAT(std::string(settings.status().message()), HasSubstr(field));
   }
   EXPECT_THAT(std::string(FromFlags({"--model_dir=/m"}).status().message()),
               HasSubstr("language_workers"));
-  EXPECT_THAT(std::string(FromFlags({"--model_dir=/m", "--language_workers=a=x",
-                                     "--language_workers=a=y"}).status().message()),
-              HasSubstr("twice"));
+  EXPECT_THAT(
+      std::string(FromFlags({"--model_dir=/m", "--language_workers=a=x", "--language_workers=a=y"})
+                      .status()
+                      .message()),
+      HasSubstr("twice"));
 }
 
 }  // namespace
