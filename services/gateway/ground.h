@@ -24,11 +24,11 @@ struct GroundObject {
 
 struct GroundInput {
   std::string request_id;
-  std::string client;       // who asks, for limits: an address; empty: nobody's
-  absl::string_view image;  // the file; must outlive the call. Empty when `image_id` is given
-  std::string image_id;     // of a kept picture
-  std::string session_id;   // of a conversation about the picture; empty: none
-  bool grammar = true;      // decode under the box grammar
+  std::string client;          // who asks, for limits: an address; empty: nobody's
+  absl::string_view image;     // the file; must outlive the call. Empty when `image_id` is given
+  std::string image_id;        // of a kept picture
+  std::string session_id;      // of a conversation about the picture; empty: none
+  bool grammar = true;         // decode under the box grammar
   bool want_evidence = false;  // what confidences are computed from
   std::string prompt;
   std::optional<int> max_new_tokens;  // absent: the setting's default
@@ -80,8 +80,8 @@ struct GroundResult {
   GroundTiming timing;
   std::string request_id;
   std::string model;
-  std::string image_id;  // handle for more questions; empty: not kept
-  bool cut = false;      // max_new_tokens was reached
+  std::string image_id;                    // handle for more questions; empty: not kept
+  bool cut = false;                        // max_new_tokens was reached
   std::optional<GroundEvidence> evidence;  // when it was asked for
 };
 

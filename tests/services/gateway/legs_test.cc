@@ -10,15 +10,15 @@ namespace {
 TEST(ForOutside, KeepsWhatAClientCanUnderstand) {
   EXPECT_TRUE(ForOutside(absl::OkStatus(), "vision").ok());
   for (const absl::Status& status :
-       {errors::DeadlineExceeded(), errors::Overloaded(absl::Seconds(2)), errors::ImageCorrupt("PNG"),
-        errors::PromptTokensLimit(9, 8), errors::Internal()}) {
+       {errors::DeadlineExceeded(), errors::Overloaded(absl::Seconds(2)),
+        errors::ImageCorrupt("PNG"), errors::PromptTokensLimit(9, 8), errors::Internal()}) {
     EXPECT_EQ(ForOutside(status, "vision"), status);
   }
 }
 
 TEST(ForOutside, HidesWhatOnlyOurProcessesUnderstand) {
-  for (const absl::Status& status :
-       {errors::TicketUnknown(), errors::TicketReused(), errors::EmbeddingNotFinite(), errors::PeerUnknown()}) {
+  for (const absl::Status& status : {errors::TicketUnknown(), errors::TicketReused(),
+                                     errors::EmbeddingNotFinite(), errors::PeerUnknown()}) {
     EXPECT_EQ(ErrorReason(ForOutside(status, "language")), "INTERNAL") << status;
   }
 }

@@ -15,12 +15,13 @@ namespace {
 using std::string_literals::operator""s;
 
 TEST(IsUtf8, FollowsTable37OfTheUnicodeStandard) {
-  for (const char* good : {"", "a", "é", "白", "😀", "\U0010FFFF", "\xEF\xBF\xBF", "e\u0301\u202E"}) {
+  for (const char* good :
+       {"", "a", "é", "白", "😀", "\U0010FFFF", "\xEF\xBF\xBF", "e\u0301\u202E"}) {
     EXPECT_TRUE(IsUtf8(good)) << good;
   }
-  for (const char* bad :
-       {"\x80", "\xC0\x80", "\xC1\xBF", "\xC3", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80",
-        "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "a\xE7\x99"}) {
+  for (const char* bad : {"\x80", "\xC0\x80", "\xC1\xBF", "\xC3", "\xE0\x80\x80", "\xE0\x9F\xBF",
+                          "\xED\xA0\x80", "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80",
+                          "\xF5\x80\x80\x80", "\xFF", "a\xE7\x99"}) {
     EXPECT_FALSE(IsUtf8(bad));
   }
 }
