@@ -57,7 +57,8 @@ def main():
         start = Memory(server)
         first = start.sample()
         start.start()
-        load = bench(args, server, rate=rate, duration=args.seconds, warmup=5, slo=args.slo,
+        # The warm-up is long enough for what may be under way to fill up: work in progress is no loss.
+        load = bench(args, server, rate=rate, duration=args.seconds, warmup=20, slo=args.slo,
                      timeout=max(30, 3 * args.slo), max_outstanding=4096)
         start.ended.set()
         start.join()
