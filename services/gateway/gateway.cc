@@ -169,11 +169,10 @@ class GatewayImpl final : public Gateway {
       const std::string& fingerprint) const {
     auto map = grounding::LoadConfidenceMap(settings_.model_dir, fingerprint);
     if (!map.ok()) {
-      obs::Log(obs::LogLevel::kError, "confidence map refused, answers say calibrated: false",
-               {{"why", map.status().message()}});
+      obs::Log(obs::LogLevel::kError, "confidence_map_refused", {{"why", map.status().message()}});
       return nullptr;
     }
-    obs::Log(obs::LogLevel::kInfo, "confidence map",
+    obs::Log(obs::LogLevel::kInfo, "confidence_map",
              {{"calibrated", map->has_value()},
               {"questions", map->has_value() ? (*map)->fitted_on.questions : 0}});
     return *map ? std::make_shared<const grounding::ConfidenceMap>(*std::move(*map)) : nullptr;
