@@ -14,11 +14,11 @@
 #include "absl/time/clock.h"
 #include "chord/v1/images.grpc.pb.h"
 #include "common/base/errors.h"
-#include "common/base/limits.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
 #include "services/cli/bench_client.h"
+#include "services/cli/upload.h"
 
 namespace chord::cli {
 namespace {
@@ -186,21 +186,7 @@ class GrpcClient final : public BenchClient {
   absl::StatusOr<std::string> Upload(int picture, absl::Duration timeout) override {
     const std::string& bytes = material_->pictures[static_cast<size_t>(picture)].bytes;
     auto stub = v1::Images::NewStub(channels_[0]);
-    grpc::ClientContext context;
-    rpc::SetDeadline(context, absl::Now() + timeout);
-    v1::Image image;
-    const auto writer = stub->Upload(&context, &image);
-    v1::UploadRequest part;
-    part.mutable_start()->set_total_bytes(static_cast<int64_t>(bytes.size()));
-    bool open = writer->Write(part);
-    for (size_t at = 0; open && at < bytes.size(); at += limits::kMaxChunkBytes) {
-      part.set_chunk(bytes.substr(at, limits::kMaxChunkBytes));
-      open = writer->Write(part);
-    }
-    writer->WritesDone();
-    const absl::Status status = rpc::FromGrpc(writer->Finish());
-    if (!status.ok()) return status;
-    return image.image_id();
+    return UploadPicture(*stub, bytes, absl::Now() + timeout);
   }
 
   void CancelAll() override {

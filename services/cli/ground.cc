@@ -36,6 +36,7 @@
 #include "services/cli/args.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
+#include "services/cli/upload.h"
 
 namespace chord::cli {
 namespace {
@@ -316,7 +317,8 @@ class FolderAsker {
     if (bytes.size() <= kInline) {
       item.mutable_request()->set_image(std::move(bytes));
     } else {
-      CHORD_ASSIGN_OR_RETURN(const std::string id, Upload(bytes));
+      CHORD_ASSIGN_OR_RETURN(const std::string id,
+                             UploadPicture(*images_, bytes, absl::Now() + options_.timeout));
       item.mutable_request()->set_image_id(id);
       absl::MutexLock lock(&mu_);
       if (const auto flight = flying_.find(file); flight != flying_.end()) {
@@ -325,23 +327,6 @@ class FolderAsker {
     }
     stream.Write(item);  // a stream that broke tells so when it is read
     return absl::OkStatus();
-  }
-
-  absl::StatusOr<std::string> Upload(const std::string& bytes) {
-    grpc::ClientContext context;
-    rpc::SetDeadline(context, absl::Now() + options_.timeout);
-    v1::Image image;
-    const auto writer = images_->Upload(&context, &image);
-    v1::UploadRequest part;
-    part.mutable_start()->set_total_bytes(static_cast<int64_t>(bytes.size()));
-    bool open = writer->Write(part);
-    for (size_t at = 0; open && at < bytes.size(); at += limits::kMaxChunkBytes) {
-      part.set_chunk(bytes.substr(at, limits::kMaxChunkBytes));
-      open = writer->Write(part);
-    }
-    writer->WritesDone();
-    CHORD_RETURN_IF_ERROR(rpc::FromGrpc(writer->Finish()));
-    return image.image_id();
   }
 
   void Take(const v1::GroundBatchResponse& response) {
