@@ -149,48 +149,49 @@ absl::Duration EncodeQueue::EstimateWaitLocked() const {
 bool EncodeQueue::TakePass(Pass* pass) {
   pass->clear();
   std::vector<std::pair<Waiting, absl::Status>> ended;
-  absl::ReleasableMutexLock lock(&mu_);
-  running_ = {};
-  while (line_.empty() && !stopping_) changed_.Wait(&mu_);
-  if (stopping_) return false;
+  {
+    absl::MutexLock lock(&mu_);
+    running_ = {};
+    while (line_.empty() && !stopping_) changed_.Wait(&mu_);
+    if (stopping_) return false;
 
-  const absl::Time now = absl::Now();
-  std::vector<WaitingPicture> pictures;
-  for (const Waiting& waiting : line_) {
-    const CancelToken& cancel = waiting.job.cancel;
-    pictures.push_back({waiting.job.grid.patches(),
-                        absl::ToInt64Microseconds(cancel.deadline() - now), cancel.cancelled()});
-  }
-  const std::vector<Fate> fates = PlanBatch(pictures, budget_.limit(), cost_);
-  std::deque<Waiting> line = std::exchange(line_, {});
-  for (size_t i = 0; i < line.size(); ++i) {
-    switch (fates[i]) {
-      case Fate::kWait:
-        line_.push_back(std::move(line[i]));
-        break;
-      case Fate::kRun:
-        running_.pictures += 1;
-        running_.patches += pictures[i].patches;
-        pass->push_back(std::move(line[i]));
-        break;
-      case Fate::kLate:
-        // Behind others it may fare better another time; else it asked for too little time.
-        if (line[i].behind) {
-          ended.emplace_back(std::move(line[i]), errors::Overloaded(EstimateWaitLocked()));
-        } else {
-          cost_.Doubt();
-          ended.emplace_back(std::move(line[i]), errors::DeadlineExceeded());
+    const absl::Time now = absl::Now();
+    std::vector<WaitingPicture> pictures;
+    for (const Waiting& waiting : line_) {
+      const CancelToken& cancel = waiting.job.cancel;
+      pictures.push_back({waiting.job.grid.patches(),
+                          absl::ToInt64Microseconds(cancel.deadline() - now), cancel.cancelled()});
+    }
+    const std::vector<Fate> fates = PlanBatch(pictures, budget_.limit(), cost_);
+    std::deque<Waiting> line = std::exchange(line_, {});
+    for (size_t i = 0; i < line.size(); ++i) {
+      switch (fates[i]) {
+        case Fate::kWait:
+          line_.push_back(std::move(line[i]));
+          break;
+        case Fate::kRun:
+          running_.pictures += 1;
+          running_.patches += pictures[i].patches;
+          pass->push_back(std::move(line[i]));
+          break;
+        case Fate::kLate:
+          // Behind others it may fare better another time; else it asked for too little time.
+          if (line[i].behind) {
+            ended.emplace_back(std::move(line[i]), errors::Overloaded(EstimateWaitLocked()));
+          } else {
+            cost_.Doubt();
+            ended.emplace_back(std::move(line[i]), errors::DeadlineExceeded());
+          }
+          break;
+        case Fate::kCancelled: {
+          auto status = line[i].job.cancel.Check();
+          ended.emplace_back(std::move(line[i]), std::move(status));
+          break;
         }
-        break;
-      case Fate::kCancelled: {
-        auto status = line[i].job.cancel.Check();
-        ended.emplace_back(std::move(line[i]), std::move(status));
-        break;
       }
     }
+    running_.began = now;
   }
-  running_.began = now;
-  lock.Release();
   for (auto& [waiting, status] : ended) waiting.job.done(std::move(status));
   return true;
 }

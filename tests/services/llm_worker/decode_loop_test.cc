@@ -25,7 +25,8 @@ struct Request {
   std::string key;  // of the picture
   bool pushed = true;
   std::optional<grammar::Question> grammar;
-  std::optional<PictureFrom> accepted;
+  std::optional<PictureFrom> accepted;  // read after admitted or ended
+  absl::Notification admitted;
   bool needs_rows = false;
   CancelSource source;
   std::shared_ptr<Reservation> ticket;
@@ -81,6 +82,7 @@ class DecodeLoopTest : public ::testing::Test {
     job.on_accepted = [request](PictureFrom from, bool needs_rows) {
       request->accepted = from;
       request->needs_rows = needs_rows;
+      request->admitted.Notify();
       return absl::OkStatus();
     };
     job.received = absl::Now();
@@ -330,7 +332,7 @@ TEST_F(KeptPicturesTest, ASecondQuestionNeedsNeitherRowsNorThePicturesShareOfThe
   EXPECT_EQ(second->result->cached_tokens, 30) << "to the first word that differs";
   EXPECT_FALSE(second->ticket->BeginReceive().ok()) << "nobody was to come";
   auto other = Ask('b', 2);
-  while (!other->accepted) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(other->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
   EXPECT_TRUE(other->needs_rows) << "another picture shares nothing";
   SendRows(*other);
   ExpectAnswered(*other, PictureFrom::kRows);
@@ -353,7 +355,7 @@ TEST_F(KeptPicturesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksF
 
   loop_->DropPicture(std::string(32, 'a'));
   auto third = Ask('a', 3);
-  while (!third->accepted) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(third->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
   EXPECT_TRUE(third->needs_rows);
   SendRows(*third);
   ExpectAnswered(*third, PictureFrom::kRows);
