@@ -249,6 +249,10 @@ void DecodeLoop::DropPictures() {
     pictures_.Expire(now);
     next_expiry_ = now + kExpiryInterval;
   }
+  ForgetGone();
+}
+
+void DecodeLoop::ForgetGone() {
   for (uint64_t number : pictures_.TakeGone()) kv_.Forget(number);
 }
 
@@ -295,7 +299,7 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
                                                   job.picture.pin, job.picture.keep, now)
                             : sequence.picture != 0 ? sequence.picture
                                                     : pictures_.Nameless();
-    for (uint64_t gone : pictures_.TakeGone()) kv_.Forget(gone);
+    ForgetGone();
     if (share) kv_.SetPinned(number, job.picture.pin);
     if (number != sequence.picture || sequence.symbols.empty()) {
       sequence.picture = number;
@@ -635,7 +639,7 @@ void DecodeLoop::Finish(Sequence& sequence) {
 void DecodeLoop::Fault(Sequence& sequence, const absl::Status& status) {
   if (options_.on_fault) options_.on_fault(sequence.job.request_id, status);
   pictures_.DropNumber(sequence.picture);
-  for (uint64_t number : pictures_.TakeGone()) kv_.Forget(number);
+  ForgetGone();
   End(sequence, ForClient(status));
 }
 

@@ -123,6 +123,7 @@ class DecodeLoop {
   void Run();
   void DropEnded();
   void DropPictures();
+  void ForgetGone();  // the KV of pictures that the table has let go
   void Admit();
   enum class Entry { kIn, kLater, kFull };
   Entry TryAdmit(Sequence& sequence);
