@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "common/base/errors.h"
@@ -49,13 +50,14 @@ absl::Status DeviceEmbeddings::TryWrite(int64_t offset, absl::Span<const std::by
     return errors::EmbeddingMismatch("bytes");
   }
   const int64_t count = bytes / size;
-  wide_.resize(count);
-  Widen(source_dtype_, data, wide_.data());
+  // Not a member: buffers are kept by the hundred, and each would hold its rows twice.
+  const auto wide = std::make_unique_for_overwrite<float[]>(count);
+  Widen(source_dtype_, data, wide.get());
   const float limit = LargestFinite(backend_->dtype());
   bool finite = true;
-  for (float x : wide_) finite &= std::abs(x) <= limit;  // false for NaN
+  for (int64_t i = 0; i < count; ++i) finite &= std::abs(wide[i]) <= limit;  // false for NaN
   if (!finite) return errors::EmbeddingNotFinite();
-  if (count > 0) backend_->UploadFlat(wide_.data(), offset / size, count, owned_.mat);
+  if (count > 0) backend_->UploadFlat(wide.get(), offset / size, count, owned_.mat);
   return absl::OkStatus();
 }
 

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "common/engine/backend.h"
 #include "common/engine/language_model.h"
@@ -29,7 +28,6 @@ class DeviceEmbeddings final : public EmbeddingBuffer {
   const std::shared_ptr<Backend> backend_;
   const model::DType source_dtype_;
   const Backend::Owned owned_;
-  std::vector<float> wide_;
   absl::Status status_;
 };
 

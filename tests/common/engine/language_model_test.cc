@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <cmath>
 #include <cstring>
@@ -627,6 +628,20 @@ TEST_P(LanguageModelTest, TakesEmbeddingsInPiecesAndAnyDType) {
     ASSERT_TRUE(buffer->Write(0, absl::MakeConstSpan(bytes).subspan(0, cut)).ok());
     EXPECT_EQ(Prefill(*model, prompt, buffer.get(), {}), expected);
   }
+}
+
+// Who keeps pictures counts their rows; what a buffer held besides would be on no account.
+TEST_P(LanguageModelTest, KeptEmbeddingsTakeTheirRowsAndLittleMore) {
+  constexpr int kPictures = 200, kRows = 64;
+  const auto bytes = Encode(DType::kFloat32, RandomFloats(kRows * kWidth, 5));
+  std::vector<std::unique_ptr<EmbeddingBuffer>> kept(kPictures);
+  const size_t before = mallinfo2().uordblks;  // 0 under a sanitizer, and then so is the rest
+  for (auto& buffer : kept) {
+    buffer = *model->CreateEmbeddings(kRows, DType::kFloat32);
+    ASSERT_TRUE(buffer->Write(0, bytes).ok());
+  }
+  const size_t each = (mallinfo2().uordblks - before) / kPictures;
+  EXPECT_LE(each, bytes.size() + 1024);  // fp32 is the widest they are kept in
 }
 
 TEST_P(LanguageModelTest, RefusesEmbeddingsThatAreNotFinite) {
