@@ -46,9 +46,10 @@ function(chord_executable name)
   set_property(GLOBAL APPEND PROPERTY CHORD_PROGRAMS ${name})
 endfunction()
 
-# A unit test program; each TEST becomes a CTest test with the label "unit" (or LABEL).
+# A unit test program; each TEST becomes a CTest test with the label "unit" (or LABEL). With TOGETHER
+# the program is one CTest test: for those that load libtorch, which takes longer than most TESTs.
 function(chord_test name)
-  cmake_parse_arguments(A "" "LABEL" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(A "TOGETHER" "LABEL" "SRCS;DEPS" ${ARGN})
   if(NOT A_LABEL)
     set(A_LABEL unit)
   endif()
@@ -56,7 +57,12 @@ function(chord_test name)
   _chord_program(${name} ${A_DEPS} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE CHORD_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
     set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
-  gtest_discover_tests(${name} PROPERTIES LABELS ${A_LABEL} TIMEOUT 300 DISCOVERY_TIMEOUT 60)
+  if(A_TOGETHER)
+    add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
+    set_tests_properties(${name} PROPERTIES LABELS ${A_LABEL} TIMEOUT 900)
+  else()
+    gtest_discover_tests(${name} PROPERTIES LABELS ${A_LABEL} TIMEOUT 300 DISCOVERY_TIMEOUT 60)
+  endif()
 endfunction()
 
 # A libFuzzer target, LLVMFuzzerTestOneInput in SRCS, with its corpus in tests/fuzz/corpus/CORPUS.
