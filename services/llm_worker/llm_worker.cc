@@ -176,9 +176,11 @@ class LlmWorkerImpl final : public LlmWorker {
               {"sequence_tokens", options.max_sequence_tokens}});
     CHORD_RETURN_IF_ERROR(WarmUp(*core, settings_.max_sequences));
 
-    // Rows for twice the requests that fit into KV: the next ones may arrive while these run.
-    core->embeddings = std::make_unique<ByteBudget>(
-        2LL * options.kv_tokens * core->config.text.hidden_size * model::SizeOf(dtype));
+    // Rows for twice the requests that fit into KV: the next ones may arrive while these run. As
+    // much again for those that are kept, so that they outlast their KV.
+    const int64_t rows_bytes =
+        2LL * options.kv_tokens * core->config.text.hidden_size * model::SizeOf(dtype);
+    core->embeddings = std::make_unique<ByteBudget>(rows_bytes);
     const bool cuda = device.kind == engine::Device::Kind::kCuda;
     DecodeLoop::Options loop;
     loop.max_sequences = settings_.max_sequences;
@@ -190,7 +192,8 @@ class LlmWorkerImpl final : public LlmWorker {
     loop.eos_token_ids = core->config.generation.eos_token_ids;
     loop.repetition_penalty = core->config.generation.repetition_penalty;
     loop.grammar = core->grammar.get();
-    loop.pictures.max_bytes = settings_.image_cache_bytes;
+    loop.pictures.max_bytes =
+        settings_.image_cache_bytes > 0 ? settings_.image_cache_bytes : rows_bytes;
     loop.pictures.ttl = settings_.image_ttl;
     loop.on_fault = [](const std::string& request_id, const absl::Status& status) {
       obs::Log(obs::LogLevel::kError, "engine_fault", request_id, {{"error", status.message()}});

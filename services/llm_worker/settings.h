@@ -24,8 +24,8 @@ struct Settings {
   absl::Duration drain = absl::Seconds(10);
   int kv_tokens = 0;  // 0: kDefaultKvSequences longest requests, at most kDefaultKvTokens
   engine::KvType kv_type = engine::KvType::kModel;
-  int prefill_tokens = 0;  // 0: by the device
-  int64_t image_cache_bytes = 256LL << 20;
+  int prefill_tokens = 0;         // 0: by the device
+  int64_t image_cache_bytes = 0;  // 0: rows for twice as many tokens as KV holds
   absl::Duration image_ttl = absl::Minutes(10);
 };
 

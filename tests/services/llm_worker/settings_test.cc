@@ -23,7 +23,7 @@ TEST(LlmWorkerSettings, FillInTheDefaults) {
   EXPECT_EQ(settings->device, "auto");
   EXPECT_EQ(settings->max_sequences, 16);
   EXPECT_EQ(settings->kv_type, engine::KvType::kModel);
-  EXPECT_EQ(settings->image_cache_bytes, 256 << 20);
+  EXPECT_EQ(settings->image_cache_bytes, 0);  // by the model
   EXPECT_EQ(settings->image_ttl, absl::Minutes(10));
   EXPECT_EQ(settings->max_queue, 64);
   EXPECT_EQ(settings->ticket_ttl, absl::Seconds(30));
