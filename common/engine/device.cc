@@ -154,6 +154,9 @@ absl::Status InitEngine(int cpu_threads) {
     at::Context& context = at::globalContext();
     context.setAllowTF32CuBLAS(false);
     context.setAllowTF32CuDNN(false);
+    // cuDNN's attention plans each new length anew, a tenth of a second at a time, and ours are
+    // new all the time. The other kernels take any.
+    context.setSDPUseCuDNN(false);
     context.setAllowBF16ReductionCuBLAS(false);
     context.setAllowFP16ReductionCuBLAS(false);
     return absl::OkStatus();

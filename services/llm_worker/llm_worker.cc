@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,32 @@ namespace chord::llm_worker {
 namespace {
 
 constexpr int kPromptThreads = 2;
+
+// A GPU's libraries choose a kernel by the number of rows and load it at its first use, up to a
+// tenth of a second each. So: a prompt of every size class, and a guess of that length behind it.
+absl::Status WarmUpSizes(const Core& core, int longest) {
+  const auto& options = core.model->options();
+  const int limit =
+      std::min(options.max_sequence_tokens, core.model->kv_pages() * engine::kKvPageTokens);
+  std::vector<int32_t> pages((limit + engine::kKvPageTokens - 1) / engine::kKvPageTokens);
+  std::iota(pages.begin(), pages.end(), 0);
+  std::vector<float> logits;
+  for (int n = 1; n <= std::min(longest, limit / 2); n = std::max(n + 1, n * 3 / 2)) {
+    const std::vector<int32_t> ids(n, 0);
+    for (const int start : {0, n}) {
+      std::vector<int32_t> positions;
+      for (int i = 0; i < 3 * n; ++i) positions.push_back(start + i % n);
+      engine::LanguageModel::Chunk chunk;
+      chunk.pages = pages;
+      chunk.start = start;
+      chunk.ids = ids;
+      chunk.positions = positions;
+      chunk.logits = std::min(n, 64);
+      CHORD_RETURN_IF_ERROR(core.model->Step({&chunk, 1}, &logits));
+    }
+  }
+  return absl::OkStatus();
+}
 
 // A picture and a word, a token after it, and as many sequences as may run together: first use of
 // every kernel and buffer happens here and not in somebody's request. Pages that were written here
@@ -174,6 +201,11 @@ class LlmWorkerImpl final : public LlmWorker {
               {"kv_tokens", options.kv_tokens},
               {"sequences", settings_.max_sequences},
               {"sequence_tokens", options.max_sequence_tokens}});
+    const bool cuda = device.kind == engine::Device::Kind::kCuda;
+    const int prefill_tokens = settings_.prefill_tokens > 0 ? settings_.prefill_tokens
+                               : cuda                       ? 2048
+                                                            : 512;
+    if (cuda) CHORD_RETURN_IF_ERROR(WarmUpSizes(*core, prefill_tokens));
     CHORD_RETURN_IF_ERROR(WarmUp(*core, settings_.max_sequences));
 
     // Rows for twice the requests that fit into KV: the next ones may arrive while these run. As
@@ -181,13 +213,10 @@ class LlmWorkerImpl final : public LlmWorker {
     const int64_t rows_bytes =
         2LL * options.kv_tokens * core->config.text.hidden_size * model::SizeOf(dtype);
     core->embeddings = std::make_unique<ByteBudget>(rows_bytes);
-    const bool cuda = device.kind == engine::Device::Kind::kCuda;
     DecodeLoop::Options loop;
     loop.max_sequences = settings_.max_sequences;
     loop.max_queue = settings_.max_queue;
-    loop.step.prefill_tokens = settings_.prefill_tokens > 0 ? settings_.prefill_tokens
-                               : cuda                       ? 2048
-                                                            : 512;
+    loop.step.prefill_tokens = prefill_tokens;
     loop.step.prefill_tokens_beside_decode = std::max(loop.step.prefill_tokens / 2, 16);
     loop.eos_token_ids = core->config.generation.eos_token_ids;
     loop.repetition_penalty = core->config.generation.repetition_penalty;

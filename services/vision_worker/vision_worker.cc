@@ -25,14 +25,35 @@ int PictureThreads() {
 
 // One picture of the usual size, so that the first use of every kernel and buffer is ours, and so
 // that the queue has a first idea of what a pass costs.
-absl::Status WarmUp(const Core& core) {
-  image::Header header;
-  header.width = header.height = 512;
-  CHORD_ASSIGN_OR_RETURN(const auto plan, image::PlanFrame(header, core.rules.geometry));
-  const std::vector<float> patches(plan.grid.patches() * core.rules.values_per_patch);
+//
+// A GPU's libraries choose a kernel by the number of rows and load it at its first use, up to a
+// tenth of a second each. So there: first a picture of every size class up to a whole pass.
+absl::Status WarmUp(const Core& core, int64_t max_patches, bool size_classes) {
+  constexpr int kUsualSide = 512, kLargestSide = 4096;
+  const auto plan = [&](int side) {
+    image::Header header;
+    header.width = header.height = side;
+    return image::PlanFrame(header, core.rules.geometry);
+  };
+  const auto encode = [&](const image::FramePlan& frame) {
+    const std::vector<float> patches(frame.grid.patches() * core.rules.values_per_patch);
+    return core.tower->Encode(patches, {frame.grid}, CancelToken()).status();
+  };
+  CHORD_ASSIGN_OR_RETURN(const auto usual, plan(kUsualSide));
+  if (size_classes) {
+    int64_t before = 0;
+    for (int side = 64; side <= kLargestSide; side = side * 5 / 4) {
+      CHORD_ASSIGN_OR_RETURN(const auto frame, plan(side));
+      if (frame.grid.patches() > max_patches) break;
+      if (frame.grid.patches() == before) continue;  // scaled to the model's bounds
+      before = frame.grid.patches();
+      CHORD_RETURN_IF_ERROR(encode(frame));
+    }
+    CHORD_RETURN_IF_ERROR(encode(usual));
+  }
   const absl::Time began = absl::Now();
-  CHORD_RETURN_IF_ERROR(core.tower->Encode(patches, {plan.grid}, CancelToken()).status());
-  core.queue->Observe(plan.grid.patches(), absl::Now() - began);
+  CHORD_RETURN_IF_ERROR(encode(usual));
+  core.queue->Observe(usual.grid.patches(), absl::Now() - began);
   return absl::OkStatus();
 }
 
@@ -123,7 +144,8 @@ class VisionWorkerImpl final : public VisionWorker {
                               : device.kind == engine::Device::Kind::kCuda ? kBatchPatchesOnGpu
                                                                            : kBatchPatchesOnCpu;
     core->queue = std::make_unique<EncodeQueue>(core->tower.get(), queue, metrics_);
-    CHORD_RETURN_IF_ERROR(WarmUp(*core));
+    CHORD_RETURN_IF_ERROR(
+        WarmUp(*core, queue.max_batch_patches, device.kind == engine::Device::Kind::kCuda));
 
     owned_core_ = std::move(core);
     core_ = owned_core_.get();
