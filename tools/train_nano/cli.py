@@ -80,7 +80,8 @@ def _font(p: argparse.ArgumentParser) -> None:
 
 
 def _scenes(a) -> int:
-    from .heldout import write_hard, write_held_out
+    from .hard import write_hard
+    from .heldout import write_held_out
     from .sprites import SpriteBook
 
     (write_hard if a.hard else write_held_out)(a.out, a.count, a.seed, SpriteBook(a.font))

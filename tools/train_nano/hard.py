@@ -11,12 +11,14 @@ import io
 import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from .draw import Drawing, draw
-from .heldout import LEAST_CONTRAST, MODEL_PIXELS, PLAN, SIZES, ambiguous, kind_of, own_variants
+from .heldout import (LEAST_CONTRAST, MODEL_PIXELS, PLAN, SIZES, ambiguous, kind_of, own_variants, row,
+                      write_rows)
 from .scenes import COLORS, SceneSampler, Scene, Turn
 from .sprites import SpriteBook
 
@@ -134,3 +136,16 @@ def _noisy(image: Image.Image, sigma: float, rng: random.Random) -> Image.Image:
     noise = np.frombuffer(rng.randbytes(4 * pixels.size), np.uint8).reshape(4, *pixels.shape)
     noise = (noise.sum(axis=0, dtype=np.int16) - 510) * (sigma / 147.8)
     return Image.fromarray(np.clip(pixels + np.round(noise), 0, 255).astype(np.uint8))
+
+
+def write_hard(out: Path, count: int, seed: str, book: SpriteBook) -> list[dict]:
+    """As write_held_out, with hard scenes; rows tell their difficulty in "hard"."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in range(count):
+        made = hard_scene(book, seed, index)
+        name = f"scene_{index:05d}.{made.suffix}"
+        (out / name).write_bytes(made.file)
+        rows.append(row(name, made.turn, made.drawing) | {"hard": made.difficulty})
+    write_rows(out / "scenes.json", rows)
+    return rows

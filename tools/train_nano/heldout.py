@@ -48,21 +48,6 @@ def held_out_scene(book: SpriteBook, seed: str, index: int) -> tuple[Scene, Turn
             return scene, fitting[0], drawing
 
 
-def write_hard(out: Path, count: int, seed: str, book: SpriteBook) -> list[dict]:
-    """As write_held_out, with scenes of hard.py; rows tell their difficulty in "hard"."""
-    from .hard import hard_scene
-
-    out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for index in range(count):
-        made = hard_scene(book, seed, index)
-        name = f"scene_{index:05d}.{made.suffix}"
-        (out / name).write_bytes(made.file)
-        rows.append(row(name, made.turn, made.drawing) | {"hard": made.difficulty})
-    write_rows(out / "scenes.json", rows)
-    return rows
-
-
 def write_held_out(out: Path, count: int, seed: str, book: SpriteBook) -> list[dict]:
     out.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -2,8 +2,8 @@ import io
 import json
 
 from PIL import Image
-from train_nano.hard import DIFFICULTIES, hard_scene
-from train_nano.heldout import held_out_scene, write_hard
+from train_nano.hard import DIFFICULTIES, hard_scene, write_hard
+from train_nano.heldout import held_out_scene
 from train_nano.sprites import SpriteBook
 
 
