@@ -145,6 +145,7 @@ void DecodeLoop::Wake() {
   changed_.Signal();
 }
 
+  woken_ = true;  // the loop may have looked at the queue already and not have gone to sleep yet
 void DecodeLoop::DropPicture(std::string key) {
   absl::MutexLock lock(&mu_);
   // More than the table holds would only name pictures that are not there.
@@ -209,8 +210,7 @@ void DecodeLoop::WaitForWork() {
   }
   absl::MutexLock lock(&mu_);
   for (const auto& sequence : queue_) until = std::min(until, sequence->token.deadline());
-  const size_t seen = queue_.size();
-  while (!woken_ && !stopping_ && queue_.size() == seen) {
+  while (!woken_ && !stopping_) {
     if (changed_.WaitWithDeadline(&mu_, until)) return;
   }
 }
@@ -366,11 +366,10 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
 
 void DecodeLoop::TakeRows() {
   for (auto& sequence : slots_) {
-    if (sequence == nullptr || sequence->ended || sequence->has_rows ||
-        !sequence->job.ticket->complete()) {
-      continue;
-    }
-    sequence->rows = sequence->job.ticket->Take();
+    if (sequence == nullptr || sequence->ended || sequence->has_rows) continue;
+    auto rows = sequence->job.ticket->Take();
+    if (!rows) continue;  // not here yet, or cancelled: then DropEnded ends it
+    sequence->rows = *std::move(rows);
     sequence->has_rows = true;
     sequence->result.wait_embeddings = absl::Now() - sequence->admitted;
     if (sequence->rows != nullptr && !sequence->job.picture.key.empty()) {

@@ -298,6 +298,24 @@ TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
 
 // --- what is kept
 // ----------------------------------------------------------------------------------
+// The loop may be at any point between its look at the queue and its sleep when a request comes.
+TEST_F(DecodeLoopTest, ARequestIsSeenAtWhateverMomentItComes) {
+  Start(2);
+  absl::Duration worst;
+  for (int round = 0; round < 5000; ++round) {
+    auto request = Make({20, 21}, 1);
+    loop_->Wake();
+    for (const absl::Time until = absl::Now() + absl::Nanoseconds(97 * (round % 1000));
+         absl::Now() < until;) {
+    }
+    const absl::Time began = absl::Now();
+    ASSERT_TRUE(Submit(request).ok());
+    ASSERT_TRUE(Ends(*request));
+    worst = std::max(worst, absl::Now() - began);
+  }
+  EXPECT_LT(worst, absl::Milliseconds(900)) << "found only when the loop woke for another reason";
+}
+
 
 class KeptPicturesTest : public DecodeLoopTest {
  protected:
