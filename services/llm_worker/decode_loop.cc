@@ -112,8 +112,14 @@ DecodeLoop::~DecodeLoop() {
   thread_.join();
 }
 
-Load DecodeLoop::LoadNow() const {
-  return {static_cast<int>(queue_.size()), running_, options_.max_sequences, mean_service_};
+// As it is for a request that may need so many tokens.
+Load DecodeLoop::LoadWith(int tokens) const {
+  return {static_cast<int>(queue_.size()),
+          running_,
+          options_.max_sequences,
+          mean_service_,
+          tokens_ + tokens,
+          int64_t{model_->kv_pages()} * engine::kKvPageTokens};
 }
 
 absl::Status DecodeLoop::Submit(DecodeJob job) {
@@ -126,7 +132,7 @@ absl::Status DecodeLoop::Submit(DecodeJob job) {
   sequence->wake = sequence->token.OnCancel([this] { Wake(); });
   absl::MutexLock lock(&mu_);
   if (stopping_) return errors::ShuttingDown();
-  const Load load = LoadNow();
+  const Load load = LoadWith(sequence->reserved_tokens());
   if (running_ + load.queued >= options_.max_sequences + options_.max_queue) {
     return errors::Overloaded(RetryTime(load));
   }

@@ -139,7 +139,7 @@ class DecodeLoop {
   void Fault(Sequence& sequence, const absl::Status& status);
   void Snapshot();
   void WaitForWork();
-  Load LoadNow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Load LoadWith(int tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   engine::LanguageModel* const model_;
   const model::Tokenizer* const tokenizer_;

@@ -547,6 +547,29 @@ TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox)
   EXPECT_EQ(request->result->text, R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])");
   ASSERT_FALSE(request->result->token_ends.empty());
   EXPECT_LE(request->result->token_ends.back(), static_cast<int>(request->result->text.size()));
+TEST_F(DecodeLoopTest, RefusesNobodyForALineThatStartsAtOnce) {
+  Start(16);
+  auto first = Make({20, 21, FakeLanguageModel::kNeverEnds}, 100);
+  {
+    absl::MutexLock hold(&model_->gate_);
+    ASSERT_TRUE(Submit(first).ok());
+    absl::SleepFor(absl::Milliseconds(300));  // it takes 0.3 s
+  }
+  ASSERT_TRUE(Ends(*first));
+  std::vector<std::shared_ptr<Request>> burst;
+  {
+    absl::MutexLock hold(&model_->gate_);  // the loop is busy with the first of them
+    for (int i = 0; i < 16; ++i) {
+      burst.push_back(Make({20, 22 + i}));
+      burst.back()->source = CancelSource(absl::Now() + absl::Milliseconds(800));
+      const absl::Status status = Submit(burst.back());
+      EXPECT_TRUE(status.ok()) << i << ": " << status;
+      if (i == 0) absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+  for (auto& request : burst) ASSERT_TRUE(Ends(*request));
+}
+
   EXPECT_EQ(request->result->token_ends.size(), request->result->log_probabilities.size());
 }
 
