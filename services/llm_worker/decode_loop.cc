@@ -563,7 +563,7 @@ bool DecodeLoop::TakeToken(Sequence& sequence, absl::Span<float> logits) {
   }
   if (sequence.cursor) {
     if (const auto choice = sequence.cursor->ListChoice(logits, id)) {
-      result.choices.push_back({static_cast<int32_t>(result.text.size()),
+      result.choices.push_back({static_cast<int32_t>(choice->offset),
                                 std::max(choice->log_close, kLeastLog),
                                 std::max(choice->log_more, kLeastLog)});
     }

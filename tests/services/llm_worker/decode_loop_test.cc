@@ -537,8 +537,10 @@ TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
   EXPECT_GT(result.choices[0].log_more, result.choices[0].log_close);
   EXPECT_GT(result.choices[1].log_more, result.choices[1].log_close);
   EXPECT_LT(result.choices[2].log_more, result.choices[2].log_close);
-  // The token that closes the list may begin in the label.
-  EXPECT_GE(result.choices[2].offset, static_cast<int>(result.text.size()) - 3);
+  // Also where the token that decides begins in the label, the place is between the objects.
+  EXPECT_EQ(result.choices[0].offset, 1);
+  EXPECT_EQ(result.choices[1].offset, static_cast<int>(result.text.find(", {")));
+  EXPECT_EQ(result.choices[2].offset, static_cast<int>(result.text.size()) - 1);
 }
 
 TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
