@@ -584,7 +584,8 @@ bool DecodeLoop::AppendToken(Sequence& sequence, int32_t id, bool forced, double
     const std::string text = sequence.stream.Push(id);
     result.text += text;
     sequence.delta += text;
-    if (!tokenizer_->IsSpecial(id) && !tokenizer_->TokenBytes(id).empty()) {
+    const bool has_text = !tokenizer_->IsSpecial(id) || tokenizer_->IsAnswerMarker(id);
+    if (has_text && !tokenizer_->TokenBytes(id).empty()) {
       result.token_ends.push_back(static_cast<int32_t>(result.text.size()));
       result.log_probabilities.push_back(log_probability);
       result.forced.push_back(forced);

@@ -38,7 +38,7 @@ struct ListChoice {
 };
 
 struct DecodeResult {
-  std::string text;                       // special tokens removed
+  std::string text;                       // special tokens removed, but for markers of boxes
   std::vector<int32_t> ids;               // with the end token
   std::vector<int32_t> token_ends;        // per token that has text: where it ends, in bytes
   std::vector<double> log_probabilities;  // of the same tokens, natural, before penalty and mask

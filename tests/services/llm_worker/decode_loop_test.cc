@@ -490,7 +490,7 @@ class GrammarLoopTest : public DecodeLoopTest {
   std::shared_ptr<Request> Recite(const std::string& answer, bool grammar,
                                   int max_new_tokens = 150) {
     Start(2, 0, kNanoVocab);
-    script_ = tokenizer_->EncodeText(answer);
+    script_ = tokenizer_->EncodeWithAddedTokens(answer);
     script_.push_back(eos_);
     model_->script_ = [this](const std::vector<int32_t>& ids) {
       const size_t said = ids.size() - 3;
@@ -593,3 +593,16 @@ TEST_F(GrammarLoopTest, BoxesOutsideThePictureCannotBeSaid) {
 
 }  // namespace
 }  // namespace chord::llm_worker
+TEST_F(GrammarLoopTest, MarkersOfBoxesAreWordsOfTheAnswer) {
+  const std::string answer =
+      "<|object_ref_start|>cat<|object_ref_end|><|box_start|>[1,2],[3,4]<|box_end|>";
+  for (const bool grammar : {false, true}) {
+    auto request = Recite(answer, grammar);
+    EXPECT_EQ(request->result->text, answer);
+    EXPECT_EQ(request->streamed, answer);
+    ASSERT_FALSE(request->result->token_ends.empty());
+    EXPECT_EQ(request->result->token_ends.back(), static_cast<int>(answer.size()));
+    EXPECT_FALSE(request->result->grammar);
+  }
+}
+
