@@ -48,7 +48,8 @@ struct DecodeLoop::Sequence {
         seen(vocab_size),
         stream(tokenizer),
         first_list(fates),
-        submitted(absl::Now()) {
+        ready(absl::Now()),
+        submitted(ready) {
     seen.Add(job.prompt.ids);
     result.prompt_tokens = prompt_tokens();
     if (grammar != nullptr && job.grammar) {
@@ -85,7 +86,10 @@ struct DecodeLoop::Sequence {
   std::vector<int32_t> pending;  // ids of the answer without KV yet
   std::vector<int32_t> guess;    // what may be tried after them
   std::string delta;             // text that the client has not been told
+  bool accepted = false;         // the client was told what the picture comes from
+  uint64_t tried = 0;            // changes_ when it was found to wait for a picture; 0: it does not
   bool ended = false;
+  absl::Time ready;  // since when it waits for nothing but its admission
   absl::Time submitted, admitted, prefill_began, first_token;
   CancelToken::Registration wake;  // last: gone before anything it could touch
 };
@@ -141,6 +145,7 @@ absl::Status DecodeLoop::Submit(DecodeJob job) {
   }
   tokens_ += sequence->reserved_tokens();
   queue_.push_back(std::move(sequence));
+  woken_ = true;  // the loop may have looked at the queue already and not have gone to sleep yet
   changed_.Signal();
   return absl::OkStatus();
 }
@@ -151,7 +156,6 @@ void DecodeLoop::Wake() {
   changed_.Signal();
 }
 
-  woken_ = true;  // the loop may have looked at the queue already and not have gone to sleep yet
 void DecodeLoop::DropPicture(std::string key) {
   absl::MutexLock lock(&mu_);
   // More than the table holds would only name pictures that are not there.
@@ -259,12 +263,18 @@ void DecodeLoop::DropPictures() {
 }
 
 void DecodeLoop::ForgetGone() {
-  for (uint64_t number : pictures_.TakeGone()) kv_.Forget(number);
+  for (uint64_t number : pictures_.TakeGone()) {
+    kv_.Forget(number);
+    ++changes_;
+  }
 }
 
-// In order of arrival. Who waits for rows that another request is computing lets others pass; who
-// does not fit does not, or a long request would never fit.
+// In order of arrival. Who waits for a picture lets others pass, whether its rows are on their way
+// or another request is computing its KV: a place and memory are for those that can run, and a
+// question about a picture that is here must not stand behind the line of the vision worker. Who
+// does not fit lets nobody pass, or a long request would never fit.
 void DecodeLoop::Admit() {
+  coming_.clear();
   size_t at = 0;
   for (size_t slot = 0; slot < slots_.size();) {
     if (slots_[slot] != nullptr) {
@@ -275,6 +285,12 @@ void DecodeLoop::Admit() {
     {
       absl::MutexLock lock(&mu_);
       if (at >= queue_.size()) return;
+      const Sequence& waits = *queue_[at];
+      if (waits.tried == changes_ && !waits.job.ticket->complete()) {
+        coming_.insert(waits.picture);
+        ++at;
+        continue;
+      }
       next = std::move(queue_[at]);
       queue_.erase(queue_.begin() + at);
       ++running_;
@@ -282,10 +298,12 @@ void DecodeLoop::Admit() {
     next->slot = static_cast<int>(slot);
     const Entry entry = TryAdmit(*next);
     if (entry == Entry::kIn) {
+      ++changes_;
       slots_[slot++] = std::move(next);
       continue;
     }
     next->slot = -1;
+    if (entry == Entry::kLater) next->tried = changes_;
     absl::MutexLock lock(&mu_);
     --running_;
     queue_.insert(queue_.begin() + at, std::move(next));
@@ -299,6 +317,20 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   DecodeJob& job = sequence.job;
   const bool has_picture = !job.prompt.images.empty();
   const bool share = has_picture && !job.picture.key.empty();
+  const bool has_come = !has_picture || job.ticket->complete();
+  // Waits in the line; the first for a picture says that rows are wanted, or asks for them where
+  // nobody has announced them.
+  const auto wait_for_rows = [&](bool first) {
+    if (first && !sequence.accepted) {
+      const bool needs_rows = !std::exchange(job.pushed, true);
+      if (auto status = Accept(sequence, PictureFrom::kRows, needs_rows); !status.ok()) {
+        End(sequence, status);
+        return Entry::kIn;
+      }
+    }
+    return Entry::kLater;
+  };
+  if (!has_come && !share) return wait_for_rows(true);  // nothing kept could do instead
   if (has_picture) {
     // Looked up at each try: what was known may have gone while the request waited.
     const uint64_t number = share ? pictures_.Use(job.picture.key, job.prompt.images.front().grid,
@@ -326,11 +358,17 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
       if (other == nullptr || other->ended || other->decoding()) continue;
       const int shared = KvPlanner::InPrompt(*other->kv, sequence.symbols);
       const bool brings_picture = kept < sequence.picture_end() && sequence.picture_end() <= shared;
+      // Who stands still for want of rows is waited for only by those that would want them as well.
+      if (!other->has_rows && (!brings_picture || job.ticket->complete())) continue;
       if (shared > other->kv_rows && (brings_picture || shared >= kept + kWorthWaiting)) {
         return Entry::kLater;
       }
     }
+    const bool is_kept =
+        kept >= sequence.picture_end() || pictures_.Embeddings(sequence.picture) != nullptr;
+    if (!is_kept && !has_come) return wait_for_rows(coming_.insert(sequence.picture).second);
   }
+  if (std::exchange(sequence.tried, 0) != 0) sequence.ready = now;
   auto admission =
       kv_.Admit(sequence.symbols, sequence.reserved_tokens(), sequence.picture, share, now);
   if (!admission) return Entry::kFull;
@@ -340,7 +378,8 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   sequence.order = next_order_++;
   sequence.admitted = now;
   DecodeResult& result = sequence.result;
-  result.queue = now - sequence.submitted;
+  result.wait_embeddings = sequence.ready - sequence.submitted;
+  result.queue = now - sequence.ready;
   result.cached_tokens = admission->kept_rows;
   if (admission->copy) {
     const KvPlanner::Copy& copy = *admission->copy;
@@ -361,13 +400,19 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
     }
   }
   if (sequence.has_rows) job.ticket->RowsNotNeeded(job.pushed);
-  const bool needs_rows = result.picture == PictureFrom::kRows && !job.pushed;
-  if (job.on_accepted) {
-    if (auto status = job.on_accepted(result.picture, needs_rows); !status.ok()) {
+  if (!sequence.accepted) {
+    const bool needs_rows = result.picture == PictureFrom::kRows && !job.pushed;
+    if (auto status = Accept(sequence, result.picture, needs_rows); !status.ok()) {
       End(sequence, status);
     }
   }
   return Entry::kIn;
+}
+
+absl::Status DecodeLoop::Accept(Sequence& sequence, PictureFrom picture, bool needs_rows) {
+  sequence.accepted = true;
+  const auto& on_accepted = sequence.job.on_accepted;
+  return on_accepted ? on_accepted(picture, needs_rows) : absl::OkStatus();
 }
 
 void DecodeLoop::TakeRows() {
@@ -376,8 +421,9 @@ void DecodeLoop::TakeRows() {
     auto rows = sequence->job.ticket->Take();
     if (!rows) continue;  // not here yet, or cancelled: then DropEnded ends it
     sequence->rows = *std::move(rows);
+    ++changes_;
     sequence->has_rows = true;
-    sequence->result.wait_embeddings = absl::Now() - sequence->admitted;
+    sequence->result.wait_embeddings += absl::Now() - sequence->admitted;
     if (sequence->rows != nullptr && !sequence->job.picture.key.empty()) {
       const EmbeddingShape& shape = sequence->job.ticket->shape();
       pictures_.Keep(sequence->picture, sequence->rows,
@@ -499,6 +545,7 @@ void DecodeLoop::Advance(Sequence& sequence, const StepItem& item, absl::Span<fl
   sequence.kv_rows += item.tokens;
   sequence.pending.clear();
   if (!was_decoding) {
+    ++changes_;
     kv_.Publish(sequence.kv, sequence.kv_rows);
     if (sequence.kv_rows >= sequence.picture_end()) sequence.rows = nullptr;
   }
@@ -653,6 +700,7 @@ void DecodeLoop::Fault(Sequence& sequence, const absl::Status& status) {
 // hears of it finds them free. DropEnded clears the slot itself.
 void DecodeLoop::End(Sequence& sequence, absl::StatusOr<DecodeResult> result) {
   sequence.ended = true;
+  ++changes_;
   sequence.rows = nullptr;
   const absl::Time now = absl::Now();
   if (sequence.kv != nullptr) kv_.Release(std::exchange(sequence.kv, nullptr), now);
