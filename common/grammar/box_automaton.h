@@ -16,7 +16,7 @@
 
 namespace chord::grammar {
 
-inline constexpr int kMaxBlanks = 8;
+inline constexpr int kMaxBlanks = 16;  // a line break and three levels of four blanks are 13
 inline constexpr int kMaxLabelBytes = 128;
 inline constexpr int64_t kMaxSide = 99'999'999;  // px; larger bounds mean this one
 

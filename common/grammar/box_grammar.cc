@@ -780,6 +780,14 @@ std::optional<BoxCursor::Choice> BoxCursor::ListChoice(absl::Span<const float> l
   if (logits.empty()) return std::nullopt;
   Decision decision = Decision::kNone;
   if (!g.DecidesByPicture(s, chosen, decision) || decision == Decision::kNone) return std::nullopt;
+  size_t offset = state_->bytes;
+  BoxState walk = s;
+  walk.decision = Decision::kNone;
+  for (const char c : g.Bytes(chosen)) {
+    walk.Step(static_cast<uint8_t>(c));
+    if (walk.decision != Decision::kNone) break;
+    ++offset;
+  }
   std::vector<int32_t> close, more;
   g.Deciders(s, close, more);
   const float top = *std::max_element(logits.begin(), logits.end());
@@ -792,7 +800,7 @@ std::optional<BoxCursor::Choice> BoxCursor::ListChoice(absl::Span<const float> l
     }
     return sum > 0 ? top + std::log(sum) - all : -std::numeric_limits<double>::infinity();
   };
-  return Choice{mass(close), mass(more)};
+  return Choice{mass(close), mass(more), offset};
 }
 
 bool BoxCursor::inside() const { return state_->reader.state.inside(); }

@@ -85,6 +85,9 @@ class BoxCursor {
   // or a blank closes and a "," goes on. Tokens that do neither count nowhere.
   struct Choice {
     double log_close = 0, log_more = 0;  // natural, from `logits` as they are; -inf when no token
+    // Bytes of the answer up to that point, which may lie inside the token that decides: of
+    // `"}]`, behind the brace.
+    size_t offset = 0;
   };
   // nullopt where the most probable allowed id does not decide. (Inside a label any quote could, so
   // one decision may show more than once when the answer is sampled; the last one counts.)

@@ -127,10 +127,18 @@ class Matcher {
   std::array<std::vector<std::pair<std::string, int32_t>>, 256> by_first_byte_;
 };
 
+bool IsMarker(absl::string_view content) {
+  for (const absl::string_view marker :
+       {"<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"}) {
+    if (content == marker) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 struct Tokenizer::Impl {
-  enum Flag : uint8_t { kAdded = 1, kSpecial = 2 };
+  enum Flag : uint8_t { kAdded = 1, kSpecial = 2, kMarker = 4 };
 
   std::string bytes;              // of all ids, one after the other
   std::vector<uint32_t> offsets;  // id -> its bytes begin there; one more at the end
@@ -183,7 +191,8 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(absl::string_view json) {
   }
   for (TokenizerFile::AddedToken& token : file.added_tokens) {
     impl->flags[static_cast<size_t>(token.id)] |=
-        static_cast<uint8_t>(Impl::kAdded | (token.special ? Impl::kSpecial : 0));
+        static_cast<uint8_t>(Impl::kAdded | (token.special ? Impl::kSpecial : 0) |
+                             (IsMarker(token.content) ? Impl::kMarker : 0));
     if (token.normalized) {
       impl->normalized.Add(Nfc(token.content), token.id);
     } else {
@@ -221,6 +230,10 @@ bool Tokenizer::IsSpecial(int32_t id) const {
   return impl_->Has(id) && (impl_->flags[static_cast<size_t>(id)] & Impl::kSpecial) != 0;
 }
 
+bool Tokenizer::IsAnswerMarker(int32_t id) const {
+  return impl_->Has(id) && (impl_->flags[static_cast<size_t>(id)] & Impl::kMarker) != 0;
+}
+
 bool Tokenizer::IsAdded(int32_t id) const {
   return impl_->Has(id) && (impl_->flags[static_cast<size_t>(id)] & Impl::kAdded) != 0;
 }
@@ -243,7 +256,7 @@ std::string Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special) 
 int32_t Tokenizer::size() const { return static_cast<int32_t>(impl_->flags.size()); }
 
 std::string StreamDecoder::Push(int32_t id) {
-  if (!(skip_special_ && tokenizer_->IsSpecial(id))) {
+  if (!skip_special_ || !tokenizer_->IsSpecial(id) || tokenizer_->IsAnswerMarker(id)) {
     const absl::string_view token = tokenizer_->TokenBytes(id);
     tail_.append(token.data(), token.size());
   }

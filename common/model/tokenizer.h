@@ -32,6 +32,9 @@ class Tokenizer {
   // The bytes of one id ("" for ids of padding rows); may be a part of a character.
   absl::string_view TokenBytes(int32_t id) const;
   bool IsSpecial(int32_t id) const;  // special=true in tokenizer.json
+  // Special, and yet words of an answer: the markers that Qwen2-VL writes names and boxes with
+  // (<|object_ref_start|>, <|box_start|>, ...), without which its boxes are no boxes.
+  bool IsAnswerMarker(int32_t id) const;
   bool IsAdded(int32_t id) const;
   // Id of an added token such as "<|im_start|>", or -1.
   int32_t AddedTokenId(absl::string_view content) const;
@@ -46,7 +49,8 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Turns ids into text as they come: holds an incomplete UTF-8 tail back until it is whole.
+// Turns ids into text as they come: holds an incomplete UTF-8 tail back until it is whole. Special
+// tokens that are skipped do not include an answer's markers.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer* tokenizer, bool skip_special = true)

@@ -48,7 +48,8 @@ struct DecodeLoop::Sequence {
         seen(vocab_size),
         stream(tokenizer),
         first_list(fates),
-        submitted(absl::Now()) {
+        ready(absl::Now()),
+        submitted(ready) {
     seen.Add(job.prompt.ids);
     result.prompt_tokens = prompt_tokens();
     if (grammar != nullptr && job.grammar) {
@@ -85,7 +86,10 @@ struct DecodeLoop::Sequence {
   std::vector<int32_t> pending;  // ids of the answer without KV yet
   std::vector<int32_t> guess;    // what may be tried after them
   std::string delta;             // text that the client has not been told
+  bool accepted = false;         // the client was told what the picture comes from
+  uint64_t tried = 0;            // changes_ when it was found to wait for a picture; 0: it does not
   bool ended = false;
+  absl::Time ready;  // since when it waits for nothing but its admission
   absl::Time submitted, admitted, prefill_began, first_token;
   CancelToken::Registration wake;  // last: gone before anything it could touch
 };
@@ -112,8 +116,14 @@ DecodeLoop::~DecodeLoop() {
   thread_.join();
 }
 
-Load DecodeLoop::LoadNow() const {
-  return {static_cast<int>(queue_.size()), running_, options_.max_sequences, mean_service_};
+// As it is for a request that may need so many tokens.
+Load DecodeLoop::LoadWith(int tokens) const {
+  return {static_cast<int>(queue_.size()),
+          running_,
+          options_.max_sequences,
+          mean_service_,
+          tokens_ + tokens,
+          int64_t{model_->kv_pages()} * engine::kKvPageTokens};
 }
 
 absl::Status DecodeLoop::Submit(DecodeJob job) {
@@ -126,7 +136,7 @@ absl::Status DecodeLoop::Submit(DecodeJob job) {
   sequence->wake = sequence->token.OnCancel([this] { Wake(); });
   absl::MutexLock lock(&mu_);
   if (stopping_) return errors::ShuttingDown();
-  const Load load = LoadNow();
+  const Load load = LoadWith(sequence->reserved_tokens());
   if (running_ + load.queued >= options_.max_sequences + options_.max_queue) {
     return errors::Overloaded(RetryTime(load));
   }
@@ -135,6 +145,7 @@ absl::Status DecodeLoop::Submit(DecodeJob job) {
   }
   tokens_ += sequence->reserved_tokens();
   queue_.push_back(std::move(sequence));
+  woken_ = true;  // the loop may have looked at the queue already and not have gone to sleep yet
   changed_.Signal();
   return absl::OkStatus();
 }
@@ -209,8 +220,7 @@ void DecodeLoop::WaitForWork() {
   }
   absl::MutexLock lock(&mu_);
   for (const auto& sequence : queue_) until = std::min(until, sequence->token.deadline());
-  const size_t seen = queue_.size();
-  while (!woken_ && !stopping_ && queue_.size() == seen) {
+  while (!woken_ && !stopping_) {
     if (changed_.WaitWithDeadline(&mu_, until)) return;
   }
 }
@@ -253,12 +263,18 @@ void DecodeLoop::DropPictures() {
 }
 
 void DecodeLoop::ForgetGone() {
-  for (uint64_t number : pictures_.TakeGone()) kv_.Forget(number);
+  for (uint64_t number : pictures_.TakeGone()) {
+    kv_.Forget(number);
+    ++changes_;
+  }
 }
 
-// In order of arrival. Who waits for rows that another request is computing lets others pass; who
-// does not fit does not, or a long request would never fit.
+// In order of arrival. Who waits for a picture lets others pass, whether its rows are on their way
+// or another request is computing its KV: a place and memory are for those that can run, and a
+// question about a picture that is here must not stand behind the line of the vision worker. Who
+// does not fit lets nobody pass, or a long request would never fit.
 void DecodeLoop::Admit() {
+  coming_.clear();
   size_t at = 0;
   for (size_t slot = 0; slot < slots_.size();) {
     if (slots_[slot] != nullptr) {
@@ -269,6 +285,12 @@ void DecodeLoop::Admit() {
     {
       absl::MutexLock lock(&mu_);
       if (at >= queue_.size()) return;
+      const Sequence& waits = *queue_[at];
+      if (waits.tried == changes_ && !waits.job.ticket->complete()) {
+        coming_.insert(waits.picture);
+        ++at;
+        continue;
+      }
       next = std::move(queue_[at]);
       queue_.erase(queue_.begin() + at);
       ++running_;
@@ -276,10 +298,12 @@ void DecodeLoop::Admit() {
     next->slot = static_cast<int>(slot);
     const Entry entry = TryAdmit(*next);
     if (entry == Entry::kIn) {
+      ++changes_;
       slots_[slot++] = std::move(next);
       continue;
     }
     next->slot = -1;
+    if (entry == Entry::kLater) next->tried = changes_;
     absl::MutexLock lock(&mu_);
     --running_;
     queue_.insert(queue_.begin() + at, std::move(next));
@@ -293,6 +317,20 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   DecodeJob& job = sequence.job;
   const bool has_picture = !job.prompt.images.empty();
   const bool share = has_picture && !job.picture.key.empty();
+  const bool has_come = !has_picture || job.ticket->complete();
+  // Waits in the line; the first for a picture says that rows are wanted, or asks for them where
+  // nobody has announced them.
+  const auto wait_for_rows = [&](bool first) {
+    if (first && !sequence.accepted) {
+      const bool needs_rows = !std::exchange(job.pushed, true);
+      if (auto status = Accept(sequence, PictureFrom::kRows, needs_rows); !status.ok()) {
+        End(sequence, status);
+        return Entry::kIn;
+      }
+    }
+    return Entry::kLater;
+  };
+  if (!has_come && !share) return wait_for_rows(true);  // nothing kept could do instead
   if (has_picture) {
     // Looked up at each try: what was known may have gone while the request waited.
     const uint64_t number = share ? pictures_.Use(job.picture.key, job.prompt.images.front().grid,
@@ -320,11 +358,17 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
       if (other == nullptr || other->ended || other->decoding()) continue;
       const int shared = KvPlanner::InPrompt(*other->kv, sequence.symbols);
       const bool brings_picture = kept < sequence.picture_end() && sequence.picture_end() <= shared;
+      // Who stands still for want of rows is waited for only by those that would want them as well.
+      if (!other->has_rows && (!brings_picture || job.ticket->complete())) continue;
       if (shared > other->kv_rows && (brings_picture || shared >= kept + kWorthWaiting)) {
         return Entry::kLater;
       }
     }
+    const bool is_kept =
+        kept >= sequence.picture_end() || pictures_.Embeddings(sequence.picture) != nullptr;
+    if (!is_kept && !has_come) return wait_for_rows(coming_.insert(sequence.picture).second);
   }
+  if (std::exchange(sequence.tried, 0) != 0) sequence.ready = now;
   auto admission =
       kv_.Admit(sequence.symbols, sequence.reserved_tokens(), sequence.picture, share, now);
   if (!admission) return Entry::kFull;
@@ -334,7 +378,8 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   sequence.order = next_order_++;
   sequence.admitted = now;
   DecodeResult& result = sequence.result;
-  result.queue = now - sequence.submitted;
+  result.wait_embeddings = sequence.ready - sequence.submitted;
+  result.queue = now - sequence.ready;
   result.cached_tokens = admission->kept_rows;
   if (admission->copy) {
     const KvPlanner::Copy& copy = *admission->copy;
@@ -355,24 +400,30 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
     }
   }
   if (sequence.has_rows) job.ticket->RowsNotNeeded(job.pushed);
-  const bool needs_rows = result.picture == PictureFrom::kRows && !job.pushed;
-  if (job.on_accepted) {
-    if (auto status = job.on_accepted(result.picture, needs_rows); !status.ok()) {
+  if (!sequence.accepted) {
+    const bool needs_rows = result.picture == PictureFrom::kRows && !job.pushed;
+    if (auto status = Accept(sequence, result.picture, needs_rows); !status.ok()) {
       End(sequence, status);
     }
   }
   return Entry::kIn;
 }
 
+absl::Status DecodeLoop::Accept(Sequence& sequence, PictureFrom picture, bool needs_rows) {
+  sequence.accepted = true;
+  const auto& on_accepted = sequence.job.on_accepted;
+  return on_accepted ? on_accepted(picture, needs_rows) : absl::OkStatus();
+}
+
 void DecodeLoop::TakeRows() {
   for (auto& sequence : slots_) {
-    if (sequence == nullptr || sequence->ended || sequence->has_rows ||
-        !sequence->job.ticket->complete()) {
-      continue;
-    }
-    sequence->rows = sequence->job.ticket->Take();
+    if (sequence == nullptr || sequence->ended || sequence->has_rows) continue;
+    auto rows = sequence->job.ticket->Take();
+    if (!rows) continue;  // not here yet, or cancelled: then DropEnded ends it
+    sequence->rows = *std::move(rows);
+    ++changes_;
     sequence->has_rows = true;
-    sequence->result.wait_embeddings = absl::Now() - sequence->admitted;
+    sequence->result.wait_embeddings += absl::Now() - sequence->admitted;
     if (sequence->rows != nullptr && !sequence->job.picture.key.empty()) {
       const EmbeddingShape& shape = sequence->job.ticket->shape();
       pictures_.Keep(sequence->picture, sequence->rows,
@@ -494,6 +545,7 @@ void DecodeLoop::Advance(Sequence& sequence, const StepItem& item, absl::Span<fl
   sequence.kv_rows += item.tokens;
   sequence.pending.clear();
   if (!was_decoding) {
+    ++changes_;
     kv_.Publish(sequence.kv, sequence.kv_rows);
     if (sequence.kv_rows >= sequence.picture_end()) sequence.rows = nullptr;
   }
@@ -558,7 +610,7 @@ bool DecodeLoop::TakeToken(Sequence& sequence, absl::Span<float> logits) {
   }
   if (sequence.cursor) {
     if (const auto choice = sequence.cursor->ListChoice(logits, id)) {
-      result.choices.push_back({static_cast<int32_t>(result.text.size()),
+      result.choices.push_back({static_cast<int32_t>(choice->offset),
                                 std::max(choice->log_close, kLeastLog),
                                 std::max(choice->log_more, kLeastLog)});
     }
@@ -579,7 +631,8 @@ bool DecodeLoop::AppendToken(Sequence& sequence, int32_t id, bool forced, double
     const std::string text = sequence.stream.Push(id);
     result.text += text;
     sequence.delta += text;
-    if (!tokenizer_->IsSpecial(id) && !tokenizer_->TokenBytes(id).empty()) {
+    const bool has_text = !tokenizer_->IsSpecial(id) || tokenizer_->IsAnswerMarker(id);
+    if (has_text && !tokenizer_->TokenBytes(id).empty()) {
       result.token_ends.push_back(static_cast<int32_t>(result.text.size()));
       result.log_probabilities.push_back(log_probability);
       result.forced.push_back(forced);
@@ -647,6 +700,7 @@ void DecodeLoop::Fault(Sequence& sequence, const absl::Status& status) {
 // hears of it finds them free. DropEnded clears the slot itself.
 void DecodeLoop::End(Sequence& sequence, absl::StatusOr<DecodeResult> result) {
   sequence.ended = true;
+  ++changes_;
   sequence.rows = nullptr;
   const absl::Time now = absl::Now();
   if (sequence.kv != nullptr) kv_.Release(std::exchange(sequence.kv, nullptr), now);

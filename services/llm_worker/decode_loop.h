@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -38,7 +39,7 @@ struct ListChoice {
 };
 
 struct DecodeResult {
-  std::string text;                       // special tokens removed
+  std::string text;                       // special tokens removed, but for markers of boxes
   std::vector<int32_t> ids;               // with the end token
   std::vector<int32_t> token_ends;        // per token that has text: where it ends, in bytes
   std::vector<double> log_probabilities;  // of the same tokens, natural, before penalty and mask
@@ -49,9 +50,11 @@ struct DecodeResult {
   bool grammar = false;  // decoded under the box grammar to its end
   PictureFrom picture = PictureFrom::kNoPicture;
   int prompt_tokens = 0;
-  int cached_tokens = 0;  // of them, those whose KV was found
-  int decode_steps = 0;   // steps after the one that gave the first token
-  absl::Duration queue, wait_embeddings, prefill, ttft, decode;
+  int cached_tokens = 0;           // of them, those whose KV was found
+  int decode_steps = 0;            // steps after the one that gave the first token
+  absl::Duration wait_embeddings;  // until its picture was there
+  absl::Duration queue;            // after that, until its admission
+  absl::Duration prefill, ttft, decode;
 };
 
 // What may be kept of a request's picture, and under which name.
@@ -72,9 +75,10 @@ struct DecodeJob {
   std::optional<grammar::Question> grammar;  // decode under the box grammar
   std::shared_ptr<Reservation> ticket;       // its token cancels the request
   absl::Time received;
-  // All are called on the loop's thread and must not block. `on_accepted` is called once, on
-  // admission, unless the request ends before; an error of it ends the request. `on_end` is called
-  // exactly once, and nothing of the job is called after it.
+  // All are called on the loop's thread and must not block. `on_accepted` is called once, unless
+  // the request ends before: on admission, or as soon as it is known that rows are wanted. An error
+  // of it ends the request. `on_end` is called exactly once, and nothing of the job is called after
+  // it.
   std::function<absl::Status(PictureFrom picture, bool needs_rows)> on_accepted;
   std::function<void(std::string text)> on_delta;
   std::function<void(absl::StatusOr<DecodeResult>)> on_end;
@@ -127,6 +131,7 @@ class DecodeLoop {
   void Admit();
   enum class Entry { kIn, kLater, kFull };
   Entry TryAdmit(Sequence& sequence);
+  absl::Status Accept(Sequence& sequence, PictureFrom picture, bool needs_rows);
   void TakeRows();
   bool RunStep();
   absl::Status RunChunks(absl::Span<const StepItem> items, std::vector<float>* logits);
@@ -139,7 +144,7 @@ class DecodeLoop {
   void Fault(Sequence& sequence, const absl::Status& status);
   void Snapshot();
   void WaitForWork();
-  Load LoadNow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Load LoadWith(int tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   engine::LanguageModel* const model_;
   const model::Tokenizer* const tokenizer_;
@@ -152,6 +157,9 @@ class DecodeLoop {
   PictureTable pictures_;
   absl::Time next_expiry_ = absl::InfinitePast();
   int64_t next_order_ = 0;
+  std::set<uint64_t> coming_;  // pictures whose rows requests in the line wait for
+  // Grows with whatever may let a request go on that waits for a picture and not for its own rows.
+  uint64_t changes_ = 1;
   std::vector<float> logits_, penalised_;
 
   mutable absl::Mutex mu_;

@@ -285,7 +285,9 @@ class LlmWorkerImpl final : public LlmWorker {
     state->set_device(core->device);
     state->set_dtype(core->dtype);
     const auto loop = core->loop->counts();
-    state->set_requests_queued(loop.queued);
+    // Those in the line may be waiting for nothing but their pictures: a queue they are where there
+    // are more of them than places.
+    state->set_requests_queued(std::max(0, loop.queued + loop.running - settings_.max_sequences));
     state->set_tokens_in_flight(loop.tokens);
     state->set_token_capacity(int64_t{core->model->kv_pages()} * engine::kKvPageTokens);
     state->set_max_sequence_tokens(core->max_sequence_tokens);

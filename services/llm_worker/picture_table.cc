@@ -41,11 +41,14 @@ void PictureTable::Keep(uint64_t number, std::shared_ptr<const engine::Embedding
   if (found == by_number_.end() || rows == nullptr) return;
   Entry& entry = found->second->second;
   DropRows(entry);
+  // What is pinned gives way to what is pinned, never to less. Nothing goes for what will not fit.
+  int64_t stays = 0;
+  for (const auto& [name, other] : by_key_) {
+    if (other.pinned && !entry.pinned) stays += other.bytes;
+  }
+  if (bytes > options_.max_bytes - stays) return;
   while (bytes > options_.max_bytes - bytes_) {
-    auto victim = LeastRecent(/*with_rows=*/true, number);
-    // What is pinned gives way to what is pinned, never to less.
-    if (victim == by_key_.end() || (victim->second.pinned && !entry.pinned)) return;
-    DropRows(victim->second);
+    DropRows(LeastRecent(/*with_rows=*/true, number)->second);
   }
   entry.rows = std::move(rows);
   entry.bytes = bytes;

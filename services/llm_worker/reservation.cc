@@ -118,8 +118,9 @@ void Reservation::WriterLeft(absl::Status reason) {
   source_.Cancel(std::move(reason));
 }
 
-std::unique_ptr<engine::EmbeddingBuffer> Reservation::Take() {
+std::optional<std::unique_ptr<engine::EmbeddingBuffer>> Reservation::Take() {
   absl::MutexLock lock(&mu_);
+  if (state_ != TicketState::kComplete) return std::nullopt;
   Move(TicketState::kTaken);
   return std::move(rows_);
 }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -70,9 +71,9 @@ class Reservation {
 
   // --- the reader -------------------------------------------------------------------------------
   bool complete() const { return state() == TicketState::kComplete; }
-  // kComplete -> kTaken. null: no picture.
-  // REQUIRES: complete(), and no second reader.
-  std::unique_ptr<engine::EmbeddingBuffer> Take();
+  // kComplete -> kTaken; null rows: no picture. nullopt, and nothing moves, in any other state: the
+  // rows are not here yet, or the ticket was cancelled, which may happen at any time.
+  std::optional<std::unique_ptr<engine::EmbeddingBuffer>> Take();
   // The request goes on with what was kept. Rows that are here are dropped, those that come are,
   // and whether their writer comes, stays or goes no longer matters. One that was not announced
   // (`pushed`) is refused.

@@ -16,7 +16,8 @@ struct StepLimits {
   int prefill_tokens = 512;
   // The same while somebody decodes: a long prompt must not hold up their next token for long.
   int prefill_tokens_beside_decode = 256;
-  // Guessed tokens of one step, of all sequences together: rows that may be for nothing.
+  // Guessed tokens of one step, of all sequences together: rows that may be for nothing. Shared
+  // evenly.
   int guessed_tokens = 64;
 };
 
@@ -47,9 +48,12 @@ struct Load {
   int running = 0;
   int slots = 1;
   absl::Duration mean_service = absl::ZeroDuration();  // from admission to end; 0: not known yet
+  int64_t tokens = 0;    // that the queued, the running and the new one may need together
+  int64_t capacity = 0;  // tokens that fit into memory; 0: slots are the only bound
 };
 // Expected wait until a request is admitted behind the queued ones: they leave as many at a time as
-// run now. Zero when it can start at once.
+// run together, which are those that run now, or more where others have only just come and memory
+// has room for them. Zero when it can start at once.
 absl::Duration EstimateStart(const Load& load);
 // How long a refused client should wait: between 100 ms and 30 s.
 absl::Duration RetryTime(const Load& load);

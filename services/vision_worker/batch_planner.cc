@@ -7,11 +7,19 @@ namespace chord::vision_worker {
 
 void PassCost::Observe(int64_t patches, int64_t micros) {
   constexpr double kFade = 0.75;
+  constexpr double kBelieved = 4;  // times what was to be expected
+  auto took = static_cast<double>(std::max<int64_t>(micros, 0));
+  const auto expected = static_cast<double>(Micros(patches));
+  if (expected > 0 && !doubted_) took = std::min(took, kBelieved * expected);
+  doubted_ = false;
   patches_ = patches_ * kFade + static_cast<double>(std::max(patches, kSmallPass));
-  micros_ = micros_ * kFade + static_cast<double>(std::max<int64_t>(micros, 0));
+  micros_ = micros_ * kFade + took;
 }
 
-void PassCost::Doubt() { micros_ *= 7.0 / 8; }
+void PassCost::Doubt() {
+  micros_ *= 7.0 / 8;
+  doubted_ = true;
+}
 
 int64_t PassCost::Micros(int64_t patches) const {
   if (patches_ == 0) return 0;

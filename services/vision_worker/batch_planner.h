@@ -19,7 +19,9 @@ class PassCost {
  public:
   static constexpr int64_t kSmallPass = 256;
 
-  // A pass of `patches` took `micros`. Recent and large passes weigh more.
+  // A pass of `patches` took `micros`. Recent and large passes weigh more. One that took many times
+  // what was to be expected is believed in part: the process may have been stopped in the midst of
+  // it, and an idle device that is thought slow would refuse everybody.
   void Observe(int64_t patches, int64_t micros);
   // A picture was refused although nothing was in its way. Nothing ran that could correct an
   // estimate that is too high, so it comes down by an eighth.
@@ -29,6 +31,7 @@ class PassCost {
 
  private:
   double micros_ = 0, patches_ = 0;  // sums whose older parts fade
+  bool doubted_ = false;             // since the last pass
 };
 
 // The patches that one pass over several pictures may have. Thread-compatible.

@@ -96,7 +96,7 @@ TEST(BoxAutomatonTest, StopsAtTheFirstByteThatCannotFollow) {
            {"[]", "`"},
            {"[]", "x"},
            {"```json\n[]\n```", "`"},
-           {"[        ", " "},  // eight blanks are enough
+           {"[" + std::string(kMaxBlanks, ' '), " "},
        }) {
     const size_t taken = Taken(cut.taken + cut.then);
     EXPECT_LE(cut.taken.size(), taken) << cut.taken << " | " << cut.then;

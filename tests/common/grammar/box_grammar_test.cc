@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -76,8 +78,9 @@ const Model& OfMerged() {
 // --- beginning and leaving the form -----------------------------------------------------------
 
 TEST(BoxGrammarTest, LeavesFreeTextAlone) {
-  for (const char* text : {"", "The apple", " \n", "```", "```json\n", "```python\n[",
-                           "There is [1]", "<box>(1,2),(3,4)</box>", "         [", "\"[", "[1"}) {
+  for (const char* text :
+       {"", "The apple", " \n", "```", "```json\n", "```python\n[", "There is [1]",
+        "<box>(1,2),(3,4)</box>", "                 [", "\"[", "[1"}) {
     BoxCursor cursor = OfNano().After(text);
     EXPECT_FALSE(cursor.inside()) << text;
     EXPECT_FALSE(cursor.complete()) << text;
@@ -283,6 +286,9 @@ std::vector<std::string> Answers() {
       "[{\"label\": \"x\", \"bbox_2d\": [1, 2, 3, 4]}, {\"label\": \"y\", \"bbox_2d\": [1, 2, 3, "
       "4]}]",
       "[{\"bbox_2d\": [1, 2, 3, 4]}, {\"bbox_2d\": [1, 2, 30, 40]}]",
+      "[\n    {\n        \"bbox_2d\": [\n            1,\n            2,\n            30,\n         "
+      "   "
+      "40\n        ],\n        \"label\": \"x\"\n    }\n]",
       "[{\"bbox_2d\": [1, 2, 3, 4] , \"label\": \"x\"} , {\"bbox_2d\": [1, 2, 30, 40] , \"label\": "
       "\"y\"} ]",
   };
@@ -319,6 +325,138 @@ TEST(BoxGrammarTest, ForcesOnlyWhatATokenizerOfMergedTokensWrites) { ReplayAll(O
 TEST(BoxGrammarTest, ForcesOnlyWhatTheTokenizerOfQwenWrites) {
   if (OfQwen() == nullptr) GTEST_SKIP() << "no Qwen tokenizer";
   ReplayAll(*OfQwen());
+}
+
+// Answers of random styles, labels and sizes; boxes at the picture's edges among them.
+// Reproducible.
+class AnyAnswer {
+ public:
+  explicit AnyAnswer(unsigned seed) : random_(seed) {}
+
+  Question PickQuestion() {
+    static constexpr int kSizes[][2] = {{448, 336}, {28, 28},    {1036, 756}, {12012, 84},
+                                        {99, 100},  {28, 23436}, {1, 1}};
+    const auto& size = kSizes[random_() % std::size(kSizes)];
+    return {size[0], size[1], "find all " + Label()};
+  }
+
+  std::string Write(const Question& q) {
+    const bool bare = OneIn(10), label_first = OneIn(5), no_label = OneIn(8);
+    const char* fence = OneIn(3) ? Pick({"```json\n", "```\n", "```json ", "```json"}) : nullptr;
+    const std::string open = Pick({"", "", " ", "\n\t", "\n    ", "\r\n\t"});
+    const std::string inner = Pick({"", "", " ", "\n\t\t", "\n        "});
+    const std::string colon = Pick({": ", ": ", ":", " : ", ":\n"});
+    const std::string first = Pick({"[", "[", "[ ", "[\n            "});
+    const std::string comma = Pick({", ", ", ", ",", " , ", ",\n            "});
+    const std::string pair = inner.empty() ? Pick({", ", ","}) : "," + inner;
+    const std::string next = Pick({", ", ",", ",\n\t", ",\n    "});
+    const std::string last = Pick({"]", "]", "\n]", " ]"});
+    const std::string end = OneIn(5) ? " ]" : "]";
+    const std::string usual = Label();
+    std::string out = fence != nullptr ? fence : Pick({"", "", " ", "\n"});
+    if (!bare) out += "[";
+    const unsigned boxes = bare ? 1 : random_() % 4;
+    for (unsigned i = 0; i < boxes; ++i) {
+      if (!bare) out += i > 0 ? next : open;
+      int low[2], high[2];
+      for (int axis : {0, 1}) {
+        const int side = axis == 0 ? q.width : q.height;
+        low[axis] = OneIn(4) ? side - 1 : Below(side);
+        high[axis] = OneIn(4) ? side : low[axis] + 1 + Below(side - low[axis]);
+      }
+      const std::string box = absl::StrCat("\"bbox_2d\"", colon, first, low[0], comma, low[1],
+                                           comma, high[0], comma, high[1], end);
+      const std::string label =
+          absl::StrCat("\"label\"", colon, "\"", OneIn(3) ? Label() : usual, "\"");
+      absl::StrAppend(&out, "{", inner,
+                      no_label      ? box
+                      : label_first ? label + pair + box
+                                    : box + pair + label,
+                      inner.empty() ? "" : open, "}");
+    }
+    if (!bare) out += boxes > 0 ? last : "]";
+    if (fence != nullptr) out += Pick({"\n```", "```"});
+    return out;
+  }
+
+ private:
+  std::string Label() {
+    static constexpr const char* kParts[] = {"cat",
+                                             "red apple",
+                                             "Cat",
+                                             "\u732b",
+                                             "\u7ea2\u82f9\u679c",
+                                             "7",
+                                             "42",
+                                             "\u0663",
+                                             "\uff13",
+                                             "\u00bd",
+                                             "  ",
+                                             "\\\"",
+                                             "\\\\",
+                                             "\\n",
+                                             "\\u00e9",
+                                             "\\ud83c\\udf4e ",
+                                             "\\/",
+                                             "'s",
+                                             "\u2019s",
+                                             "(",
+                                             ")",
+                                             "[",
+                                             "]",
+                                             "{",
+                                             "}",
+                                             "},",
+                                             "}]",
+                                             "\\\"},",
+                                             ", ",
+                                             "...",
+                                             ": ",
+                                             "`",
+                                             "```",
+                                             "<box>",
+                                             "<|im_end|>",
+                                             "\u00e9t\u00e9",
+                                             "\U0001F34E",
+                                             "\u200d",
+                                             "\u00a0",
+                                             "\u3000",
+                                             "\u2014",
+                                             "\u201c",
+                                             "\u3002",
+                                             "\ud55c\uad6d",
+                                             "\u0e44\u0e17\u0e22",
+                                             "-",
+                                             "_",
+                                             "%",
+                                             "label",
+                                             "bbox_2d",
+                                             "json"};
+    std::string out;
+    for (unsigned n = random_() % 6; n > 0; --n) {
+      absl::StrAppend(&out, kParts[random_() % std::size(kParts)], OneIn(5) ? " " : "");
+    }
+    return out;
+  }
+  int Below(int n) { return static_cast<int>(random_() % static_cast<unsigned>(n)); }
+  bool OneIn(unsigned n) { return random_() % n == 0; }
+  const char* Pick(std::initializer_list<const char*> of) {
+    return of.begin()[random_() % of.size()];
+  }
+  std::mt19937 random_;
+};
+
+TEST(BoxGrammarTest, ForcesOnlyWhatTheTokenizerWritesWhateverTheStyle) {
+  for (const Model* m : {&OfNano(), &OfMerged(), OfQwen()}) {
+    if (m == nullptr) continue;  // no Qwen tokenizer
+    AnyAnswer any(7);
+    for (int i = 0; i < 400; ++i) {
+      const Question question = any.PickQuestion();
+      const std::string answer = any.Write(question);
+      const Replay replay = RunReplay(*m->grammar, m->tokenizer, question, answer, m->eos);
+      ASSERT_EQ(replay.error, "") << i;
+    }
+  }
 }
 
 TEST(BoxGrammarTest, NeedsAboutAPassForEachDigit) {
@@ -388,6 +526,7 @@ TEST(BoxGrammarTest, ReportsTheChoiceOnceWhereATokenCrossesIt) {
   const double all = std::log(std::exp(1.0) + std::exp(2.0));
   EXPECT_NEAR(choice->log_close, 1 - all, 1e-5);
   EXPECT_NEAR(choice->log_more, 2 - all, 1e-5);
+  EXPECT_EQ(choice->offset, label.size() + 2) << "behind the brace";
   cursor.Accept(m.Id("\"},"));
   set("\"},", -50);
   set(" {\"", 3);
@@ -400,6 +539,7 @@ TEST(BoxGrammarTest, ReportsTheChoiceOnceWhereATokenCrossesIt) {
   set("]", 6);
   ASSERT_TRUE(cursor.ListChoice(logits).has_value());
   EXPECT_GT(cursor.ListChoice(logits)->log_close, -0.5);
+  EXPECT_EQ(cursor.ListChoice(logits)->offset, label.size() + 2);
   EXPECT_FALSE(m.After("[]").ListChoice(logits).has_value());
 }
 

@@ -196,6 +196,12 @@ TEST(StreamDecoderTest, HoldsAnIncompleteCharacterBack) {
 TEST(StreamDecoderTest, LeavesSpecialTokensOutUnlessAsked) {
   EXPECT_EQ(StreamDecoder(&Nano()).Push(4084), "");
   EXPECT_EQ(StreamDecoder(&Nano(), /*skip_special=*/false).Push(4084), "<|im_end|>");
+  // Without its markers an answer in Qwen2-VL's form would have no boxes.
+  for (const char* marker :
+       {"<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"}) {
+    EXPECT_EQ(StreamDecoder(&Nano()).Push(Nano().AddedTokenId(marker)), marker);
+  }
+  EXPECT_EQ(StreamDecoder(&Nano()).Push(Nano().AddedTokenId("<|image_pad|>")), "");
 }
 
 TEST(SplitTest, FollowsTheOrderOfTheAlternatives) {

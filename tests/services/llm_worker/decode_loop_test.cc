@@ -245,10 +245,17 @@ TEST_F(DecodeLoopTest, CancelFreesThePlaceInTheLineInTheSlotAndAmongTokens) {
   Start(1);
   auto waits_for_rows = Make({20, 21, 22, 23, 24, 25});
   waits_for_rows->picture = true;
+  auto running = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   auto queued = Make({20});
   ASSERT_TRUE(Submit(waits_for_rows).ok());
-  ASSERT_TRUE(Submit(queued).ok());
-  queued->source.Cancel();
+  {
+    absl::MutexLock hold(&model_->gate_);
+    ASSERT_TRUE(Submit(running).ok());
+    ASSERT_TRUE(Submit(queued).ok());
+    queued->source.Cancel();
+    running->source.Cancel();
+  }
+  ASSERT_TRUE(Ends(*running));
   ASSERT_TRUE(Ends(*queued));
   EXPECT_TRUE(absl::IsCancelled(queued->result.status()));
   waits_for_rows->source.Cancel(errors::WorkerLost("vision"));
@@ -270,30 +277,57 @@ TEST_F(DecodeLoopTest, CancelFreesThePlaceInTheLineInTheSlotAndAmongTokens) {
 
 TEST_F(DecodeLoopTest, ADeadlineEndsARequestWhereverItWaits) {
   Start(1);
-  auto in_slot = Make({20, 21, 22, 23, 24, 25});
-  in_slot->picture = true;
+  auto for_rows = Make({20, 21, 22, 23, 24, 25});
+  for_rows->picture = true;
+  for_rows->source = CancelSource(absl::Now() + absl::Milliseconds(30));
+  auto in_slot = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   in_slot->source = CancelSource(absl::Now() + absl::Milliseconds(30));
   auto in_line = Make({20});
   in_line->source = CancelSource(absl::Now() + absl::Milliseconds(20));
-  ASSERT_TRUE(Submit(in_slot).ok());
-  ASSERT_TRUE(Submit(in_line).ok());
-  ASSERT_TRUE(Ends(*in_line));
-  ASSERT_TRUE(Ends(*in_slot));
-  EXPECT_EQ(ErrorReason(in_line->result.status()), "DEADLINE_EXCEEDED");
-  EXPECT_EQ(ErrorReason(in_slot->result.status()), "DEADLINE_EXCEEDED");
+  ASSERT_TRUE(Submit(for_rows).ok());
+  {
+    absl::MutexLock hold(&model_->gate_);
+    ASSERT_TRUE(Submit(in_slot).ok());
+    ASSERT_TRUE(Submit(in_line).ok());
+    absl::SleepFor(absl::Milliseconds(60));
+  }
+  for (auto& request : {for_rows, in_slot, in_line}) {
+    ASSERT_TRUE(Ends(*request));
+    EXPECT_EQ(ErrorReason(request->result.status()), "DEADLINE_EXCEEDED");
+  }
   ExpectIdle();
 }
 
+// The loop may be at any point between its look at the queue and its sleep when a request comes.
+TEST_F(DecodeLoopTest, ARequestIsSeenAtWhateverMomentItComes) {
+  Start(2);
+  absl::Duration worst;
+  for (int round = 0; round < 5000; ++round) {
+    auto request = Make({20, 21}, 1);
+    loop_->Wake();
+    for (const absl::Time until = absl::Now() + absl::Nanoseconds(97 * (round % 1000));
+         absl::Now() < until;) {
+    }
+    const absl::Time began = absl::Now();
+    ASSERT_TRUE(Submit(request).ok());
+    ASSERT_TRUE(Ends(*request));
+    worst = std::max(worst, absl::Now() - began);
+  }
+  EXPECT_LT(worst, absl::Milliseconds(900)) << "found only when the loop woke for another reason";
+}
+
 TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
+  options_.on_step = [](int, int, absl::Duration) { absl::SleepFor(absl::Milliseconds(20)); };
   Start(1);
-  auto in_slot = Make({20, 21, 22, 23, 24, 25});
-  in_slot->picture = true;
+  auto in_slot = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   auto in_line = Make({20});
-  ASSERT_TRUE(Submit(in_slot).ok());
-  ASSERT_TRUE(Submit(in_line).ok());
+  auto for_rows = Make({20, 21, 22, 23, 24, 25});
+  for_rows->picture = true;
+  for (auto& request : {in_slot, in_line, for_rows}) ASSERT_TRUE(Submit(request).ok());
   loop_ = nullptr;
-  EXPECT_EQ(ErrorReason(in_slot->result.status()), "SHUTTING_DOWN");
-  EXPECT_EQ(ErrorReason(in_line->result.status()), "SHUTTING_DOWN");
+  for (auto& request : {in_slot, in_line, for_rows}) {
+    EXPECT_EQ(ErrorReason(request->result.status()), "SHUTTING_DOWN");
+  }
 }
 
 // --- what is kept
@@ -380,6 +414,93 @@ TEST_F(KeptPicturesTest, QuestionsThatComeTogetherComputeThePictureOnce) {
   ExpectIdle();
 }
 
+TEST_F(KeptPicturesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
+  Start(2);
+  auto stuck = Ask('a', 1, /*pushed=*/true);
+  auto second = Ask('a', 2, /*pushed=*/true);
+  SendRows(*second);
+  ExpectAnswered(*second, PictureFrom::kRows);
+  ASSERT_TRUE(Ends(*stuck));
+  ASSERT_TRUE(stuck->result.ok()) << stuck->result.status();
+  EXPECT_EQ(stuck->result->ids, Alone(*stuck));
+  EXPECT_EQ(stuck->result->picture, PictureFrom::kKv);
+  ExpectIdle();
+}
+
+TEST_F(KeptPicturesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
+  Start(2);
+  auto first = Ask('a', 1, /*pushed=*/true);
+  SendRows(*first);
+  ExpectAnswered(*first, PictureFrom::kRows);
+  std::vector<std::shared_ptr<Request>> waiting;
+  for (int i = 0; i < 6; ++i) waiting.push_back(Ask(static_cast<char>('b' + i), i, i % 2 == 0));
+  auto nameless = Make(std::vector<int32_t>(40, 20));
+  nameless->picture = true;
+  ASSERT_TRUE(Submit(nameless).ok());
+  waiting.push_back(nameless);
+  auto hot = Ask('a', 2);
+  ExpectAnswered(*hot, PictureFrom::kKv);
+  EXPECT_EQ(loop_->counts().running, 0);
+  EXPECT_EQ(loop_->counts().kv.promised, 0) << "memory is for those that can run";
+  for (auto& request : waiting) {
+    ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
+    EXPECT_EQ(request->accepted, PictureFrom::kRows);
+    EXPECT_EQ(request->needs_rows, !request->pushed) << "asked for before its turn comes";
+  }
+  for (auto& request : waiting) {
+    SendRows(*request);
+    ASSERT_TRUE(Ends(*request));
+    ASSERT_TRUE(request->result.ok()) << request->result.status();
+    EXPECT_EQ(request->result->ids, Alone(*request));
+    EXPECT_EQ(request->result->picture, PictureFrom::kRows);
+    EXPECT_GT(request->result->wait_embeddings, absl::ZeroDuration());
+  }
+  ExpectIdle();
+}
+
+TEST_F(KeptPicturesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
+  Start(1);
+  auto request = Ask('a', 1, /*pushed=*/true);
+  ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
+  absl::SleepFor(absl::Milliseconds(50));
+  std::shared_ptr<Request> behind;
+  {
+    absl::MutexLock hold(&model_->gate_);
+    SendRows(*request);
+    for (int i = 0; i < 5000 && loop_->counts().running == 0; ++i) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    behind = Make({20, 21});
+    ASSERT_TRUE(Submit(behind).ok());
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  ASSERT_TRUE(Ends(*request));
+  EXPECT_GE(request->result->wait_embeddings, absl::Milliseconds(50));
+  EXPECT_LT(request->result->queue, request->result->wait_embeddings);
+  ASSERT_TRUE(Ends(*behind));
+  EXPECT_LT(behind->result->wait_embeddings, absl::Milliseconds(50));
+  EXPECT_GE(behind->result->queue, absl::Milliseconds(50));
+}
+
+TEST_F(KeptPicturesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
+  Start(4);
+  std::vector<std::shared_ptr<Request>> requests;
+  for (int i = 0; i < 3; ++i) requests.push_back(Ask('a', i));
+  ASSERT_TRUE(requests[0]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
+  EXPECT_TRUE(requests[0]->needs_rows);
+  // The one that asked goes: another asks in its place.
+  requests[0]->source.Cancel();
+  ASSERT_TRUE(requests[1]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
+  EXPECT_TRUE(requests[1]->needs_rows);
+  EXPECT_FALSE(requests[2]->admitted.HasBeenNotified());
+  SendRows(*requests[1]);
+  ExpectAnswered(*requests[1], PictureFrom::kRows);
+  ExpectAnswered(*requests[2], PictureFrom::kKv);
+  EXPECT_FALSE(requests[2]->needs_rows);
+  ASSERT_TRUE(Ends(*requests[0]));
+  ExpectIdle();
+}
+
 TEST_F(KeptPicturesTest, ANextTurnFindsTheAnswerBeforeIt) {
   Start(1);
   auto first = Ask('a', 1, /*pushed=*/true);
@@ -454,6 +575,29 @@ TEST_F(DecodeLoopTest, RefusesAtOnceWhatCannotBeAnsweredInTime) {
   EXPECT_TRUE(Submit(patient).ok());
 }
 
+TEST_F(DecodeLoopTest, RefusesNobodyForALineThatStartsAtOnce) {
+  Start(16);
+  auto first = Make({20, 21, FakeLanguageModel::kNeverEnds}, 100);
+  {
+    absl::MutexLock hold(&model_->gate_);
+    ASSERT_TRUE(Submit(first).ok());
+    absl::SleepFor(absl::Milliseconds(300));  // it takes 0.3 s
+  }
+  ASSERT_TRUE(Ends(*first));
+  std::vector<std::shared_ptr<Request>> burst;
+  {
+    absl::MutexLock hold(&model_->gate_);  // the loop is busy with the first of them
+    for (int i = 0; i < 16; ++i) {
+      burst.push_back(Make({20, 22 + i}));
+      burst.back()->source = CancelSource(absl::Now() + absl::Milliseconds(800));
+      const absl::Status status = Submit(burst.back());
+      EXPECT_TRUE(status.ok()) << i << ": " << status;
+      if (i == 0) absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+  for (auto& request : burst) ASSERT_TRUE(Ends(*request));
+}
+
 // --- the grammar
 // -----------------------------------------------------------------------------------
 
@@ -472,7 +616,7 @@ class GrammarLoopTest : public DecodeLoopTest {
   std::shared_ptr<Request> Recite(const std::string& answer, bool grammar,
                                   int max_new_tokens = 150) {
     Start(2, 0, kNanoVocab);
-    script_ = tokenizer_->EncodeText(answer);
+    script_ = tokenizer_->EncodeWithAddedTokens(answer);
     script_.push_back(eos_);
     model_->script_ = [this](const std::vector<int32_t>& ids) {
       const size_t said = ids.size() - 3;
@@ -519,8 +663,10 @@ TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
   EXPECT_GT(result.choices[0].log_more, result.choices[0].log_close);
   EXPECT_GT(result.choices[1].log_more, result.choices[1].log_close);
   EXPECT_LT(result.choices[2].log_more, result.choices[2].log_close);
-  // The token that closes the list may begin in the label.
-  EXPECT_GE(result.choices[2].offset, static_cast<int>(result.text.size()) - 3);
+  // Also where the token that decides begins in the label, the place is between the objects.
+  EXPECT_EQ(result.choices[0].offset, 1);
+  EXPECT_EQ(result.choices[1].offset, static_cast<int>(result.text.find(", {")));
+  EXPECT_EQ(result.choices[2].offset, static_cast<int>(result.text.size()) - 1);
 }
 
 TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
@@ -540,6 +686,19 @@ TEST_F(GrammarLoopTest, TheEmptyListAndProseAreWhatTheyAre) {
   auto prose = Recite("It is on the left.", true);
   EXPECT_EQ(prose->result->text, "It is on the left.");
   EXPECT_FALSE(prose->result->grammar);
+}
+
+TEST_F(GrammarLoopTest, MarkersOfBoxesAreWordsOfTheAnswer) {
+  const std::string answer =
+      "<|object_ref_start|>cat<|object_ref_end|><|box_start|>[1,2],[3,4]<|box_end|>";
+  for (const bool grammar : {false, true}) {
+    auto request = Recite(answer, grammar);
+    EXPECT_EQ(request->result->text, answer);
+    EXPECT_EQ(request->streamed, answer);
+    ASSERT_FALSE(request->result->token_ends.empty());
+    EXPECT_EQ(request->result->token_ends.back(), static_cast<int>(answer.size()));
+    EXPECT_FALSE(request->result->grammar);
+  }
 }
 
 TEST_F(GrammarLoopTest, BoxesOutsideThePictureCannotBeSaid) {

@@ -68,6 +68,7 @@ TEST_F(PictureTableTest, EmbeddingsStayWithinTheirBytesLeastRecentlyUsedGoFirst)
   EXPECT_THAT(table_->TakeGone(), IsEmpty()) << "its KV may stay";
   table_->Keep(b, Rows(), 101);
   EXPECT_EQ(table_->Embeddings(b), nullptr) << "larger than all there is";
+  EXPECT_EQ(table_->bytes(), 80) << "nobody had to go for it";
 }
 
 TEST_F(PictureTableTest, PinnedOnesGiveWayOnlyToPinnedOnes) {
@@ -76,6 +77,9 @@ TEST_F(PictureTableTest, PinnedOnesGiveWayOnlyToPinnedOnes) {
   table_->Keep(b, Rows(), 80);
   EXPECT_NE(table_->Embeddings(a), nullptr);
   EXPECT_EQ(table_->Embeddings(b), nullptr);
+  table_->Keep(b, Rows(), 15);
+  table_->Keep(Use('d', 2), Rows(), 30);
+  EXPECT_NE(table_->Embeddings(b), nullptr) << "it alone would not have been enough";
   const uint64_t c = Use('c', 2, true);
   table_->Keep(c, Rows(), 80);
   EXPECT_EQ(table_->Embeddings(a), nullptr);

@@ -70,7 +70,11 @@ TEST_F(ReservationTest, HandsTheRowsOverOnce) {
   EXPECT_EQ(ticket.state(), S::kReceiving);
   ASSERT_TRUE(ticket.Complete(NewRows()).ok());
   EXPECT_TRUE(ticket.complete());
-  EXPECT_NE(ticket.Take(), nullptr);
+  auto rows = ticket.Take();
+  ASSERT_TRUE(rows.has_value());
+  EXPECT_NE(*rows, nullptr);
+  rows.reset();
+  EXPECT_FALSE(ticket.Take().has_value());
   EXPECT_EQ(ticket.state(), S::kTaken);
   EXPECT_EQ(alive_, 0);
 }
@@ -79,7 +83,9 @@ TEST_F(ReservationTest, IsCompleteAtOnceWithoutPictures) {
   Reservation ticket = Make(0);
   EXPECT_TRUE(ticket.complete());
   EXPECT_EQ(Reason(ticket.BeginReceive()), "TICKET_REUSED");
-  EXPECT_EQ(ticket.Take(), nullptr);
+  const auto rows = ticket.Take();
+  ASSERT_TRUE(rows.has_value());
+  EXPECT_EQ(*rows, nullptr);
 }
 
 TEST_F(ReservationTest, GoesOnWithoutRowsWhateverTheirWriterDoes) {
@@ -203,6 +209,20 @@ TEST_F(ReservationTest, WriterAndCancelOnTwoThreadsAlwaysEndInATerminalState) {
     const S end = ticket.state();
     // A writer that came after the cancel was refused; one that came before has left.
     EXPECT_EQ(end, S::kCancelled) << TicketStateName(end);
+    EXPECT_EQ(alive_, 0);
+  }
+}
+
+TEST_F(ReservationTest, ReaderAndCancelOnTwoThreadsNeverMeetInAStateThatDoesNotExist) {
+  for (int round = 0; round < 2000; ++round) {
+    Reservation ticket = Make();
+    ASSERT_TRUE(ticket.BeginReceive().ok());
+    ASSERT_TRUE(ticket.Complete(NewRows()).ok());
+    ASSERT_TRUE(ticket.complete());
+    std::thread client([&] { ticket.Cancel(errors::Cancelled()); });
+    const bool taken = ticket.Take().has_value();
+    client.join();
+    EXPECT_EQ(ticket.state(), taken ? S::kTaken : S::kCancelled);
     EXPECT_EQ(alive_, 0);
   }
 }

@@ -63,7 +63,16 @@ TEST(PlanStep, DecodersBringAllTheirTokensAndGuessesWithinTheLimit) {
   constexpr StepLimits limits = {100, 40, /*guessed_tokens=*/10};
   EXPECT_THAT(
       PlanStep({{0, 1, 0, 3, 6, true}, {1, 2, 0, 1, 6, true}, {2, 3, 0, 1, 6, true}}, limits),
-      ElementsAre(StepItem{0, 3, 6}, StepItem{1, 1, 4}, StepItem{2, 1, 0}));
+      ElementsAre(StepItem{0, 3, 3}, StepItem{1, 1, 3}, StepItem{2, 1, 4}));
+}
+
+TEST(PlanStep, WhatOneDoesNotGuessIsForTheOthers) {
+  constexpr StepLimits limits = {100, 40, /*guessed_tokens=*/10};
+  EXPECT_THAT(
+      PlanStep({{0, 1, 0, 1, 9, true}, {1, 2, 0, 1, 0, true}, {2, 3, 0, 1, 2, true}}, limits),
+      ElementsAre(StepItem{0, 1, 8}, StepItem{1, 1, 0}, StepItem{2, 1, 2}));
+  EXPECT_THAT(PlanStep({{0, 1, 0, 1, 9, true}, {1, 2, 20, 0, 9, true}}, limits),
+              ElementsAre(StepItem{0, 1, 5}, StepItem{1, 20, 5}));
 }
 
 TEST(PlanStep, APromptIsFollowedByAGuessOnlyAtItsEnd) {
@@ -75,8 +84,21 @@ TEST(Estimates, StartAtOnceWhereThereIsRoom) {
   EXPECT_EQ(EstimateStart({0, 3, 4, absl::Seconds(1)}), absl::ZeroDuration());
   EXPECT_EQ(EstimateStart({0, 4, 4, absl::Seconds(1)}), absl::Milliseconds(250));
   EXPECT_EQ(EstimateStart({7, 4, 4, absl::Seconds(1)}), absl::Seconds(2));
-  EXPECT_EQ(EstimateStart({7, 2, 4, absl::Seconds(1)}), absl::Seconds(4))
+  EXPECT_EQ(EstimateStart({7, 2, 4, absl::Seconds(1), 1000, 200}), absl::Seconds(4))
       << "memory lets only two run";
+  EXPECT_EQ(EstimateStart({0, 2, 4, absl::Seconds(1), 1000, 200}), absl::ZeroDuration())
+      << "two share what is kept: it may fit";
+}
+
+// Many come at once to an idle worker: all of them start at once.
+TEST(Estimates, TheLineThatTheLoopHasNotSeenYetIsNoWait) {
+  EXPECT_EQ(EstimateStart({9, 0, 16, absl::Seconds(1), 1000, 10000}), absl::ZeroDuration());
+  EXPECT_EQ(EstimateStart({9, 5, 16, absl::Seconds(1), 1000, 10000}), absl::ZeroDuration());
+  EXPECT_FALSE(TooLate({9, 0, 16, absl::Seconds(1), 1000, 10000}, absl::Milliseconds(1)));
+  // 16 of the 20 run together, and one of them must leave before the 17th starts.
+  EXPECT_EQ(EstimateStart({20, 0, 16, absl::Seconds(1), 2100, 10000}), absl::Seconds(5) / 16);
+  // Memory for 5.
+  EXPECT_EQ(EstimateStart({9, 0, 16, absl::Seconds(1), 2000, 1000}), absl::Seconds(1));
 }
 
 TEST(Estimates, TheTimeToComeBackStaysWithinItsBounds) {

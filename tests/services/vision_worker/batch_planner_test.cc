@@ -122,12 +122,26 @@ TEST(PassCost, FollowsThePassesAndForgetsOldOnes) {
   EXPECT_GT(cost.Micros(std::numeric_limits<int64_t>::max()), 0);
 }
 
+TEST(PassCost, OneSlowPassIsNotTheRule) {
+  PassCost cost;
+  for (int i = 0; i < 10; ++i) cost.Observe(1000, 1000);
+  cost.Observe(1000, 60'000);  // the process was stopped for a while
+  EXPECT_LE(cost.Micros(1000), 2000);
+  EXPECT_EQ(Plan({Picture(1000, 3000)}, 1000, cost), "R");
+  // What stays slow is believed.
+  for (int i = 0; i < 20; ++i) cost.Observe(1000, 60'000);
+  EXPECT_GT(cost.Micros(1000), 59'000);
+  EXPECT_EQ(Plan({Picture(1000, 3000)}, 1000, cost), "L");
+}
+
 TEST(PassCost, ComesDownWhenItIsDoubted) {
   PassCost cost = OneMicroAPatch();
   cost.Doubt();
   EXPECT_EQ(cost.Micros(800), 700);
   for (int i = 0; i < 100; ++i) cost.Doubt();
   EXPECT_EQ(cost.Micros(800), 0);
+  cost.Observe(1000, 1000);  // what was doubted is learned anew at once
+  EXPECT_GT(cost.Micros(800), 400);
 }
 
 TEST(BatchBudget, HalvesWithoutMemoryAndComesBackSlowly) {

@@ -201,6 +201,14 @@ TEST_F(EncodeQueueTest, DoubtsAnEstimateThatRefusesEverybody) {
   EXPECT_GT(refused, 10);
 }
 
+TEST_F(EncodeQueueTest, AnIdleDeviceIsTriedAfterOneSlowPass) {
+  Start(8, 100);
+  for (int i = 0; i < 4; ++i) queue_->Observe(1000, absl::Seconds(1));
+  queue_->Observe(1000, absl::Minutes(1));
+  const auto place = queue_->Admit(1000, absl::Now() + absl::Seconds(5));
+  EXPECT_TRUE(place.ok()) << place.status();
+}
+
 TEST_F(EncodeQueueTest, JudgesAgainWhenAPassBegins) {
   Start(8, 100);
   Ended late, good;
