@@ -809,8 +809,15 @@ bool BoxCursor::may_end() const { return state_->reader.state.may_end(); }
 
 BoxCursor::Cut BoxCursor::CloseHere() const {
   const BoxState& s = state_->reader.state;
-  if (s.bare || !s.inside()) return {};
+  if (!s.inside()) return {};
   Cut cut;
+  if (s.complete()) {  // of a fenced answer
+    cut.keep_bytes = state_->bytes;
+    cut.close = s.phase == Phase::kFenceClose ? std::string(kFence.substr(s.at))
+                                              : absl::StrCat(s.blanks > 0 ? "" : "\n", kFence);
+    return cut;
+  }
+  if (s.bare) return {};
   const bool some = state_->reader.objects > 0;
   cut.keep_bytes = some ? state_->after_object : state_->after_bracket;
   const absl::string_view first = state_->reader.style.blanks[kFirstObject].view();

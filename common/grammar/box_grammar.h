@@ -100,7 +100,8 @@ class BoxCursor {
   // complete(), and the fence is closed if one was opened: the answer is whole as it is.
   bool may_end() const;
   // An answer that is cut here: keep so many of the bytes accepted so far (up to and with the last
-  // whole box), then append this text. Only when inside() and not complete().
+  // whole box, or with the list's end), then append this text. Only when inside() and not
+  // may_end().
   struct Cut {
     size_t keep_bytes = 0;
     std::string close;

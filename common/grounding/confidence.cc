@@ -103,6 +103,9 @@ Evidence GatherEvidence(absl::string_view text, const ParsedAnswer& parsed,
     return out;
   }
   const Tokens tokens(record);
+  // An answer that was cut is closed in words that no token of the model wrote.
+  const bool closed_by_us =
+      record.cut && record.token_ends.back() < static_cast<int64_t>(text.size());
 
   size_t before = 0;  // where the object before ended
   for (size_t i = 0; i < parsed.objects.size(); ++i) {
@@ -147,7 +150,7 @@ Evidence GatherEvidence(absl::string_view text, const ParsedAnswer& parsed,
     if (empty) {
       out.absent[kEmpty] = *empty;
       out.raw_absent = std::exp(LogShare(*empty));
-    } else if (parsed.explicit_empty && words.tokens > 0) {
+    } else if (parsed.explicit_empty && words.tokens > 0 && !closed_by_us) {
       out.absent[kEmpty] = LogOdds(words.mean());
       out.raw_absent = std::exp(words.mean());
     } else {

@@ -662,7 +662,10 @@ void DecodeLoop::Finish(Sequence& sequence) {
     result.log_probability_empty = sequence.first_list.log_probability_empty();
   }
   result.grammar = sequence.cursor && sequence.cursor->inside();
-  if (result.cut && result.grammar && !sequence.cursor->complete()) {
+  // A list that is closed lacks nothing but its fence and the end token.
+  const bool cut_short = result.cut && result.grammar && !sequence.cursor->may_end();
+  if (result.grammar && sequence.cursor->complete()) result.cut = false;
+  if (cut_short) {
     // What follows the last whole box goes, and the list is closed in the answer's own style. The
     // client has seen those words in the stream; the answer itself is well-formed.
     const auto cut = sequence.cursor->CloseHere();

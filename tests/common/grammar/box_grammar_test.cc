@@ -601,9 +601,13 @@ TEST(BoxGrammarTest, ClosesAnAnswerAfterItsLastWholeBox) {
            {lines + ",\n\t{\"bbox_2d\": [1", lines + "\n]\n```"},
            {"{\"bbox_2d\": [1, 2", ""},
            {"```json\n{\"bbox_2d\": [1, 2", ""},
+           // Nothing but the fence is missing.
+           {"```json\n[]", "```json\n[]\n```"},
+           {lines + "\n]\n", lines + "\n]\n```"},
+           {lines + "\n]\n``", lines + "\n]\n```"},
        }) {
     const BoxCursor cursor = m.After(c.text);
-    ASSERT_TRUE(cursor.inside() && !cursor.complete()) << c.text;
+    ASSERT_TRUE(cursor.inside() && !cursor.may_end()) << c.text;
     const BoxCursor::Cut cut = cursor.CloseHere();
     EXPECT_EQ(c.text.substr(0, cut.keep_bytes) + cut.close, c.closed) << c.text;
   }

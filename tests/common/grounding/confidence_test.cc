@@ -105,6 +105,17 @@ TEST(EvidenceTest, KnowsAnAbsenceFromItsBestSource) {
   EXPECT_NEAR(said.Gather().raw_absent, 0.75, 1e-9);
 }
 
+TEST(EvidenceTest, TakesAListThatWasClosedForTheModelForNoAbsence) {
+  Said said;
+  said.Add("[", 0.9);
+  said.text += "]";
+  said.record.cut = true;
+  const Evidence evidence = said.Gather();
+  EXPECT_TRUE(evidence.usable);
+  EXPECT_EQ(evidence.raw_absent, 0);
+  EXPECT_EQ(evidence.absent[kEmpty], -kBound);
+}
+
 TEST(EvidenceTest, TakesWordsWithoutAListForNoAbsence) {
   Said said;
   said.Add("I cannot see it.", 0.9);

@@ -678,6 +678,18 @@ TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox)
   EXPECT_EQ(request->result->token_ends.size(), request->result->log_probabilities.size());
 }
 
+TEST_F(GrammarLoopTest, AnAnswerThatIsWholeAtTheLimitIsNotCut) {
+  const int tokens = static_cast<int>(tokenizer_->EncodeText(kTwoApples).size());
+  EXPECT_FALSE(Recite(kTwoApples, true, tokens)->result->cut);
+  EXPECT_TRUE(Recite(kTwoApples, true, tokens - 1)->result->cut);
+  EXPECT_TRUE(Recite(kTwoApples, false, tokens)->result->cut) << "nobody knows what would follow";
+  const std::string fenced = "```json\n[]\n```";
+  const int before_fence = static_cast<int>(tokenizer_->EncodeText("```json\n[]").size());
+  auto request = Recite(fenced, true, before_fence);
+  EXPECT_FALSE(request->result->cut);
+  EXPECT_EQ(request->result->text, fenced);
+}
+
 TEST_F(GrammarLoopTest, TheEmptyListAndProseAreWhatTheyAre) {
   auto empty = Recite("[]", true);
   EXPECT_EQ(empty->result->text, "[]");
