@@ -310,9 +310,9 @@ TEST_F(ServerTest, BodiesInMemoryAreBoundedOverAllConnections) {
   const std::string request = Post("/echo", body);
   RawHttp first(port());
   // The go-ahead says that the first body has its place, whatever the threads do meanwhile.
-  ASSERT_TRUE(first.Send(
-      absl::StrCat("POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: ",
-                   body.size(), "\r\n\r\n")));
+  ASSERT_TRUE(first.Send(absl::StrCat(
+      "POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: ", body.size(),
+      "\r\n\r\n")));
   ASSERT_EQ(first.Read(absl::Seconds(10), false, true).status, 100);
   ExpectProblem(Fetch(port(), request), 429, "OVERLOADED");
   ASSERT_TRUE(first.Send(body));
