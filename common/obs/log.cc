@@ -253,6 +253,8 @@ void LogRequest(const RequestLog& request) {
   if (request.new_tokens > 0) fields.emplace_back("new_tokens", request.new_tokens);
   if (request.boxes >= 0) fields.emplace_back("boxes", request.boxes);
   if (!request.cache.empty()) fields.emplace_back("cache", request.cache);
+  if (!request.language_worker.empty()) fields.emplace_back("language", request.language_worker);
+  if (!request.vision_worker.empty()) fields.emplace_back("vision", request.vision_worker);
   std::vector<std::string> keys;
   keys.reserve(request.stages.size());
   for (const auto& [stage, took] : request.stages) {

@@ -42,9 +42,7 @@ const Names kPoints = {"queue",   "decode_pixels", "preprocess", "vision", "push
                        "receive", "prefill",       "decode",     "reply"};
 const Names kDirections = {"sent", "received"};
 const Names kKvStates = {"capacity", "used", "kept"};
-const Names kDeviceBytes = {"planned", "used", "peak"};
 const Names kTokenKinds = {"image", "prompt", "generated", "forced"};
-const Names kCacheEvents = {"hit", "miss", "evicted"};
 const Names kImageEvents = {"uploaded", "asked",   "hit",     "miss",
                             "evicted",  "expired", "deleted", "refused"};
 const Names kPictureCaches = {"none", "embeddings", "kv"};
@@ -229,10 +227,12 @@ struct Metrics::Impl {
 
   Family<Counter>* requests = nullptr;  // two labels: children are made when first met
   Family<Gauge>* model_states = nullptr;
-  Labelled<Gauge> inflight_requests, queue_depth, workers, kv_bytes, device_bytes;
+  Labelled<Gauge> inflight_requests, queue_depth, workers, kv_bytes;
+  Labelled<Gauge> device_bytes;  // nobody measures it yet: not exported
   Labelled<Histogram> request_seconds, stage_seconds;
-  Labelled<Counter> rejected, cancelled, expired, http, embedding_cache, tokens, session,
-      embedding_bytes, log_lines, image_events, picture_cache, retries;
+  Labelled<Counter> rejected, cancelled, expired, http, tokens, session, embedding_bytes, log_lines,
+      image_events, picture_cache, retries;
+  Labelled<Counter> embedding_cache;  // the vision worker has none yet: not exported
   Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
   Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
   Gauge *kept_pictures = nullptr, *kept_picture_bytes = nullptr;
@@ -275,7 +275,6 @@ void Metrics::Impl::MakeCommon() {
                          "method", served);
   stage_seconds.Make(HistogramFamily("chord_stage_seconds", "Time of one stage of a request."),
                      "stage", kStages, kSeconds);
-  queue_depth.Make(GaugeFamily("chord_queue_depth", "Items that wait."), "queue", kQueues);
   rejected.Make(CounterFamily("chord_rejected_total", "Requests refused, by reason."), "reason",
                 kReasons);
   cancelled.Make(CounterFamily("chord_cancelled_total", "Cancellations, by where noticed."), "at",
@@ -303,8 +302,10 @@ void Metrics::Impl::MakeCommon() {
 void Metrics::Impl::MakeGateway() {
   http.Make(CounterFamily("chord_http_responses_total", "HTTP answers by class of status."),
             "class", kHttpClasses);
-  workers.Make(GaugeFamily("chord_workers", "Workers that answer their status call."), "role",
-               kRoles);
+  Names worker_roles = kRoles;
+  worker_roles[Index(Role::kGateway)] = nullptr;
+  workers.Make(GaugeFamily("chord_workers", "Workers that are ready and hold our model."), "role",
+               worker_roles);
   answer_boxes =
       &HistogramFamily("chord_answer_boxes", "Boxes in one answer.").Add({}, kSmallCounts);
   box_confidence =
@@ -316,8 +317,10 @@ void Metrics::Impl::MakeGateway() {
   image_events.Make(CounterFamily("chord_image_store_total", "Life of pictures kept."), "event",
                     kImageEvents);
   sessions = &GaugeFamily("chord_sessions", "Conversations kept.").Add({});
+  Names session_events = kSessionEvents;
+  session_events[Index(SessionEvent::kMiss)] = nullptr;  // a new name begins a conversation
   session.Make(CounterFamily("chord_session_total", "Life of conversations."), "event",
-               kSessionEvents);
+               session_events);
   picture_cache.Make(
       CounterFamily("chord_picture_cache_total", "Answers, by the cache that served the picture."),
       "cache", kPictureCaches);
@@ -326,11 +329,13 @@ void Metrics::Impl::MakeGateway() {
 }
 
 void Metrics::Impl::MakeWorker() {
+  Names queues(kQueues.size(), nullptr);
+  const size_t own = Index(role == Role::kVisionWorker ? Queue::kEncode : Queue::kPrefill);
+  queues[own] = kQueues[own];
+  queue_depth.Make(GaugeFamily("chord_queue_depth", "Requests that wait."), "queue", queues);
   embedding_bytes.Make(
       CounterFamily("chord_embedding_bytes_total", "Bytes of embeddings between the workers."),
       "direction", kDirections);
-  device_bytes.Make(GaugeFamily("chord_device_bytes", "Memory of the compute device."), "kind",
-                    kDeviceBytes);
   model_states = &GaugeFamily("chord_model_state", "1 for the state a model version is in.");
 }
 
@@ -339,9 +344,6 @@ void Metrics::Impl::MakeVision() {
       &HistogramFamily("chord_image_patches", "Patches of one picture.").Add({}, kPowersOfTwo);
   encode_batch = &HistogramFamily("chord_encode_batch_images", "Pictures encoded together.")
                       .Add({}, kPowersOfTwo);
-  embedding_cache.Make(
-      CounterFamily("chord_embedding_cache_total", "Look-ups of finished pictures."), "event",
-      kCacheEvents);
 }
 
 void Metrics::Impl::MakeLanguage() {

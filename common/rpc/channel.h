@@ -13,9 +13,9 @@ namespace chord::rpc {
 // Each call makes a channel with its own connection.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
-// gRPC prints lines of its own to stderr, in its own form, some with addresses of peers. They would
-// break structured logs, and what matters in them reaches us as a status. Silent unless
-// GRPC_VERBOSITY is set. Called by MakeChannel and Server::Start.
+// gRPC and protobuf print lines of their own to stderr, in their own form, some with addresses of
+// peers. They would break structured logs, and what matters in them reaches us as a status. Silent
+// unless GRPC_VERBOSITY is set. Called by MakeChannel and Server::Start.
 void QuietGrpcLogs();
 
 }  // namespace chord::rpc

@@ -5,17 +5,20 @@
 #include <google/protobuf/text_format.h>
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
 #include <fstream>
-#include <sstream>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
+#include "common/rpc/config_text.h"
 
 namespace chord::rpc {
 namespace {
@@ -102,15 +105,57 @@ bool SetField(const FieldDescriptor* field, const std::string& value, Message* c
   }
 }
 
+// What the comments of a field say: those before it and the one behind it.
+std::string CommentOf(absl::string_view message, absl::string_view field) {
+  bool inside = false;
+  std::string out;
+  for (absl::string_view line : absl::StrSplit(kConfigText, '\n')) {
+    line = absl::StripAsciiWhitespace(line);
+    if (!inside) {
+      inside = line == absl::StrCat("message ", message, " {");
+      continue;
+    }
+    if (line == "}") break;
+    const size_t comment = line.find("//");
+    const absl::string_view code = absl::StripAsciiWhitespace(line.substr(0, comment));
+    if (comment != absl::string_view::npos) {
+      const absl::string_view text = absl::StripAsciiWhitespace(line.substr(comment + 2));
+      absl::StrAppend(&out, out.empty() ? "" : " ", text);
+    }
+    if (code.empty()) continue;
+    const std::vector<absl::string_view> words = absl::StrSplit(code, ' ');
+    if (std::find(words.begin(), words.end(), field) != words.end()) return out;
+    out.clear();
+  }
+  return "";
+}
+
+// `text` in lines of at most 76 bytes behind a margin.
+void AppendWrapped(absl::string_view text, std::string* out) {
+  constexpr size_t kWidth = 76;
+  std::string line;
+  for (const absl::string_view word : absl::StrSplit(text, ' ', absl::SkipEmpty())) {
+    if (!line.empty() && line.size() + 1 + word.size() > kWidth) {
+      absl::StrAppend(out, "      ", line, "\n");
+      line.clear();
+    }
+    absl::StrAppend(&line, line.empty() ? "" : " ", word);
+  }
+  if (!line.empty()) absl::StrAppend(out, "      ", line, "\n");
+}
+
 std::string Help(const Message& config) {
-  std::string out = "Settings, as --name=value or as fields of --config FILE:\n";
+  std::string out =
+      "Settings, as --name=value or as fields of --config FILE (protobuf text or JSON). 0 and an\n"
+      "empty text stand for the default.\n";
   const auto* type = config.GetDescriptor();
   for (int i = 0; i < type->field_count(); ++i) {
     const FieldDescriptor* field = type->field(i);
     absl::StrAppend(&out, "  --", field->name(), "=",
                     field->is_repeated() ? "NAME=ADDRESS (repeats)" : TypeWord(field), "\n");
+    AppendWrapped(CommentOf(type->name(), field->name()), &out);
+    if (field->is_repeated()) AppendWrapped(CommentOf("Peer", "address"), &out);
   }
-  absl::StrAppend(&out, "proto/chord/config/v1/config.proto says what each means.\n");
   return out;
 }
 

@@ -15,8 +15,8 @@ namespace chord::rpc {
 absl::Status LoadConfigFile(const std::string& path, google::protobuf::Message* config);
 
 // "--max_queue=8", "--max_queue 8", "--language_workers name=address" (repeats) and
-// "--config FILE" (read first, wherever it stands). "--help" lists every field with its comment's
-// first line and returns kCancelled with the text as message. Anything else is CONFIG_INVALID.
+// "--config FILE" (read first, wherever it stands). "--help" lists every field with its comment and
+// returns kCancelled with the text as message. Anything else is CONFIG_INVALID.
 absl::Status ApplyFlags(const std::vector<std::string>& args, google::protobuf::Message* config);
 
 }  // namespace chord::rpc

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 
 namespace chord::rpc {
 
@@ -73,9 +74,11 @@ struct PeerWatch::State {
   absl::Mutex mu;  // held while on_found runs
   absl::CondVar changed;
   bool stop ABSL_GUARDED_BY(mu) = false;
+  bool again ABSL_GUARDED_BY(mu) = false;
 
   void Run() {
     while (true) {
+      const absl::Time began = absl::Now();
       for (const Lookup& lookup : lookups) {
         const auto found = ResolvePeers(lookup.name, lookup.where);
         absl::MutexLock lock(&mu);
@@ -83,11 +86,21 @@ struct PeerWatch::State {
         on_found(lookup, found);
       }
       absl::MutexLock lock(&mu);
-      if (!stop) changed.WaitWithTimeout(&mu, every);
+      const absl::Time until = absl::Now() + every;
+      while (!stop && absl::Now() < (again ? std::min(until, began + kLookAgain) : until)) {
+        changed.WaitWithDeadline(&mu, again ? std::min(until, began + kLookAgain) : until);
+      }
       if (stop) return;
+      again = false;
     }
   }
 };
+
+void PeerWatch::LookAgain() {
+  absl::MutexLock lock(&state_->mu);
+  state_->again = true;
+  state_->changed.SignalAll();
+}
 
 PeerWatch::PeerWatch(std::vector<Lookup> lookups, absl::Duration every, OnFound on_found)
     : state_(new State{std::move(lookups), every, std::move(on_found), {}, {}}) {

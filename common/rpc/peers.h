@@ -51,6 +51,10 @@ class PeerWatch {
   PeerWatch(std::vector<Lookup> lookups, absl::Duration every, OnFound on_found);
   // Does not wait for a look-up that hangs in the system's resolver.
   ~PeerWatch();
+  // Begins the next round at once: somebody asked for a peer that is not known. Rounds on demand
+  // are at least kLookAgain apart.
+  static constexpr absl::Duration kLookAgain = absl::Milliseconds(200);
+  void LookAgain();
   PeerWatch(const PeerWatch&) = delete;
   PeerWatch& operator=(const PeerWatch&) = delete;
 

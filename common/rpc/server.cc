@@ -1,7 +1,6 @@
 #include "common/rpc/server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
@@ -17,36 +16,37 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/health.h"
 
 namespace chord::rpc {
 namespace {
 
 class ServerImpl : public Server {
  public:
-  ServerImpl(std::unique_ptr<grpc::Server> server, int port, std::string ready_service)
-      : server_(std::move(server)), port_(port), ready_service_(std::move(ready_service)) {
-    server_->GetHealthCheckService()->SetServingStatus("", true);
-    SetReady(false);
-  }
+  ServerImpl(std::unique_ptr<Health> health, std::unique_ptr<grpc::Server> server, int port,
+             std::string ready_service)
+      : health_(std::move(health)),
+        server_(std::move(server)),
+        port_(port),
+        ready_service_(std::move(ready_service)) {}
   ~ServerImpl() override { Shutdown(absl::Now()); }
 
   int port() const override { return port_; }
 
   void SetReady(bool ready) override {
-    if (!ready_service_.empty()) {
-      server_->GetHealthCheckService()->SetServingStatus(ready_service_, ready);
-    }
+    if (!ready_service_.empty()) health_->Set(ready_service_, ready);
   }
 
   void Shutdown(absl::Time deadline) override {
     std::call_once(shut_down_, [&] {
-      server_->GetHealthCheckService()->Shutdown();
+      health_->Close();
       server_->Shutdown(absl::ToChronoTime(deadline));
       server_->Wait();
     });
   }
 
  private:
+  const std::unique_ptr<Health> health_;  // outlives the server
   std::unique_ptr<grpc::Server> server_;
   const int port_;
   const std::string ready_service_;
@@ -68,8 +68,7 @@ absl::Status RemoveStaleSocket(const std::string& path) {
 
 void EnablePluginsOnce(bool reflection) {
   QuietGrpcLogs();
-  static std::once_flag health, mirror;
-  std::call_once(health, [] { grpc::EnableDefaultHealthCheckService(true); });
+  static std::once_flag mirror;
   if (reflection) {
     std::call_once(mirror, [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
   }
@@ -89,6 +88,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options,
   int port = 0;
   builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  auto health = std::make_unique<Health>();
+  health->Set("", true);
+  if (!options.ready_service.empty()) health->Set(options.ready_service, false);
+  builder.RegisterService(health.get());
   if (options.max_receive_bytes > 0) {
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
   }
@@ -115,7 +118,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options,
         "Cannot listen on ", options.address,
         ": the address is in use, not of this host, or malformed. Choose another one."));
   }
-  return std::make_unique<ServerImpl>(std::move(server),
+  return std::make_unique<ServerImpl>(std::move(health), std::move(server),
                                       absl::StartsWith(options.address, "unix:") ? 0 : port,
                                       options.ready_service);
 }

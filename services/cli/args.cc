@@ -26,7 +26,7 @@ absl::StatusOr<Args> ParseArgs(absl::Span<const std::string> args,
       continue;
     }
     const size_t equals = arg.find('=');
-    const std::string name = arg.substr(0, equals);
+    const std::string name = arg == "-h" ? "--help" : arg.substr(0, equals);
     const FlagSpec* spec = nullptr;
     for (const FlagSpec& s : specs) {
       if (absl::StrCat("--", s.name) == name) spec = &s;

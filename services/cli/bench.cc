@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <fstream>
 #include <memory>
 
 #include "absl/strings/numbers.h"
@@ -18,6 +17,7 @@
 #include "services/cli/bench_run.h"
 #include "services/cli/bench_stats.h"
 #include "services/cli/commands.h"
+#include "services/cli/files.h"
 
 namespace chord::cli {
 namespace {
@@ -27,6 +27,7 @@ constexpr char kHelp[] =
     "  Asks a running Chord questions at a given rate and measures how it answers.\n"
     "  DATA is a folder with pictures and a .json or .jsonl file of questions (as demo/), such a\n"
     "  file alone (rows {\"file\", \"prompt\"}, COCO or RefCOCO), or, with --prompt, pictures.\n"
+    "  --images DIR         the pictures of a data file (default: beside it, or in its images/)\n"
     "the load\n"
     "  --rate R             open loop: Poisson arrivals, R requests a second whatever the server\n"
     "                       does; a list 2,4,8 or a sweep FROM:TO:COUNT measures one after "
@@ -62,7 +63,7 @@ struct Options {
   bool help = false;
   bool json = false;
   bool http = false;
-  std::string plot, prompt;
+  std::string plot, prompt, images;
   std::vector<double> rates;  // empty: closed loop
   BenchLoad load;
   BenchClient::Options client;
@@ -98,7 +99,7 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& raw) {
                                        {"connections"},   {"max-outstanding"},
                                        {"stream", false}, {"json", false},
                                        {"plot"},          {"slo"},
-                                       {"help", false}};
+                                       {"images"},        {"help", false}};
   CHORD_ASSIGN_OR_RETURN(const Args args, ParseArgs(raw, specs));
   Options out;
   out.help = args.Has("help");
@@ -113,6 +114,7 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& raw) {
   out.http = args.Has("http");
   out.plot = args.Get("plot");
   out.prompt = args.Get("prompt");
+  out.images = args.Get("images");
   if (args.Has("prompt") && out.prompt.empty()) return errors::PromptEmpty();
   if (args.Has("rate")) {
     CHORD_ASSIGN_OR_RETURN(out.rates, ParseRates(args.Get("rate")));
@@ -168,11 +170,7 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& raw) {
 
 absl::Status WritePlot(const image::Picture& plot, const std::string& path) {
   CHORD_ASSIGN_OR_RETURN(const std::vector<uint8_t> png, image::EncodePng(plot));
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(reinterpret_cast<const char*>(png.data()), static_cast<std::streamsize>(png.size()));
-  file.close();
-  if (!file) return errors::FileNotWritten(absl::StrCat("Cannot write ", path, "."));
-  return absl::OkStatus();
+  return WriteWhole(path, {reinterpret_cast<const char*>(png.data()), png.size()});
 }
 
 // What the load did, or why there was none.
@@ -239,7 +237,11 @@ int RunBenchCommand(const std::vector<std::string>& args) {
     std::fputs(kHelp, stdout);
     return 0;
   }
-  absl::StatusOr<Material> read = LoadMaterial(options->setting.data, options->prompt);
+  if (!options->plot.empty()) {  // better now than after the load
+    if (const auto status = CheckWritable(options->plot); !status.ok()) return Fail(status, 2);
+  }
+  absl::StatusOr<Material> read =
+      LoadMaterial(options->setting.data, options->prompt, options->images);
   if (!read.ok()) return Fail(read.status(), 2);
   const auto material = std::make_shared<const Material>(*std::move(read));
   options->setting.pictures = static_cast<int>(material->pictures.size());

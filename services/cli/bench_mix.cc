@@ -20,6 +20,8 @@
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/image/image.h"
+#include "services/cli/eval_data.h"
+#include "services/cli/files.h"
 
 namespace chord::cli {
 namespace {
@@ -97,8 +99,13 @@ absl::Status AddCoco(const Json& data, std::vector<NamedQuestion>& out) {
   };
   std::map<std::string, std::string> files, names;
   for (const Json& image : list("images")) {
-    if (image.is_object()) files[Id(image, "id")] = Text(image, {"file_name", "file"});
+    if (!image.is_object()) continue;
+    const std::string file = Text(image, {"file_name", "file"});
+    files[Id(image, "id")] = file;
+    const std::string caption = Text(image, {"caption"});
+    if (!caption.empty()) out.push_back({file, caption});
   }
+  if (!out.empty()) return absl::OkStatus();
   for (const Json& category : list("categories")) {
     if (category.is_object()) names[Id(category, "id")] = Text(category, {"name"});
   }
@@ -120,24 +127,6 @@ absl::Status AddCoco(const Json& data, std::vector<NamedQuestion>& out) {
     }
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<std::string> ReadFile(const fs::path& path, int64_t limit) {
-  std::error_code error;
-  const auto size = static_cast<int64_t>(fs::file_size(path, error));
-  if (error || !fs::is_regular_file(path, error)) {
-    return errors::ConfigInvalid(absl::StrCat(path.string(), " is not a file."));
-  }
-  if (size > limit) {
-    return errors::ConfigInvalid(
-        absl::StrCat(path.string(), " has ", size, " bytes; at most ", limit, " are taken."));
-  }
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes(static_cast<size_t>(size), '\0');
-  if (!file.read(bytes.data(), size)) {
-    return errors::ConfigInvalid(absl::StrCat(path.string(), " cannot be read."));
-  }
-  return bytes;
 }
 
 bool IsPicture(const fs::path& path) {
@@ -163,7 +152,8 @@ class MaterialReader {
     const auto [place, is_new] =
         index_.emplace(path.string(), static_cast<int>(out_.pictures.size()));
     if (is_new) {
-      CHORD_ASSIGN_OR_RETURN(std::string bytes, ReadFile(path, limits::kCeilingImageBytes));
+      CHORD_ASSIGN_OR_RETURN(std::string bytes,
+                             ReadWhole(path.string(), limits::kCeilingImageBytes));
       bytes_ += static_cast<int64_t>(bytes.size());
       if (bytes_ > kMaxMaterialBytes) {
         return errors::ConfigInvalid(absl::StrCat("The pictures have more than ",
@@ -180,14 +170,24 @@ class MaterialReader {
     return absl::OkStatus();
   }
 
-  absl::Status AddData(const fs::path& path) {
-    CHORD_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxDataBytes));
-    const absl::StatusOr<std::vector<NamedQuestion>> rows = ParseQuestions(text);
+  absl::Status AddData(const fs::path& path, const std::string& images) {
+    CHORD_ASSIGN_OR_RETURN(const std::string text, ReadWhole(path.string(), kMaxDataBytes));
+    CHORD_RETURN_IF_ERROR(RefusePickle(path.string(), text));
+    std::string instances;
+    const fs::path beside = path.parent_path() / "instances.json";
+    std::error_code error;
+    if (beside != path && fs::is_regular_file(beside, error)) {
+      CHORD_ASSIGN_OR_RETURN(instances, ReadWhole(beside.string(), kMaxDataBytes));
+    }
+    const absl::StatusOr<std::vector<NamedQuestion>> rows = ParseQuestions(text, instances);
     if (!rows.ok()) {
       return errors::ConfigInvalid(absl::StrCat(path.string(), ": ", rows.status().message()));
     }
+    std::vector<std::string> files;
+    for (const NamedQuestion& row : *rows) files.push_back(row.file);
+    CHORD_ASSIGN_OR_RETURN(const fs::path folder, PictureFolder(path.string(), images, files));
     for (const NamedQuestion& row : *rows) {
-      CHORD_RETURN_IF_ERROR(Add(path.parent_path() / row.file, row.prompt));
+      CHORD_RETURN_IF_ERROR(Add(folder / row.file, row.prompt));
     }
     return absl::OkStatus();
   }
@@ -234,11 +234,19 @@ absl::StatusOr<std::vector<double>> ParseRates(absl::string_view text) {
   return out;
 }
 
-absl::StatusOr<std::vector<NamedQuestion>> ParseQuestions(absl::string_view text) {
+absl::StatusOr<std::vector<NamedQuestion>> ParseQuestions(absl::string_view text,
+                                                          absl::string_view instances) {
   absl::ConsumePrefix(&text, "\xef\xbb\xbf");
   std::vector<NamedQuestion> out;
   const Json whole = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (whole.is_array()) {
+  // A ref names its picture by an id; its file_name is of a cut-out that nobody has.
+  const Json* refs = whole.is_array() ? &whole : nullptr;
+  if (whole.is_object() && whole.contains("refs")) refs = &whole["refs"];
+  if (refs != nullptr && refs->is_array() && !refs->empty() && refs->front().is_object() &&
+      refs->front().contains("sentences") && refs->front().contains("image_id")) {
+    CHORD_ASSIGN_OR_RETURN(const std::vector<EvalItem> items, ParseEvalData(text, instances, {}));
+    for (const EvalItem& item : items) out.push_back({item.file, item.prompt});
+  } else if (whole.is_array()) {
     for (size_t i = 0; i < whole.size(); ++i) {
       CHORD_RETURN_IF_ERROR(AddRow(whole[i], absl::StrCat("Row ", i + 1), out));
     }
@@ -259,15 +267,23 @@ absl::StatusOr<std::vector<NamedQuestion>> ParseQuestions(absl::string_view text
   return out;
 }
 
-absl::StatusOr<Material> LoadMaterial(const std::string& path, const std::string& prompt) {
+absl::StatusOr<Material> LoadMaterial(const std::string& path, const std::string& prompt,
+                                      const std::string& images) {
   MaterialReader reader;
   std::error_code error;
   if (fs::is_directory(path, error)) {
-    for (const fs::path& file : FilesOf(path)) {
+    const std::vector<fs::path> files = FilesOf(path);
+    const bool refs = std::any_of(files.begin(), files.end(), [](const fs::path& file) {
+      return absl::StartsWith(file.filename().string(), "refs");
+    });
+    for (const fs::path& file : files) {
+      const std::string extension = file.extension().string();
       if (!prompt.empty()) {
         if (IsPicture(file)) CHORD_RETURN_IF_ERROR(reader.Add(file, prompt));
-      } else if (file.extension() == ".json" || file.extension() == ".jsonl") {
-        CHORD_RETURN_IF_ERROR(reader.AddData(file));
+      } else if (refs && file.filename() == "instances.json") {
+        continue;  // what the refs are about
+      } else if (extension == ".json" || extension == ".jsonl" || extension == ".p") {
+        CHORD_RETURN_IF_ERROR(reader.AddData(file, images));
       }
     }
   } else if (!prompt.empty() && IsPicture(path)) {
@@ -275,7 +291,7 @@ absl::StatusOr<Material> LoadMaterial(const std::string& path, const std::string
   } else if (!prompt.empty()) {
     return errors::ConfigInvalid("With --prompt, DATA is a picture or a folder of pictures.");
   } else {
-    CHORD_RETURN_IF_ERROR(reader.AddData(path));
+    CHORD_RETURN_IF_ERROR(reader.AddData(path, images));
   }
   if (reader.empty()) {
     return errors::ConfigInvalid(

@@ -46,10 +46,13 @@ struct NamedQuestion {
 //   * a JSON array of rows or one JSON row a line, {"file": …, "prompt": …}; also "image" or
 //     "file_name", and "question", "sentence" or "prompts": [several];
 //   * COCO: {"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}],
-//     "categories": [{"id", "name"}]}: one question "all NAME" for each category of a picture;
-//   * RefCOCO in COCO's form, whose annotations carry "sentences", "sentence" or "caption".
+//     "categories": [{"id", "name"}]}: one question "all NAME" for each category of a picture, or
+//     the "caption" of each image that has one;
+//   * RefCOCO as chord eval does (eval_data.h), with `instances` for a list of refs; and COCO whose
+//     annotations carry "sentences", "sentence" or "caption".
 // CONFIG_INVALID says what cannot be read, with the line for JSON lines.
-absl::StatusOr<std::vector<NamedQuestion>> ParseQuestions(absl::string_view text);
+absl::StatusOr<std::vector<NamedQuestion>> ParseQuestions(absl::string_view text,
+                                                          absl::string_view instances = "");
 
 struct BenchPicture {
   std::string name;
@@ -68,8 +71,10 @@ struct Material {
 
 // Reads `path`: a folder with data files (*.json, *.jsonl) and pictures, a data file, or a picture.
 // A non-empty `prompt` replaces the questions of the data: it is asked of every picture, and no
-// data file is needed. Pictures stay in memory, 1 GiB of them at most. CONFIG_INVALID otherwise.
-absl::StatusOr<Material> LoadMaterial(const std::string& path, const std::string& prompt);
+// data file is needed. Pictures are in `images`, else beside their data file or in images/ there.
+// They stay in memory, 1 GiB of them at most. CONFIG_INVALID otherwise.
+absl::StatusOr<Material> LoadMaterial(const std::string& path, const std::string& prompt,
+                                      const std::string& images = "");
 
 // Draws questions uniformly, each one by reference with the probability `reuse`.
 class Mix {

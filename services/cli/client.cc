@@ -33,12 +33,6 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxAnswerBytes = 16 << 20;
 
-absl::Status NoServer() {
-  return absl::UnavailableError(
-      "No Chord answers at the server's address. Start one with \"chord serve\", or name it with "
-      "--server.");
-}
-
 class GrpcClient final : public Client {
  public:
   explicit GrpcClient(const std::string& address)
@@ -203,6 +197,25 @@ double NumberOf(const Json& json) { return json.is_number() ? json.get<double>()
 std::string TextOf(const Json& json) { return json.is_string() ? json.get<std::string>() : ""; }
 
 }  // namespace
+
+absl::Status NoServer() {
+  return absl::UnavailableError(
+      "No Chord answers at the server's address. Start one with \"chord serve\", or name its gRPC "
+      "address with --server.");
+}
+
+absl::StatusOr<std::string> GrpcAddress(const Args& args) {
+  const std::string address = args.Get("server", "127.0.0.1:50051");
+  absl::string_view path = address;
+  if (absl::ConsumePrefix(&path, "unix:") && !path.empty()) return address;
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 || absl::StrContains(address, "//") ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 1 || port > 65535) {
+    return errors::ConfigInvalid("--server must be HOST:PORT or unix:PATH.");
+  }
+  return address;
+}
 
 std::unique_ptr<Client> MakeGrpcClient(const std::string& address) {
   return std::make_unique<GrpcClient>(address);

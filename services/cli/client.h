@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "chord/v1/grounding.pb.h"
+#include "services/cli/args.h"
 
 namespace chord::cli {
 
@@ -28,6 +29,12 @@ class Client {
   virtual ~Client() = default;
   virtual absl::StatusOr<v1::GroundResponse> Ask(const Question& question) = 0;
 };
+
+// UNAVAILABLE, not catalogued: nobody answers, or no Chord.
+absl::Status NoServer();
+
+// --server of the subcommands that ask over gRPC. CONFIG_INVALID when it has not the form.
+absl::StatusOr<std::string> GrpcAddress(const Args& args);
 
 // `address`: HOST:PORT or unix:PATH.
 std::unique_ptr<Client> MakeGrpcClient(const std::string& address);

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -33,6 +32,7 @@
 #include "services/cli/commands.h"
 #include "services/cli/confidence_fit.h"
 #include "services/cli/eval_data.h"
+#include "services/cli/files.h"
 #include "services/cli/measures.h"
 #include "services/cli/places.h"
 
@@ -139,8 +139,14 @@ struct Asked {
   std::string picture_sha256;
 };
 
+// What all questions know of the server.
+struct Reached {
+  std::atomic<bool> ever{false};  // it has said something
+  std::atomic<bool> gone{false};  // it does not come back: nothing more is asked
+};
+
 absl::StatusOr<Asked> AskOnce(Client& client, const EvalData& data, const EvalItem& item,
-                              const AskOptions& options, bool evidence) {
+                              const AskOptions& options, bool evidence, Reached& reached) {
   Asked out;
   CHORD_ASSIGN_OR_RETURN(
       const std::string picture,
@@ -153,16 +159,27 @@ absl::StatusOr<Asked> AskOnce(Client& client, const EvalData& data, const EvalIt
                           .max_new_tokens = options.max_new_tokens,
                           .want_evidence = evidence,
                           .timeout = options.timeout};
-  // A server that is full says so; the figures must not depend on it.
+  // A server that is full says so, one that is being restarted comes back; the figures must not
+  // depend on it.
   absl::Duration wait = absl::Milliseconds(200);
   for (int attempt = 1;; ++attempt) {
     absl::StatusOr<v1::GroundResponse> answer = client.Ask(question);
     if (answer.ok()) {
+      reached.ever = true;
       out.answer = *std::move(answer);
       return out;
     }
-    const bool full = answer.status().code() == absl::StatusCode::kResourceExhausted;
-    if (!full || attempt == kTries) return answer.status();
+    const absl::Status& status = answer.status();
+    const bool away = status.code() == absl::StatusCode::kUnavailable;
+    const bool lost = away && !IsCatalogued(status);
+    if (!lost) reached.ever = true;
+    const bool again =
+        away ? reached.ever.load() : status.code() == absl::StatusCode::kResourceExhausted;
+    if (!again || attempt == kTries) {
+      if (lost) reached.gone = true;
+      return status;
+    }
+    if (reached.gone) return status;
     absl::SleepFor(wait);
     wait = std::min(wait * 2, absl::Seconds(5));
   }
@@ -173,12 +190,13 @@ std::vector<absl::StatusOr<Asked>> AskAll(Client& client, const EvalData& data,
                                           const AskOptions& options, bool evidence) {
   std::vector<absl::StatusOr<Asked>> out(data.items.size(), absl::UnknownError("not asked"));
   std::atomic<size_t> next{0};
+  Reached reached;
   std::mutex mu;
   size_t done = 0, failed = 0;
   const bool terminal = isatty(STDERR_FILENO) != 0;
   const auto work = [&] {
-    for (size_t i; (i = next++) < data.items.size();) {
-      out[i] = AskOnce(client, data, data.items[i], options, evidence);
+    for (size_t i; !reached.gone && (i = next++) < data.items.size();) {
+      out[i] = AskOnce(client, data, data.items[i], options, evidence, reached);
       const std::lock_guard<std::mutex> lock(mu);
       ++done;
       if (!out[i].ok() && ++failed <= 5) {
@@ -194,6 +212,10 @@ std::vector<absl::StatusOr<Asked>> AskAll(Client& client, const EvalData& data,
   for (std::thread& thread : threads) thread.join();
   if (terminal) std::fputs("\n", stderr);
   if (failed > 0) std::fprintf(stderr, "%zu of %zu questions failed\n", failed, out.size());
+  if (done < out.size()) {
+    std::fprintf(stderr, "%zu were not asked, for there is no server any more\n",
+                 out.size() - done);
+  }
   return out;
 }
 
@@ -276,19 +298,6 @@ void PrintFigures(const Figures& all, const std::map<std::string, Figures>& grou
   }
 }
 
-// Whole or not at all: written beside its place and renamed.
-absl::Status WriteFile(const std::string& path, absl::string_view bytes) {
-  const std::string draft = absl::StrCat(path, ".", getpid(), ".part");
-  std::ofstream file(draft, std::ios::binary | std::ios::trunc);
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.close();
-  std::error_code error;
-  if (file) fs::rename(draft, path, error);
-  if (file && !error) return absl::OkStatus();
-  fs::remove(draft, error);
-  return errors::FileNotWritten(absl::StrCat("Cannot write ", path, "."));
-}
-
 absl::Status Plot(absl::Span<const Claim> claims, const std::string& path) {
   const std::vector<CurveBin> curve = Curve(claims);
   std::vector<image::ReliabilityBin> bins;
@@ -297,7 +306,7 @@ absl::Status Plot(absl::Span<const Claim> claims, const std::string& path) {
       absl::StrFormat("%d boxes and absences, ECE %.3f", claims.size(), Ece(curve));
   CHORD_ASSIGN_OR_RETURN(const std::vector<uint8_t> png,
                          image::EncodePng(image::DrawReliability(bins, title)));
-  return WriteFile(path, absl::string_view(reinterpret_cast<const char*>(png.data()), png.size()));
+  return WriteWhole(path, absl::string_view(reinterpret_cast<const char*>(png.data()), png.size()));
 }
 
 absl::StatusOr<int> Eval(const std::vector<std::string>& raw) {
@@ -314,8 +323,10 @@ absl::StatusOr<int> Eval(const std::vector<std::string>& raw) {
   if (args.Has("http")) {
     CHORD_ASSIGN_OR_RETURN(client, MakeHttpClient(args.Get("http")));
   } else {
-    client = MakeGrpcClient(args.Get("server", "127.0.0.1:50051"));
+    CHORD_ASSIGN_OR_RETURN(const std::string server, GrpcAddress(args));
+    client = MakeGrpcClient(server);
   }
+  if (args.Has("plot")) CHORD_RETURN_IF_ERROR(CheckWritable(args.Get("plot")));
   CHORD_ASSIGN_OR_RETURN(const EvalData data, Load(args.positional[0], options));
 
   const auto answers = AskAll(*client, data, options, false);
@@ -405,8 +416,10 @@ absl::StatusOr<int> Calibrate(const std::vector<std::string>& raw) {
   CHORD_ASSIGN_OR_RETURN(const std::string fingerprint, model::Fingerprint(model));
   const std::string out_path =
       args.Get("out", (fs::path(model) / grounding::kConfidenceFile).string());
+  CHORD_ASSIGN_OR_RETURN(const std::string server, GrpcAddress(args));
+  CHORD_RETURN_IF_ERROR(CheckWritable(out_path));
   CHORD_ASSIGN_OR_RETURN(const EvalData data, Load(args.positional[0], options));
-  const std::unique_ptr<Client> client = MakeGrpcClient(args.Get("server", "127.0.0.1:50051"));
+  const std::unique_ptr<Client> client = MakeGrpcClient(server);
 
   const auto answers = AskAll(*client, data, options, true);
   std::vector<FitAnswer> fit;
@@ -448,7 +461,10 @@ absl::StatusOr<int> Calibrate(const std::vector<std::string>& raw) {
   const std::string text = grounding::ToJson(map);
   // What is written must be what the gateway will take.
   CHORD_RETURN_IF_ERROR(grounding::ParseConfidenceMap(text).status());
-  CHORD_RETURN_IF_ERROR(WriteFile(out_path, text));
+  if (const absl::Status status = WriteWhole(out_path, text); !status.ok()) {
+    std::fprintf(stderr, "chord calibrate: %s\n", std::string(status.message()).c_str());
+    return 1;
+  }
 
   const grounding::FittedOn& on = map.fitted_on;
   if (args.Has("json")) {

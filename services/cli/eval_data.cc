@@ -3,18 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "common/model/strict_json.h"
+#include "services/cli/files.h"
 
 namespace chord::cli {
 namespace {
@@ -39,6 +40,7 @@ bool Keep(int, Json::parse_event_t event, Json& parsed) {
 }
 
 absl::StatusOr<Json> Parse(absl::string_view text) {
+  absl::ConsumePrefix(&text, "\xef\xbb\xbf");
   const model::JsonLimits limits{32, 200'000'000, 1 << 20};
   if (const absl::Status bounds = model::CheckJsonBounds(text, limits); !bounds.ok()) {
     return Bad(bounds.message());
@@ -143,9 +145,15 @@ struct Annotation {
   bool crowd = false;
 };
 
+struct Caption {
+  std::string text;
+  bool referring = false;  // it means one thing
+};
+
 struct Instances {
   std::vector<std::string> order;            // image ids as in the file
   std::map<std::string, std::string> files;  // by image id
+  std::map<std::string, Caption> captions;   // likewise
   std::map<std::string, Annotation> annotations;
   std::map<std::string, std::vector<std::string>> of_image;  // annotation ids in order
 };
@@ -164,6 +172,11 @@ absl::StatusOr<Instances> ReadInstances(const Json& json) {
     CHORD_ASSIGN_OR_RETURN(const std::string file, FileName(Find(image, {"file_name"}), where));
     if (!out.files.emplace(id, file).second) return Bad(absl::StrCat(where, " has a used id"));
     out.order.push_back(id);
+    if (const Json* caption = Find(image, {"caption"})) {
+      CHORD_ASSIGN_OR_RETURN(std::string text, Prompt(caption, where));
+      const std::string from = TextOr(Find(image, {"dataset_name"}), "");
+      out.captions[id] = {std::move(text), absl::StartsWith(from, "ref")};
+    }
   }
   size_t number = 0;
   for (const Json& item : *annotations) {
@@ -182,7 +195,9 @@ absl::StatusOr<Instances> ReadInstances(const Json& json) {
     const Json* crowd = Find(item, {"iscrowd"});
     one.crowd = crowd != nullptr && *crowd != 0 && *crowd != false;
     const Json* box = Find(item, {"bbox"});
-    if (box == nullptr) return Bad(absl::StrCat(where, " lacks \"bbox\""));
+    if (box == nullptr) {
+      return Bad(absl::StrCat(where, " lacks \"bbox\"; without boxes there is nothing to measure"));
+    }
     // Real files hold a few boxes without area; they can only be passed over with their category.
     const auto rect = Box(*box, false, where);
     if (!rect.ok()) {
@@ -253,6 +268,29 @@ absl::StatusOr<std::vector<EvalItem>> CocoQuestions(const Json& questions, const
     }
     item.group = TextOr(Find(question, {"kind", "group"}), CountGroup(item.truth.size()));
     out.push_back(std::move(item));
+  }
+  return out;
+}
+
+std::vector<EvalItem> CocoCaptions(const Instances& known) {
+  std::vector<EvalItem> out;
+  for (const std::string& image : known.order) {
+    const auto caption = known.captions.find(image);
+    if (caption == known.captions.end()) continue;
+    EvalItem item;
+    item.file = known.files.at(image);
+    item.prompt = caption->second.text;
+    item.first_box_only = caption->second.referring;
+    bool crowd = false;
+    if (const auto all = known.of_image.find(image); all != known.of_image.end()) {
+      for (const std::string& one : all->second) {
+        const Annotation& annotation = known.annotations.at(one);
+        item.truth.push_back(annotation.box);
+        crowd = crowd || annotation.crowd;
+      }
+    }
+    item.group = item.first_box_only ? "ref" : CountGroup(item.truth.size());
+    if (!crowd && item.truth.size() <= kMaxBoxes) out.push_back(std::move(item));
   }
   return out;
 }
@@ -384,61 +422,106 @@ absl::StatusOr<std::vector<EvalItem>> ParseEvalData(absl::string_view text,
     CHORD_ASSIGN_OR_RETURN(const Instances known, ReadInstances(json));
     const Json* questions = Find(json, {"questions"});
     if (questions != nullptr && !questions->is_array()) return Bad("\"questions\" must be a list");
-    out = questions != nullptr ? CocoQuestions(*questions, known)
-                               : CocoCategories(json, known, options);
+    out = questions != nullptr      ? CocoQuestions(*questions, known)
+          : !known.captions.empty() ? CocoCaptions(known)
+                                    : CocoCategories(json, known, options);
   }
   if (out.ok() && out->empty()) return Bad("there is no question in it");
   return out;
 }
 
-absl::StatusOr<std::string> ReadWhole(const std::string& path, int64_t limit) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) {
-    return errors::ConfigInvalid(absl::StrCat(path, " is not a file."));
+absl::Status RefusePickle(const std::string& path, absl::string_view bytes) {
+  const std::string extension = fs::path(path).extension().string();
+  bool pickle = extension == ".p" || extension == ".pkl" || extension == ".pickle";
+  // Protocol 2 and later, and 0 of a list and of a dictionary.
+  for (const absl::string_view begin : {"\x80", "(lp", "(dp"}) {
+    pickle = pickle || absl::StartsWith(bytes, begin);
   }
-  const auto size = static_cast<int64_t>(fs::file_size(path, error));
-  if (error || size > limit) {
-    return errors::ConfigInvalid(absl::StrCat(path, " is larger than ", limit, " bytes."));
-  }
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes(static_cast<size_t>(size), '\0');
-  file.read(bytes.data(), size);
-  if (!file) return errors::ConfigInvalid(absl::StrCat(path, " cannot be read."));
-  return bytes;
+  if (!pickle) return absl::OkStatus();
+  return errors::ConfigInvalid(absl::StrCat(
+      path,
+      " is a Python pickle, which runs code when it is loaded, so Chord does not. Where you trust "
+      "it, make JSON of it: python3 -c 'import json, pickle, sys; json.dump(pickle.load(open("
+      "sys.argv[1], \"rb\")), open(\"refs.json\", \"w\"))' 'refs(unc).p'"));
 }
+
+absl::StatusOr<std::string> PictureFolder(const std::string& data_file, const std::string& images,
+                                          absl::Span<const std::string> files) {
+  fs::path folder = images.empty() ? fs::path(data_file).parent_path() : fs::path(images);
+  if (folder.empty()) folder = ".";
+  std::error_code error;
+  constexpr size_t kLooks = 100;  // a few may be missing, and are told one by one
+  for (const std::string& file : files.first(std::min(files.size(), kLooks))) {
+    if (fs::exists(folder / file, error)) return folder.string();
+    if (fs::exists(folder / "images" / file, error)) return (folder / "images").string();
+  }
+  return errors::ConfigInvalid(absl::StrCat("The pictures are not in ", folder.string(),
+                                            " (there is no ", (folder / files[0]).string(),
+                                            "); name their folder with --images DIR."));
+}
+
+namespace {
+
+// The data file of a folder.
+absl::StatusOr<fs::path> DataFile(const std::string& dir) {
+  std::error_code error;
+  std::vector<fs::path> found;
+  const auto list = [&](absl::string_view begin, absl::string_view end) {
+    found.clear();
+    for (const auto& entry : fs::directory_iterator(dir, error)) {
+      const std::string name = entry.path().filename().string();
+      if (absl::StartsWith(name, begin) && absl::EndsWith(name, end)) found.push_back(entry.path());
+    }
+    std::sort(found.begin(), found.end());
+    return found.size();
+  };
+  const auto several = [&] {
+    std::string names;
+    for (const fs::path& path : found) absl::StrAppend(&names, " ", path.filename().string());
+    return errors::ConfigInvalid(
+        absl::StrCat(dir, " has several data files:", names, ". Name one of them."));
+  };
+  const auto is_there = [&](const char* name) {
+    return fs::is_regular_file(fs::path(dir) / name, error);
+  };
+  for (const char* name : {"scenes.json", "annotations.json", "refs.json"}) {
+    if (is_there(name)) return fs::path(dir) / name;
+  }
+  if (const size_t count = list("refs", ".json"); count == 1) return found[0];
+  if (!found.empty()) return several();
+  // Its instances.json alone would be measured as COCO.
+  if (list("refs", ".p") > 0) return found[0];
+  if (is_there("instances.json")) return fs::path(dir) / "instances.json";
+  if (const size_t count = list("instances", ".json"); count == 1) return found[0];
+  if (!found.empty()) return several();
+  return errors::ConfigInvalid(absl::StrCat(
+      dir, " has no scenes.json, annotations.json, refs.json or instances.json; name the file."));
+}
+
+}  // namespace
 
 absl::StatusOr<EvalData> LoadEvalData(const std::string& path, const std::string& images,
                                       const EvalOptions& options) {
   std::error_code error;
   fs::path file = path;
   if (fs::is_directory(file, error)) {
-    for (const char* name : {"scenes.json", "annotations.json", "refs.json", "instances.json"}) {
-      if (fs::is_regular_file(fs::path(path) / name, error)) {
-        file = fs::path(path) / name;
-        break;
-      }
-    }
-    if (fs::is_directory(file, error)) {
-      return errors::ConfigInvalid(absl::StrCat(
-          path, " has no scenes.json, annotations.json, refs.json or instances.json."));
-    }
+    CHORD_ASSIGN_OR_RETURN(file, DataFile(path));
   }
   EvalData out;
   out.name = file.filename().string();
   CHORD_ASSIGN_OR_RETURN(out.bytes, ReadWhole(file.string(), kMaxFileBytes));
+  CHORD_RETURN_IF_ERROR(RefusePickle(file.string(), out.bytes));
   std::string instances;
   const fs::path beside = file.parent_path() / "instances.json";
   if (beside != file && fs::is_regular_file(beside, error)) {
     CHORD_ASSIGN_OR_RETURN(instances, ReadWhole(beside.string(), kMaxFileBytes));
   }
   CHORD_ASSIGN_OR_RETURN(out.items, ParseEvalData(out.bytes, instances, options));
-  fs::path folder = images.empty() ? file.parent_path() : fs::path(images);
-  if (folder.empty()) folder = ".";
-  if (!fs::exists(folder / out.items[0].file, error) &&
-      fs::exists(folder / "images" / out.items[0].file, error)) {
-    folder /= "images";
+  std::vector<std::string> names;
+  for (const EvalItem& item : out.items) {
+    if (names.empty() || names.back() != item.file) names.push_back(item.file);
   }
-  out.images = folder.string();
+  CHORD_ASSIGN_OR_RETURN(out.images, PictureFolder(file.string(), images, names));
   return out;
 }
 

@@ -1,6 +1,5 @@
 // `chord ground`: asks a running Chord about a picture, or about every picture of a folder.
 #include <grpcpp/client_context.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,7 +8,6 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -29,6 +27,7 @@
 #include "common/base/status_macros.h"
 #include "common/image/annotate.h"
 #include "common/image/image.h"
+#include "common/model/unicode.h"
 #include "common/rpc/answer_json.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/deadline.h"
@@ -36,6 +35,7 @@
 #include "services/cli/args.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
+#include "services/cli/files.h"
 #include "services/cli/upload.h"
 
 namespace chord::cli {
@@ -66,18 +66,7 @@ struct Options {
 };
 
 absl::StatusOr<std::string> ReadPicture(const std::string& path) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) {
-    return errors::ConfigInvalid(absl::StrCat(path, " is not a file."));
-  }
-  const auto size = static_cast<int64_t>(fs::file_size(path, error));
-  if (error || size > limits::kCeilingImageBytes) {
-    return errors::ImageBytesLimit(error ? 0 : size, limits::kCeilingImageBytes);
-  }
-  std::ifstream file(path, std::ios::binary);
-  std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file) return errors::ConfigInvalid(absl::StrCat(path, " cannot be read."));
-  return bytes;
+  return ReadWhole(path, limits::kCeilingImageBytes);
 }
 
 absl::Status WriteAnnotated(const std::string& bytes, const v1::GroundResponse& answer,
@@ -94,11 +83,7 @@ absl::Status WriteAnnotated(const std::string& bytes, const v1::GroundResponse& 
   }
   CHORD_ASSIGN_OR_RETURN(const std::vector<uint8_t> png,
                          image::EncodePng(image::Annotate(picture, boxes)));
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(reinterpret_cast<const char*>(png.data()), static_cast<std::streamsize>(png.size()));
-  file.close();
-  if (!file) return errors::ConfigInvalid(absl::StrCat("Cannot write ", path, "."));
-  return absl::OkStatus();
+  return WriteWhole(path, {reinterpret_cast<const char*>(png.data()), png.size()});
 }
 
 std::string HumanAnswer(const v1::GroundResponse& answer) {
@@ -138,11 +123,8 @@ void Fill(const Options& options, v1::GroundRequest& request) {
   if (options.max_new_tokens > 0) request.set_max_new_tokens(options.max_new_tokens);
 }
 
-absl::Status NoServer(const absl::Status& status) {
-  if (IsCatalogued(status) || status.code() != absl::StatusCode::kUnavailable) return status;
-  return absl::UnavailableError(
-      "No Chord answers at the server's address. Start one with \"chord serve\", or name it with "
-      "--server.");
+bool IsLost(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable && !IsCatalogued(status);
 }
 
 absl::StatusOr<std::string> AskOne(const std::string& server, const std::string& path,
@@ -157,37 +139,73 @@ absl::StatusOr<std::string> AskOne(const std::string& server, const std::string&
   return Shown(answer, bytes, options, options.annotate, options.json ? 2 : -1);
 }
 
-std::vector<std::string> PicturesOf(const std::string& dir) {
-  std::vector<std::string> out;
+struct Folder {
+  std::vector<std::string> pictures;  // sorted
+  size_t passed_over = 0;             // files that are no pictures
+};
+
+absl::StatusOr<Folder> PicturesOf(const std::string& dir) {
+  Folder out;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(dir, error)) {
-    if (!entry.is_regular_file(error)) continue;
-    std::ifstream file(entry.path(), std::ios::binary);
+  fs::directory_iterator entries(dir, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    std::error_code ignored;
+    if (!entries->is_regular_file(ignored)) continue;
+    const std::string path = entries->path().string();
+    std::ifstream file(path, std::ios::binary);
     char head[64] = {};
     file.read(head, sizeof(head));
-    // Told by bytes; other files of the folder are passed over.
-    if (image::Sniff(absl::string_view(head, static_cast<size_t>(file.gcount()))).ok()) {
-      out.push_back(entry.path().string());
+    // Told by bytes; other files of the folder are passed over. What cannot be opened may be a
+    // picture: it is asked about, and fails with the reason.
+    const bool opened = file.is_open() && !file.bad();
+    if (!opened || image::Sniff(absl::string_view(head, static_cast<size_t>(file.gcount()))).ok()) {
+      out.pictures.push_back(path);
+    } else {
+      ++out.passed_over;
     }
   }
-  std::sort(out.begin(), out.end());
+  if (error) {
+    return errors::ConfigInvalid(
+        absl::StrCat("The folder ", dir, " cannot be read: ", error.message(), "."));
+  }
+  std::sort(out.pictures.begin(), out.pictures.end());
   return out;
 }
 
-void ShowProgress(size_t done, size_t failed, size_t all, bool last) {
-  if (!isatty(STDERR_FILENO)) {
-    if (last)
-      std::fprintf(stderr, "%zu of %zu pictures answered, %zu failed\n", done - failed, all,
-                   failed);
-    return;
+// Answers go to stdout and the bar to stderr; when both are one terminal, the bar makes room.
+class Progress {
+ public:
+  explicit Progress(size_t all) : all_(all), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+  void Print(const std::string& text) {
+    if (terminal_) std::fputs("\r\033[K", stderr);
+    std::fputs(text.c_str(), stdout);
+    std::fflush(stdout);  // who reads along, or interrupts us, has what is answered
   }
-  constexpr size_t kWidth = 30;
-  const size_t filled = all == 0 ? kWidth : done * kWidth / all;
-  std::fprintf(stderr, "\r[%s%s] %zu/%zu%s%s", std::string(filled, '#').c_str(),
-               std::string(kWidth - filled, '.').c_str(), done, all,
-               failed == 0 ? "" : absl::StrCat(", ", failed, " failed").c_str(), last ? "\n" : "");
-  std::fflush(stderr);
-}
+  void Show(size_t done, size_t failed) {
+    if (!terminal_) return;
+    constexpr size_t kWidth = 30;
+    const size_t filled = done * kWidth / all_;
+    std::fprintf(stderr, "\r[%s%s] %zu/%zu%s", std::string(filled, '#').c_str(),
+                 std::string(kWidth - filled, '.').c_str(), done, all_,
+                 failed == 0 ? "" : absl::StrCat(", ", failed, " failed").c_str());
+    std::fflush(stderr);
+  }
+  void End(size_t failed, size_t passed_over) {
+    if (terminal_) std::fputs("\r\033[K", stderr);
+    std::string more;
+    if (passed_over > 0) {
+      more = absl::StrCat("; ", passed_over, passed_over == 1 ? " file is" : " files are",
+                          " neither JPEG, PNG nor WebP and passed over");
+    }
+    std::fprintf(stderr, "%zu of %zu pictures answered, %zu failed%s\n", all_ - failed, all_,
+                 failed, more.c_str());
+  }
+
+ private:
+  const size_t all_;
+  const bool terminal_;
+};
 
 // All pictures of a folder over one stream of the server (GroundBatch), a few at a time. What is
 // refused because the server is busy is asked again after the time it gave.
@@ -208,24 +226,32 @@ class FolderAsker {
     for (size_t i = 0; i < files.size(); ++i) waiting_.push_back({i, 0, absl::InfinitePast()});
   }
 
-  void Run() {
-    // A server that went away in the middle is asked again for what is left, as long as each
-    // stream gets somewhere.
+  // OK when every file had its answer; else why the server could not be asked for the others,
+  // which have that as theirs.
+  absl::Status Run() {
+    // A server that has answered and goes away is being restarted, most likely: what is left is
+    // asked again when it is back, as long as streams get somewhere.
     absl::Status status;
-    size_t before;
-    do {
-      before = answered_;
+    for (int fruitless = 0; fruitless < kFruitless; ++fruitless) {
+      const size_t before = answered_;
       status = OneStream();
-    } while (answered_ < files_.size() && answered_ > before &&
-             status.code() == absl::StatusCode::kUnavailable);
+      if (answered_ == files_.size()) return absl::OkStatus();
+      if (status.code() != absl::StatusCode::kUnavailable || answered_ == 0) break;
+      if (answered_ > before) fruitless = -1;
+      const absl::Time patience = absl::Now() + kComingBack;
+      if (!channel_->WaitForConnected(absl::ToChronoTime(patience))) break;
+    }
     if (status.ok()) status = errors::WorkerLost("language");
-    status = NoServer(status);
+    if (IsLost(status)) status = NoServer();
     for (const auto& [file, flight] : flying_) on_answer_(file, status);
     for (const Waiting& one : waiting_) on_answer_(one.file, status);
+    return status;
   }
 
  private:
   static constexpr int kAttempts = 6;
+  static constexpr int kFruitless = 3;  // streams in a row without an answer
+  static constexpr absl::Duration kComingBack = absl::Seconds(15);
   // Bigger files go up in chunks and are asked about by their handle, so that no message meets the
   // server's limit.
   static constexpr size_t kInline = 4 << 20;
@@ -387,30 +413,43 @@ class FolderAsker {
 };
 
 // Answers are printed in the order of the files, whichever comes first.
-int GroundFolder(const std::string& server, const std::string& dir, const Options& options,
-                 int parallel) {
-  const std::vector<std::string> files = PicturesOf(dir);
+absl::StatusOr<int> GroundFolder(const std::string& server, const std::string& dir,
+                                 const Options& options, int parallel) {
+  CHORD_ASSIGN_OR_RETURN(const Folder folder, PicturesOf(dir));
+  const std::vector<std::string>& files = folder.pictures;
   if (files.empty()) {
     std::fprintf(stderr, "chord ground: there is no JPEG, PNG or WebP picture in %s.\n",
                  dir.c_str());
     return 1;
   }
+  const auto annotated = [&](size_t i) -> std::string {
+    if (options.annotate.empty()) return "";
+    const fs::path name = fs::path(files[i]).filename();
+    return (fs::path(options.annotate) / (name.string() + ".png")).string();
+  };
   if (!options.annotate.empty()) {
     std::error_code error;
     fs::create_directories(options.annotate, error);
+    // Better now than after every picture has been answered.
+    if (error) {
+      return errors::FileNotWritten(
+          absl::StrCat("Cannot make the folder ", options.annotate, ": ", error.message(), "."));
+    }
+    CHORD_RETURN_IF_ERROR(CheckWritable(annotated(0)));
   }
   std::map<size_t, std::string> ready;  // answered, not printed yet
   size_t printed = 0, done = 0, failed = 0;
+  bool any = false;  // the server has said something about a picture
+  Progress progress(files.size());
   const auto show =
       [&](size_t i,
           const absl::StatusOr<v1::GroundResponse>& response) -> absl::StatusOr<std::string> {
     CHORD_RETURN_IF_ERROR(response.status());
-    const fs::path file = files[i];
     if (options.annotate.empty()) return Shown(*response, "", options, "", -1);
     CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(files[i]));
-    return Shown(*response, bytes, options,
-                 (fs::path(options.annotate) / (file.filename().string() + ".png")).string(), -1);
+    return Shown(*response, bytes, options, annotated(i), -1);
   };
+  progress.Show(0, 0);
   FolderAsker asker(
       server, options, files, parallel,
       [&](size_t i, const absl::StatusOr<v1::GroundResponse>& response) {
@@ -426,17 +465,23 @@ int GroundFolder(const std::string& server, const std::string& dir, const Option
         } else {
           text = absl::StrCat(name, "\n  failed: ", answer.status().message(), "\n");
         }
+        any = any || !IsLost(response.status());
         ++done;
         if (!answer.ok()) ++failed;
         ready.emplace(i, std::move(text));
-        while (!ready.empty() && ready.begin()->first == printed) {
-          std::fputs(ready.begin()->second.c_str(), stdout);
+        // Without a server one sentence says it for all.
+        while ((any || options.json) && !ready.empty() && ready.begin()->first == printed) {
+          progress.Print(ready.begin()->second);
           ready.erase(ready.begin());
           ++printed;
         }
-        ShowProgress(done, failed, files.size(), done == files.size());
+        progress.Show(done, failed);
       });
-  asker.Run();
+  const absl::Status status = asker.Run();
+  progress.End(failed, folder.passed_over);
+  if (IsLost(status)) {
+    std::fprintf(stderr, "chord ground: %s\n", std::string(status.message()).c_str());
+  }
   return failed == 0 ? 0 : 1;
 }
 
@@ -475,10 +520,17 @@ absl::StatusOr<int> Ground(const std::vector<std::string>& raw) {
   if (!absl::SimpleAtoi(args.Get("parallel", "4"), &parallel) || parallel < 1 || parallel > 16) {
     return errors::ParameterInvalid("--parallel", "an integer from 1 to 16");
   }
-  const std::string server = args.Get("server", "127.0.0.1:50051");
+  CHORD_ASSIGN_OR_RETURN(const std::string server, GrpcAddress(args));
+  if (model::ToValidUtf8(options.sentence) != options.sentence) return errors::PromptNotUtf8();
   const std::string& target = args.positional[0];
   std::error_code error;
   if (fs::is_directory(target, error)) return GroundFolder(server, target, options, parallel);
+  if (!options.annotate.empty()) {
+    if (fs::equivalent(target, options.annotate, error)) {
+      return errors::ConfigInvalid("--annotate would overwrite the picture; name another file.");
+    }
+    CHORD_RETURN_IF_ERROR(CheckWritable(options.annotate));
+  }
   const absl::StatusOr<std::string> answer = AskOne(server, target, options);
   if (answer.ok()) {
     std::fputs(answer->c_str(), stdout);

@@ -1,5 +1,7 @@
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -34,9 +36,15 @@ int ExecInspect(char** argv) {
   return 1;
 }
 
-}  // namespace
+// A descriptor of these that is closed would be given to the next file or socket, and what we print
+// would go there.
+void HoldStandardStreams() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) < 0) return;
+  }
+}
 
-int main(int argc, char** argv) {
+int Run(int argc, char** argv) {
   const std::string command = argc > 1 ? argv[1] : "";
   const std::vector<std::string> args(argv + (argc > 1 ? 2 : 1), argv + argc);
   if (command == "serve") return chord::cli::RunServe(args);
@@ -57,4 +65,15 @@ int main(int argc, char** argv) {
   }
   std::fprintf(stderr, "chord: there is no command \"%s\"; see chord --help.\n", command.c_str());
   return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  HoldStandardStreams();
+  const int code = Run(argc, argv);
+  // Who reads an exit code of 0 must have the answers too.
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  std::fprintf(stderr, "chord: cannot write standard output: %s.\n", std::strerror(errno));
+  return code == 0 ? 1 : code;
 }

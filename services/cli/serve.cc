@@ -9,11 +9,16 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +28,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
@@ -68,27 +74,35 @@ absl::StatusOr<HostPort> ParseHostPort(const std::string& text, absl::string_vie
   return out;
 }
 
-// A concrete port, chosen once, so that a gateway that is restarted is found where it was.
+// A concrete port, chosen once, so that a gateway that is restarted is found where it was. Says at
+// once when it is taken: another Chord there would answer for ours.
 absl::StatusOr<std::string> FixPort(const std::string& address, absl::string_view flag) {
   CHORD_ASSIGN_OR_RETURN(HostPort where, ParseHostPort(address, flag));
-  if (where.port != 0) return address;
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   std::string host = where.host;
   if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
   addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), "0", &hints, &found) != 0) {
+  if (getaddrinfo(host.c_str(), absl::StrCat(where.port).c_str(), &hints, &found) != 0) {
     return errors::ConfigInvalid(absl::StrCat("--", flag, ": the host is not known."));
   }
   absl::Cleanup free_found = [found] { freeaddrinfo(found); };
   const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   absl::Cleanup close_fd = [fd] { close(fd); };
+  const int reuse = 1;  // a port that only lingers is free
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
   sockaddr_storage bound{};
   socklen_t size = sizeof(bound);
   if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 ||
       getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
-    return errors::ConfigInvalid(absl::StrCat("--", flag, ": cannot listen on that host."));
+    if (errno == EADDRINUSE) {
+      return errors::ConfigInvalid(absl::StrCat("--", flag, ": ", address,
+                                                " is in use, by a Chord that runs or by another "
+                                                "program. Choose another port, or 0 for any."));
+    }
+    return errors::ConfigInvalid(
+        absl::StrCat("--", flag, ": cannot listen on ", address, ": ", std::strerror(errno), "."));
   }
   const int port =
       ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
@@ -110,6 +124,7 @@ class Supervisor {
   explicit Supervisor(std::vector<Child> children) : children_(std::move(children)) {}
 
   int Run(const std::string& http_address, const std::string& grpc_address) {
+    signal(SIGPIPE, SIG_IGN);  // whoever waits for the announcement may go afterwards
     // Signals arrive as data; children get a clean mask back.
     sigset_t mask;
     sigemptyset(&mask);
@@ -131,6 +146,7 @@ class Supervisor {
                     absl::ToDoubleSeconds(absl::Now() - begin), http_address.c_str(),
                     grpc_address.c_str());
         std::fflush(stdout);
+        clearerr(stdout);  // nobody has to read that
       }
     }
     Stop();
@@ -268,15 +284,19 @@ absl::StatusOr<int> Serve(const std::vector<std::string>& raw) {
   std::vector<std::string> args, extra[3];
   const std::string kinds[3] = {"--language-flag", "--vision-flag", "--gateway-flag"};
   for (size_t i = 0; i < raw.size(); ++i) {
-    bool taken = false;
-    for (int k = 0; k < 3; ++k) {
-      if (raw[i] == kinds[k] && i + 1 < raw.size()) {
-        extra[k].push_back(absl::StrCat("--", raw[++i]));
-        taken = true;
-        break;
-      }
+    const std::string name = raw[i].substr(0, raw[i].find('='));
+    const auto* kind = std::find(std::begin(kinds), std::end(kinds), name);
+    if (kind == std::end(kinds)) {
+      args.push_back(raw[i]);
+      continue;
     }
-    if (!taken) args.push_back(raw[i]);
+    if (name == raw[i] && i + 1 == raw.size()) {
+      return errors::ConfigInvalid(absl::StrCat(name, " needs a value; see --help."));
+    }
+    absl::string_view flag = name == raw[i] ? absl::string_view(raw[++i])
+                                            : absl::string_view(raw[i]).substr(name.size() + 1);
+    absl::ConsumePrefix(&flag, "--");  // written as the process itself has it
+    extra[kind - kinds].push_back(absl::StrCat("--", flag));
   }
   const std::vector<FlagSpec> specs = {
       {"model"},           {"http"},  {"grpc"},    {"vision-device"},
@@ -310,6 +330,10 @@ absl::StatusOr<int> Serve(const std::vector<std::string>& raw) {
         "Cannot make a folder for sockets; set XDG_RUNTIME_DIR to one that can be written.");
   }
   absl::Cleanup remove_run_dir = [&] { std::filesystem::remove_all(run_dir, error); };
+  if (run_dir.size() + std::strlen("/language.sock") >= sizeof(sockaddr_un::sun_path)) {
+    return errors::ConfigInvalid(
+        "XDG_RUNTIME_DIR is too long for a unix socket; set it to a shorter path.");
+  }
   const std::string vision = absl::StrCat("unix:", run_dir, "/vision.sock");
   const std::string language = absl::StrCat("unix:", run_dir, "/language.sock");
 

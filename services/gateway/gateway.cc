@@ -1,22 +1,15 @@
 #include "services/gateway/gateway.h"
 
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/base/executor.h"
@@ -32,6 +25,7 @@
 #include "services/gateway/grpc_service.h"
 #include "services/gateway/http_service.h"
 #include "services/gateway/pictures.h"
+#include "services/gateway/request_scope.h"
 
 namespace chord::gateway {
 namespace {
@@ -47,8 +41,8 @@ std::string FolderName(const std::string& dir) {
 
 class GatewayImpl final : public Gateway {
  public:
-  explicit GatewayImpl(const Settings& settings)
-      : settings_(settings), metrics_(obs::Role::kGateway, CHORD_VERSION) {}
+  GatewayImpl(const Settings& settings, obs::Metrics& metrics)
+      : settings_(settings), metrics_(metrics) {}
 
   ~GatewayImpl() override { Stop(absl::Now()); }
 
@@ -100,6 +94,7 @@ class GatewayImpl final : public Gateway {
     core.default_deadline = settings_.default_deadline;
     core.max_deadline = settings_.max_deadline;
     core.worker_wait = settings_.worker_wait;
+    core.retry_burst = settings_.max_in_flight;
     core.max_batch = settings_.max_batch;
     core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
     core.confidence_map = FindConfidenceMap(fingerprint);
@@ -107,7 +102,7 @@ class GatewayImpl final : public Gateway {
 
     // A few threads more than requests may run: whoever is refused needs one for a moment.
     executor_ = std::make_unique<Executor>(settings_.max_in_flight + 4, 32);
-    services_ = GrpcServices(*grounder_, *executor_, metrics_);
+    services_ = GrpcServices(*grounder_, *executor_, metrics_, streams_);
     rpc::Server::Options grpc;
     grpc.address = settings_.grpc_address;
     grpc.max_receive_bytes = settings_.max_image_bytes + kMessageSlack;
@@ -128,8 +123,10 @@ class GatewayImpl final : public Gateway {
     http.max_connections = settings_.max_http_connections;
     http.on_exchange = [this](const http::Server::Exchange& exchange) {
       metrics_.HttpResponse(exchange.status);
-      // Handlers count their own refusals; these never reached one.
-      if (!exchange.reason.empty()) metrics_.Rejected(exchange.reason);
+      // Handlers tell of their own refusals; these never reached one.
+      if (exchange.reason.empty()) return;
+      metrics_.Rejected(exchange.reason);
+      LogRefusal(exchange.request_id, exchange.reason);
     };
     CHORD_ASSIGN_OR_RETURN(
         http_, http::Server::Start(http, HttpRoutes(*grounder_, *executor_, metrics_, [this] {
@@ -151,6 +148,8 @@ class GatewayImpl final : public Gateway {
     if (absl::StartsWith(asked, "unix:")) return asked;
     return absl::StrCat(asked.substr(0, asked.rfind(':')), ":", grpc_->port());
   }
+
+  absl::Status Load() override { return absl::OkStatus(); }  // Begin has done it
 
   void Drain() override {
     const absl::Time deadline = absl::Now() + settings_.drain;
@@ -190,6 +189,7 @@ class GatewayImpl final : public Gateway {
     std::thread http([&] {
       if (http_ != nullptr) http_->Shutdown(deadline);
     });
+    streams_.End(errors::ShuttingDown());
     if (grpc_ != nullptr) grpc_->Shutdown(deadline);
     http.join();
     executor_ = nullptr;
@@ -203,7 +203,7 @@ class GatewayImpl final : public Gateway {
   }
 
   const Settings settings_;
-  obs::Metrics metrics_;
+  obs::Metrics& metrics_;
   std::atomic<bool> draining_{false};
   std::atomic<bool> workers_ready_{false};
   std::unique_ptr<WorkerPool> pool_;
@@ -211,6 +211,7 @@ class GatewayImpl final : public Gateway {
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<Grounder> grounder_;
   std::unique_ptr<Executor> executor_;
+  OpenStreams streams_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   absl::Mutex mu_;  // for the pool's thread, which may tell of readiness at any time
   std::unique_ptr<rpc::Server> grpc_;
@@ -218,72 +219,32 @@ class GatewayImpl final : public Gateway {
   std::unique_ptr<http::Server> http_;
 };
 
-int Fail(const absl::Status& status) {
-  if (absl::IsCancelled(status) && !IsCatalogued(status)) {  // --help
-    std::fputs(std::string(status.message()).c_str(), stdout);
-    return 0;
-  }
-  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
-  return IsCatalogued(status) ? 2 : 1;
-}
-
-absl::StatusOr<std::unique_ptr<Gateway>> Make(int argc, char** argv) {
+absl::StatusOr<std::unique_ptr<worker::Worker>> Make(const std::vector<std::string>& args,
+                                                     obs::Metrics* metrics) {
   config::v1::Gateway config;
-  CHORD_RETURN_IF_ERROR(rpc::ApplyFlags(std::vector<std::string>(argv + 1, argv + argc), &config));
+  CHORD_RETURN_IF_ERROR(rpc::ApplyFlags(args, &config));
   CHORD_ASSIGN_OR_RETURN(const Settings settings, CheckSettings(config));
-  return Gateway::Start(settings);
-}
-
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const Settings& settings) {
-  auto gateway = std::make_unique<GatewayImpl>(settings);
-  CHORD_RETURN_IF_ERROR(gateway->Begin());
-  return std::unique_ptr<Gateway>(std::move(gateway));
-}
-
-int RunGateway(int argc, char** argv) {
-  // Before any thread exists, so that all of them inherit it and only the waiter gets the signals.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-  const char* supervised = std::getenv("CHORD_SUPERVISED");
-  if (supervised != nullptr && std::strcmp(supervised, "1") == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() == 1) return 128 + SIGTERM;  // it died before we asked
-  }
   rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
     files.rlim_cur = files.rlim_max;  // connections are bounded by a setting of ours
     setrlimit(RLIMIT_NOFILE, &files);
   }
+  CHORD_ASSIGN_OR_RETURN(std::unique_ptr<worker::Worker> gateway,
+                         Gateway::Start(settings, metrics));
+  return gateway;
+}
 
-  static absl::Notification stop;
-  static std::atomic<bool> serving{false};
-  std::thread([signals] {
-    int which = 0;
-    sigwait(&signals, &which);
-    if (!serving) std::_Exit(0);
-    stop.Notify();
-    sigwait(&signals, &which);
-    std::_Exit(128 + SIGTERM);
-  }).detach();
+}  // namespace
 
-  obs::StartLog({.role = obs::Role::kGateway});
-  auto gateway = Make(argc, argv);
-  if (!gateway.ok()) {
-    obs::StopLog();
-    return Fail(gateway.status());
-  }
-  serving = true;
-  stop.WaitForNotification();
-  (*gateway)->Drain();
-  gateway->reset();
-  obs::StopLog();
-  return 0;
+absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const Settings& settings,
+                                                        obs::Metrics* metrics) {
+  auto gateway = std::make_unique<GatewayImpl>(settings, *metrics);
+  CHORD_RETURN_IF_ERROR(gateway->Begin());
+  return std::unique_ptr<Gateway>(std::move(gateway));
+}
+
+int RunGateway(int argc, char** argv) {
+  return worker::RunProcess(argc, argv, obs::Role::kGateway, Make);
 }
 
 }  // namespace chord::gateway

@@ -78,6 +78,7 @@ struct GroundResult {
   image::FramePlan frame;
   GroundUsage usage;
   GroundTiming timing;
+  std::string language_worker, vision_worker;  // who answered, for the log; empty: not asked
   std::string request_id;
   std::string model;
   std::string image_id;                    // handle for more questions; empty: not kept

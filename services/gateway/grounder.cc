@@ -22,6 +22,9 @@ namespace {
 // caller gives up.
 absl::Duration Margin(absl::Duration left) { return std::min(absl::Milliseconds(50), left / 10); }
 
+// How long a language worker that a vision worker does not know is asked only if there is no other.
+constexpr absl::Duration kRest = absl::Seconds(1);
+
 absl::Duration Ms(double milliseconds) {
   return milliseconds >= 0 && milliseconds < 1e9 ? absl::Milliseconds(milliseconds)
                                                  : absl::ZeroDuration();
@@ -141,6 +144,7 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
   };
   asked.failure = {};
   asked.no_worker = false;
+  asked.vision = {};
   CHORD_ASSIGN_OR_RETURN(
       const auto language,
       acquire(WorkerPool::Role::kLanguage, picture.plan.tokens + new_tokens, subject.home.worker));
@@ -202,13 +206,13 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
     };
   }
   legs.only_if_needed = believed;
-  legs.vision = [&]() -> absl::StatusOr<internal::v1::Vision::Stub*> {
+  legs.vision = [&]() -> absl::StatusOr<VisionLeg> {
     if (!vision) {
       CHORD_ASSIGN_OR_RETURN(vision,
                              acquire(WorkerPool::Role::kVision, picture.plan.grid.patches(), ""));
     }
     asked.vision = vision.id();
-    return &vision.vision();
+    return VisionLeg{&vision.vision(), asked.vision.name};
   };
   return RunLegs(language.language(), legs, asked.failure);
 }
@@ -220,6 +224,7 @@ absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject
   auto output = AskOnce(input, subject, turns, question, new_tokens, deadline,
                         absl::Now() + options_.worker_wait, asked);
   const LegsFailure& failure = asked.failure;
+  if (failure.not_known) pool_.Rest(asked.language, kRest);
   if (output.ok() || !failure.worker_lost || failure.produced || input.cancel.cancelled()) {
     return output;
   }
@@ -325,6 +330,8 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   out.timing.prefill = Ms(output.decode.prefill_ms());
   out.timing.first_token = (asked.begun - input.received_at) + Ms(output.decode.ttft_ms());
   out.timing.decode = Ms(output.decode.decode_ms());
+  out.language_worker = asked.language.name;
+  if (output.encoded) out.vision_worker = asked.vision.name;
   out.request_id = input.request_id;
   out.model = options_.model_name;
   out.cut = output.decode.cut();

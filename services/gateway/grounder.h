@@ -33,6 +33,9 @@ class Grounder {
     absl::Duration worker_wait;
     // How long a request whose worker was lost waits for another one, or for that one's next life.
     absl::Duration retry_wait = absl::Milliseconds(500);
+    // Retries at once, beyond the share of the traffic that they may be (RetryBudget): what a lost
+    // worker had under way must not fail while others are idle.
+    double retry_burst = 10;
     int max_batch = 64;
     Thresholds thresholds;
     std::shared_ptr<const grounding::ConfidenceMap> confidence_map;  // null: raw confidences
@@ -44,7 +47,8 @@ class Grounder {
         admission_(admission),
         pictures_(pictures),
         pool_(pool),
-        metrics_(metrics) {}
+        metrics_(metrics),
+        retries_(0.1, options_.retry_burst) {}
 
   // Blocks. Every error is of the catalogue. A picture that came with its question is kept when the
   // question has been answered; a question that fails leaves nothing behind.

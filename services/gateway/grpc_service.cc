@@ -6,6 +6,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <utility>
@@ -20,6 +21,7 @@
 #include "common/base/ids.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/model/unicode.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
 #include "services/gateway/codec.h"
@@ -113,6 +115,14 @@ v1::Error ErrorProto(const absl::Status& status, absl::string_view request_id) {
   return out;
 }
 
+// What is echoed of a tag: whole when it is of the size it may have, and never half a character,
+// which no client could read.
+std::string Echo(absl::string_view tag) {
+  std::string out(tag.substr(0, limits::kMaxTagBytes));
+  out.resize(out.size() - model::IncompleteTail(out));
+  return out;
+}
+
 struct Door {
   Grounder& grounder;
   Executor& executor;
@@ -179,7 +189,7 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
     const absl::StatusOr<GroundResult> result = ask();
     scope.End(result);
     v1::GroundBatchResponse out;
-    out.set_tag(item.tag().substr(0, limits::kMaxTagBytes));
+    out.set_tag(Echo(item.tag()));
     if (result.ok()) {
       *out.mutable_response() = ToProto(*result);
     } else {
@@ -343,21 +353,34 @@ class ListCall final : public Call<grpc::ServerUnaryReactor> {
 
 // Questions as they come, answers as they finish. Reads no further while as many questions as may
 // be are asked or answered and not yet taken by the client: its window fills, and it waits.
-class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>> {
+class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>>,
+                        public OpenStreams::Stream {
  public:
   BatchCall(const Door& door, CallbackServerContext* context)
       : Call(door, context, obs::Method::kGroundBatch) {}
 
-  void Open() {
+  void Open(OpenStreams& streams) {
     self_ = shared_from_this();
+    {
+      absl::MutexLock lock(&mu_);
+      StartRead(&read_);
+    }
+    streams.Add(std::static_pointer_cast<BatchCall>(self_));
+  }
+
+  void EndWhenIdle(const absl::Status& why) override {
     absl::MutexLock lock(&mu_);
-    StartRead(&read_);
+    // A client that has asked everything gets its answers, and its end is OK.
+    if (read_all_) return;
+    read_all_ = true;
+    status_ = why;
+    Advance();
   }
 
   void OnReadDone(bool ok) override {
     absl::MutexLock lock(&mu_);
     reading_ = false;
-    if (!ok) {
+    if (!ok || read_all_) {  // the client's last word, or ours came before its next question
       read_all_ = true;
       return Advance();
     }
@@ -380,7 +403,7 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
     if (!taken) {
       --running_;
       v1::GroundBatchResponse answer;
-      answer.set_tag(shared->tag().substr(0, limits::kMaxTagBytes));
+      answer.set_tag(Echo(shared->tag()));
       const absl::Status busy = errors::Overloaded(door_.grounder.admission().RetryAfter());
       *answer.mutable_error() = ErrorProto(busy, id_);
       door_.metrics.Rejected(ErrorReason(busy));
@@ -414,7 +437,8 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
       read_.Clear();
       StartRead(&read_);
     }
-    if (read_all_ && running_ == 0 && answers_.empty() && !writing_ && !reading_) {
+    // A read that waits for what the client may never send ends with the call.
+    if (read_all_ && running_ == 0 && answers_.empty() && !writing_) {
       finished_ = true;
       if (status_.ok()) status_ = cancel_.token().Check();
       scope_->EndWithout(status_);
@@ -433,16 +457,6 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 };
 
-// The answer of a method that is promised and not there yet.
-template <typename Reactor>
-class NotYet final : public Reactor {
- public:
-  explicit NotYet(absl::string_view feature) {
-    this->Finish(rpc::ToGrpc(errors::NotImplementedYet(feature), NewRequestId()));
-  }
-  void OnDone() override { delete this; }
-};
-
 using GroundingBase =
     v1::Grounding::WithRawCallbackMethod_Ground<v1::Grounding::WithRawCallbackMethod_GroundStream<
         v1::Grounding::WithRawCallbackMethod_GroundList<
@@ -450,7 +464,7 @@ using GroundingBase =
 
 class GroundingService final : public GroundingBase {
  public:
-  explicit GroundingService(const Door& door) : door_(door) {}
+  GroundingService(const Door& door, OpenStreams& streams) : door_(door), streams_(streams) {}
 
   grpc::ServerUnaryReactor* Ground(CallbackServerContext* context, const ByteBuffer* request,
                                    ByteBuffer* response) override {
@@ -477,12 +491,13 @@ class GroundingService final : public GroundingBase {
       CallbackServerContext* context) override {
     auto call = std::make_shared<BatchCall>(door_, context);
     auto* reactor = call.get();
-    reactor->Open();
+    reactor->Open(streams_);
     return reactor;
   }
 
  private:
   const Door door_;
+  OpenStreams& streams_;
 };
 
 void FillImage(const Pictures::Kept& kept, v1::Image& out) {
@@ -621,10 +636,29 @@ class UploadCall final : public grpc::ServerReadReactor<v1::UploadRequest> {
 // A unary call that is answered at once.
 class AtOnce final : public grpc::ServerUnaryReactor {
  public:
-  explicit AtOnce(const absl::Status& status) {
-    this->Finish(rpc::ToGrpc(status, status.ok() ? "" : NewRequestId()));
+  AtOnce(CallbackServerContext* context, obs::Metrics& metrics, const absl::Status& status)
+      : AtOnce(context) {
+    if (!status.ok()) Refused(metrics, id_, status);
+    Finish(rpc::ToGrpc(status, id_));
+  }
+  // Of a method that is promised and not there yet.
+  static AtOnce* NotYet(CallbackServerContext* context, obs::Metrics& metrics, obs::Method method,
+                        absl::string_view feature) {
+    const absl::Status status = errors::NotImplementedYet(feature);
+    auto* out = new AtOnce(context);
+    RequestScope(metrics, method, out->id_, ClientId(*context), absl::Now()).EndWithout(status);
+    out->Finish(rpc::ToGrpc(status, out->id_));
+    return out;
   }
   void OnDone() override { delete this; }
+
+ private:
+  explicit AtOnce(CallbackServerContext* context) {
+    const std::string client_id = ClientId(*context);
+    context->AddInitialMetadata("x-request-id", id_);
+    if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
+  }
+  const std::string id_ = NewRequestId();
 };
 
 class ImagesService final : public v1::Images::CallbackService {
@@ -635,15 +669,16 @@ class ImagesService final : public v1::Images::CallbackService {
                                                      v1::Image* image) override {
     return new UploadCall(door_, context, image);
   }
-  grpc::ServerUnaryReactor* Touch(CallbackServerContext*, const v1::ImageRef* request,
+  grpc::ServerUnaryReactor* Touch(CallbackServerContext* context, const v1::ImageRef* request,
                                   v1::Image* image) override {
     const auto kept = door_.grounder.pictures().Touch(request->image_id());
     if (kept.ok()) FillImage(*kept, *image);
-    return new AtOnce(kept.status());
+    return new AtOnce(context, door_.metrics, kept.status());
   }
-  grpc::ServerUnaryReactor* Delete(CallbackServerContext*, const v1::ImageRef* request,
+  grpc::ServerUnaryReactor* Delete(CallbackServerContext* context, const v1::ImageRef* request,
                                    v1::DeleteImageResponse*) override {
-    return new AtOnce(door_.grounder.pictures().Delete(request->image_id()));
+    return new AtOnce(context, door_.metrics,
+                      door_.grounder.pictures().Delete(request->image_id()));
   }
 
  private:
@@ -651,38 +686,74 @@ class ImagesService final : public v1::Images::CallbackService {
 };
 
 class AdminService final : public v1::Admin::CallbackService {
-  static constexpr char kFeature[] = "changing models while it runs";
-  using Unary = NotYet<grpc::ServerUnaryReactor>;
+  using Unary = grpc::ServerUnaryReactor;
   using Context = CallbackServerContext;
 
  public:
-  grpc::ServerUnaryReactor* ListModels(Context*, const v1::ListModelsRequest*,
-                                       v1::ListModelsResponse*) override {
-    return new Unary(kFeature);
+  explicit AdminService(obs::Metrics& metrics) : metrics_(metrics) {}
+  Unary* ListModels(Context* context, const v1::ListModelsRequest*,
+                    v1::ListModelsResponse*) override {
+    return NotYet(context);
   }
-  grpc::ServerUnaryReactor* PlanModel(Context*, const v1::ModelRef*, v1::ModelPlan*) override {
-    return new Unary(kFeature);
+  Unary* PlanModel(Context* context, const v1::ModelRef*, v1::ModelPlan*) override {
+    return NotYet(context);
   }
-  grpc::ServerUnaryReactor* LoadModel(Context*, const v1::ModelRef*, v1::ModelState*) override {
-    return new Unary(kFeature);
+  Unary* LoadModel(Context* context, const v1::ModelRef*, v1::ModelState*) override {
+    return NotYet(context);
   }
-  grpc::ServerUnaryReactor* SwapModel(Context*, const v1::ModelRef*, v1::ModelState*) override {
-    return new Unary(kFeature);
+  Unary* SwapModel(Context* context, const v1::ModelRef*, v1::ModelState*) override {
+    return NotYet(context);
   }
-  grpc::ServerUnaryReactor* RollBack(Context*, const v1::RollBackRequest*,
-                                     v1::ModelState*) override {
-    return new Unary(kFeature);
+  Unary* RollBack(Context* context, const v1::RollBackRequest*, v1::ModelState*) override {
+    return NotYet(context);
   }
+
+ private:
+  Unary* NotYet(Context* context) {
+    return AtOnce::NotYet(context, metrics_, obs::Method::kAdmin, "changing models while it runs");
+  }
+  obs::Metrics& metrics_;
 };
 
 }  // namespace
 
+void OpenStreams::Add(std::weak_ptr<Stream> stream) {
+  absl::Status why;
+  {
+    absl::MutexLock lock(&mu_);
+    why = why_;
+    if (why.ok()) {
+      streams_.erase(std::remove_if(streams_.begin(), streams_.end(),
+                                    [](const auto& known) { return known.expired(); }),
+                     streams_.end());
+      streams_.push_back(std::move(stream));
+      return;
+    }
+  }
+  if (const auto late = stream.lock()) late->EndWhenIdle(why);
+}
+
+void OpenStreams::End(const absl::Status& why) {
+  std::vector<std::weak_ptr<Stream>> streams;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!why_.ok()) return;
+    why_ = why;
+    streams = std::move(streams_);
+    streams_.clear();
+  }
+  for (const auto& weak : streams) {
+    if (const auto stream = weak.lock()) stream->EndWhenIdle(why);
+  }
+}
+
 std::vector<std::unique_ptr<grpc::Service>> GrpcServices(Grounder& grounder, Executor& executor,
-                                                         obs::Metrics& metrics) {
+                                                         obs::Metrics& metrics,
+                                                         OpenStreams& streams) {
   std::vector<std::unique_ptr<grpc::Service>> out;
-  out.push_back(std::make_unique<GroundingService>(Door{grounder, executor, metrics}));
+  out.push_back(std::make_unique<GroundingService>(Door{grounder, executor, metrics}, streams));
   out.push_back(std::make_unique<ImagesService>(Door{grounder, executor, metrics}));
-  out.push_back(std::make_unique<AdminService>());
+  out.push_back(std::make_unique<AdminService>(metrics));
   return out;
 }
 

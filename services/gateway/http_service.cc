@@ -223,26 +223,37 @@ http::Response UploadOverHttp(Grounder& grounder, obs::Metrics& metrics,
 
 constexpr absl::string_view kImages = "/api/images/";
 
-http::Response TouchOverHttp(Grounder& grounder, const http::Request& request) {
+http::Response TouchOverHttp(Grounder& grounder, obs::Metrics& metrics,
+                             const http::Request& request) {
   const auto kept =
       grounder.pictures().Touch(absl::StripPrefix(absl::string_view(request.path), kImages));
-  return kept.ok() ? JsonAnswer(KeptJson(*kept)) : Refusal(kept.status(), request);
+  if (kept.ok()) return JsonAnswer(KeptJson(*kept));
+  Refused(metrics, request.id, kept.status());
+  return Refusal(kept.status(), request);
 }
 
-http::Response DeleteOverHttp(Grounder& grounder, const http::Request& request) {
+http::Response DeleteOverHttp(Grounder& grounder, obs::Metrics& metrics,
+                              const http::Request& request) {
   const absl::Status status =
       grounder.pictures().Delete(absl::StripPrefix(absl::string_view(request.path), kImages));
-  if (!status.ok()) return Refusal(status, request);
+  if (!status.ok()) {
+    Refused(metrics, request.id, status);
+    return Refusal(status, request);
+  }
   http::Response out;
   out.status = 204;
   return out;
 }
 
-http::Route NotYet(std::string path, std::string feature) {
+http::Route NotYet(std::string path, std::string feature, obs::Method method,
+                   obs::Metrics& metrics) {
   http::Route route;
   route.path = std::move(path);
-  route.handler = [feature = std::move(feature)](const http::Request& request) {
-    return http::Problem(errors::NotImplementedYet(feature), request.id);
+  route.handler = [feature = std::move(feature), method, &metrics](const http::Request& request) {
+    const absl::Status status = errors::NotImplementedYet(feature);
+    RequestScope(metrics, method, request.id, request.client_id, request.received_at)
+        .EndWithout(status);
+    return Refusal(status, request);
   };
   route.body_limit = 1 << 20;  // read so that the connection can go on, then dropped
   route.quick = true;
@@ -315,14 +326,21 @@ std::vector<http::Route> HttpRoutes(Grounder& grounder, Executor& executor, obs:
   };
   add(
       "GET", "/api/images/*",
-      [&grounder](const http::Request& request) { return TouchOverHttp(grounder, request); }, 0)
+      [&grounder, &metrics](const http::Request& request) {
+        return TouchOverHttp(grounder, metrics, request);
+      },
+      0)
       .quick = true;
   add(
       "DELETE", "/api/images/*",
-      [&grounder](const http::Request& request) { return DeleteOverHttp(grounder, request); }, 0)
+      [&grounder, &metrics](const http::Request& request) {
+        return DeleteOverHttp(grounder, metrics, request);
+      },
+      0)
       .quick = true;
-  routes.push_back(NotYet("/v1/chat/completions", "the OpenAI protocol"));
-  routes.push_back(NotYet("/v1/models", "the OpenAI protocol"));
+  const std::string openai = "the OpenAI protocol";
+  routes.push_back(NotYet("/v1/chat/completions", openai, obs::Method::kChatCompletions, metrics));
+  routes.push_back(NotYet("/v1/models", openai, obs::Method::kListModels, metrics));
   routes.push_back(Page("/", "text/html; charset=utf-8", web::kIndexHtml));
   routes.push_back(Page("/app.js", "text/javascript; charset=utf-8", web::kAppJs));
   routes.push_back(Page("/style.css", "text/css; charset=utf-8", web::kStyleCss));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
@@ -186,16 +187,18 @@ absl::StatusOr<LegsOutput> RunLegs(v1::Language::Stub& language, const LegsInput
     meeting.changed.SignalAll();
   });
   bool asked = false;
+  std::string vision_worker;
   std::optional<absl::Status> no_vision;  // the answer of `vision` when there is no worker
   const auto open_encode = [&] {
     asked = true;
-    const auto stub = input.vision();
-    if (!stub.ok()) {
-      no_vision = stub.status();
+    const auto vision = input.vision();
+    if (!vision.ok()) {
+      no_vision = vision.status();
       return;
     }
+    vision_worker = vision->worker;
     encode = std::make_unique<EncodeLeg>(meeting, input);
-    encode->Start(**stub);
+    encode->Start(*vision->stub);
   };
   decode.Start(language);
   if (!input.only_if_needed) open_encode();
@@ -260,12 +263,17 @@ absl::StatusOr<LegsOutput> RunLegs(v1::Language::Stub& language, const LegsInput
     if (encode_end && encode_end->ok()) out.encode = encode->response;
     return out;
   }
-  for (const auto& [end, role] :
-       {std::pair(decode_end, "language"), std::pair(encode_end, "vision")}) {
-    if (!failed(end)) continue;
+  const auto log = [&](const std::optional<absl::Status>& end, absl::string_view leg,
+                       const std::string& worker) {
+    if (!failed(end)) return;
     obs::Log(obs::LogLevel::kInfo, "leg_failed", input.decode.ticket().request_id(),
-             {{"role", role}, {"reason", ErrorReason(*end)}, {"text", end->message()}});
-  }
+             {{"leg", leg},
+              {"worker", worker},
+              {"reason", ErrorReason(*end)},
+              {"text", end->message()}});
+  };
+  log(decode_end, "language", input.encode.target());
+  log(encode_end, "vision", vision_worker);
   if (auto status = input.cancel.Check(); !status.ok()) return status;
   if (absl::Now() >= input.deadline) return errors::DeadlineExceeded();
   const bool decode_failed = failed(decode_end), encode_failed = failed(encode_end);
@@ -281,6 +289,11 @@ absl::StatusOr<LegsOutput> RunLegs(v1::Language::Stub& language, const LegsInput
       return blame(LegsFailure::Where::kLanguage, *decode_end, "language");
     }
     return blame(LegsFailure::Where::kVision, *encode_end, "vision");
+  }
+  if (encode_failed && ErrorReason(*encode_end) == "PEER_UNKNOWN") {
+    failure.where = LegsFailure::Where::kLanguage;
+    failure.worker_lost = failure.not_known = true;
+    return errors::WorkerUnavailable("language");
   }
   if (encode_failed) {
     const bool between = ErrorReason(*encode_end) == "WORKER_LOST";  // it means the other one

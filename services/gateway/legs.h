@@ -15,6 +15,11 @@
 
 namespace chord::gateway {
 
+struct VisionLeg {
+  internal::v1::Vision::Stub* stub = nullptr;
+  std::string worker;  // for the log
+};
+
 struct LegsInput {
   internal::v1::DecodeRequest decode;
   internal::v1::EncodeHeader encode;
@@ -26,7 +31,7 @@ struct LegsInput {
   // The vision worker for the picture's rows, asked for at once, or, when `only_if_needed`, once
   // the language worker has said that it needs rows after all. May block, for a short time. Called
   // at most once, on the thread of RunLegs.
-  std::function<absl::StatusOr<internal::v1::Vision::Stub*>()> vision;
+  std::function<absl::StatusOr<VisionLeg>()> vision;
   bool only_if_needed = false;
 };
 
@@ -43,6 +48,9 @@ struct LegsFailure {
   enum class Where { kNeither, kLanguage, kVision, kBetween } where = Where::kNeither;
   bool worker_lost = false;  // the worker went away or is going: another one may do
   bool produced = false;     // some of the answer was handed to on_delta
+  // The vision worker does not know the language worker (kLanguage): it looks names up by itself,
+  // and may not have found yet what we have.
+  bool not_known = false;
 };
 
 // Decode alone or together with Encode. Blocks until the calls have ended. Either failing ends the

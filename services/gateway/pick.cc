@@ -1,7 +1,7 @@
 #include "services/gateway/pick.h"
 
 #include <algorithm>
-#include <utility>
+#include <tuple>
 
 namespace chord::gateway {
 
@@ -9,7 +9,7 @@ Picked PickWorker(absl::Span<const WorkerView> workers, absl::string_view finger
                   uint64_t turn, int preferred) {
   Picked out;
   bool mismatch = false, full = false;
-  std::pair<int64_t, int> least;
+  std::tuple<bool, int64_t, int> least;
   for (size_t i = 0; i < workers.size(); ++i) {
     const size_t at = (i + turn) % workers.size();
     const WorkerView& worker = workers[at];
@@ -22,12 +22,13 @@ Picked PickWorker(absl::Span<const WorkerView> workers, absl::string_view finger
       full = true;
       continue;
     }
-    if (static_cast<int>(at) == preferred) {
+    if (static_cast<int>(at) == preferred && !worker.resting) {
       out.index = preferred;
       break;
     }
-    const std::pair<int64_t, int> weight = {std::max(worker.load, worker.ours_load),
-                                            std::max(worker.in_flight, worker.ours_in_flight)};
+    const std::tuple<bool, int64_t, int> weight = {
+        worker.resting, std::max(worker.load, worker.ours_load),
+        std::max(worker.in_flight, worker.ours_in_flight)};
     if (out.index >= 0 && !(weight < least)) continue;
     least = weight;
     out.index = static_cast<int>(at);

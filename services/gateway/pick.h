@@ -21,6 +21,7 @@ struct WorkerView {
   int64_t load = 0;        // patches or tokens in flight, as reported
   int64_t ours_load = 0;
   bool excluded = false;  // not for this request: it has just failed there
+  bool resting = false;   // only if there is no other
 };
 
 struct Picked {

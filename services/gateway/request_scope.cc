@@ -44,6 +44,8 @@ void RequestScope::Finish(const absl::Status& status, const GroundResult* result
                    {obs::Stage::kVision, result->timing.vision},
                    {obs::Stage::kPrefill, result->timing.prefill},
                    {obs::Stage::kDecode, result->timing.decode}};
+    line.language_worker = result->language_worker;
+    line.vision_worker = result->vision_worker;
     line.image_tokens = result->usage.image_tokens;
     line.prompt_tokens = result->usage.prompt_tokens;
     line.new_tokens = result->usage.completion_tokens;
@@ -64,6 +66,15 @@ void RequestScope::Finish(const absl::Status& status, const GroundResult* result
   if (!client_id_.empty()) {
     obs::Log(obs::LogLevel::kInfo, "client_request_id", request_id_, {{"client_id", client_id_}});
   }
+}
+
+void Refused(obs::Metrics& metrics, absl::string_view request_id, const absl::Status& status) {
+  metrics.Rejected(ErrorReason(status));
+  LogRefusal(request_id, ErrorReason(status));
+}
+
+void LogRefusal(absl::string_view request_id, absl::string_view reason) {
+  obs::Log(obs::LogLevel::kInfo, "refused", request_id, {{"reason", reason}});
 }
 
 }  // namespace chord::gateway

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/obs/metrics.h"
 #include "services/gateway/ground.h"
@@ -30,5 +31,10 @@ class RequestScope {
   const absl::Time received_at_;
   bool ended_ = false;
 };
+
+// Of a call that is answered at once and no request of a method: who asks about the id of a refusal
+// finds it in the log.
+void Refused(obs::Metrics& metrics, absl::string_view request_id, const absl::Status& status);
+void LogRefusal(absl::string_view request_id, absl::string_view reason);
 
 }  // namespace chord::gateway

@@ -45,6 +45,7 @@ struct WorkerPool::Worker {
   absl::Time next_try = absl::InfinitePast();
   absl::Duration retry = kFirstRetry;
   absl::Time last_beat = absl::InfinitePast();
+  absl::Time rests_until = absl::InfinitePast();
   State state;
   bool fit = false;  // as last told
   int ours_in_flight = 0;
@@ -125,12 +126,13 @@ class WorkerPoolImpl final : public WorkerPool {
       changed_.SignalAll();
     });
     absl::MutexLock lock(&mu_);
+    const uint64_t turn = turns_[static_cast<size_t>(role)]++;
     while (true) {
       if (auto status = cancel.Check(); !status.ok()) return status;
       const Workers& workers = Set(role);
       int preferred = -1;
       const std::vector<WorkerView> views = Views(workers, want, preferred);
-      const Picked picked = PickWorker(views, options_.fingerprint, turn_++, preferred);
+      const Picked picked = PickWorker(views, options_.fingerprint, turn, preferred);
       if (picked.why == Picked::Why::kFound) {
         return Take(workers[static_cast<size_t>(picked.index)], want.cost);
       }
@@ -139,6 +141,17 @@ class WorkerPoolImpl final : public WorkerPool {
       }
       // Nobody tells when a beat is missed, and none needs to: only a message makes a worker fit.
       changed_.WaitWithDeadline(&mu_, std::min(until, cancel.deadline()));
+    }
+  }
+
+  void Rest(const WorkerId& id, absl::Duration time) override {
+    absl::MutexLock lock(&mu_);
+    for (auto* workers : {&vision_, &language_}) {
+      for (const auto& worker : *workers) {
+        if (worker->peer.name == id.name && worker->incarnation == id.incarnation) {
+          worker->rests_until = absl::Now() + time;
+        }
+      }
     }
   }
 
@@ -263,6 +276,7 @@ class WorkerPoolImpl final : public WorkerPool {
           worker->role == Role::kVision ? state.patches_in_flight() : state.tokens_in_flight();
       view.ours_load = worker->ours_load;
       const WorkerId id{worker->peer.name, worker->incarnation};
+      view.resting = absl::Now() < worker->rests_until;
       view.excluded = std::find(want.spare.begin(), want.spare.end(), id) != want.spare.end();
       if (!want.preferred.empty() && worker->peer.name == want.preferred) {
         preferred = static_cast<int>(out.size());
@@ -372,7 +386,7 @@ class WorkerPoolImpl final : public WorkerPool {
       obs::Log(fit ? obs::LogLevel::kInfo : obs::LogLevel::kWarning,
                fit ? "worker_ready" : "worker_not_ready",
                {{"worker", worker->peer.name},
-                {"role", RoleName(worker->role)},
+                {"leg", RoleName(worker->role)},
                 {"same_model", !ready || fit}});
     }
     return count;
@@ -428,7 +442,7 @@ class WorkerPoolImpl final : public WorkerPool {
   Workers vision_ ABSL_GUARDED_BY(mu_), language_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, bool> lookup_failed_ ABSL_GUARDED_BY(mu_);
   int watches_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t turn_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t turns_[2] ABSL_GUARDED_BY(mu_) = {0, 0};  // by role, else one would step over the other
   std::thread thread_;
 };
 

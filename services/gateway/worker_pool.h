@@ -78,6 +78,9 @@ class WorkerPool {
   virtual absl::StatusOr<Lease> Acquire(Role role, const Want& want, const CancelToken& cancel,
                                         absl::Time until) = 0;
 
+  // Takes another worker, if there is one, for a while.
+  virtual void Rest(const WorkerId& worker, absl::Duration time) = 0;
+
   // Tells a language worker to forget a picture. Best effort: nothing when that life of it is over,
   // or when many such calls are still on their way.
   virtual void DropImage(const WorkerId& worker, absl::string_view key) = 0;

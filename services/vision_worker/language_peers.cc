@@ -53,9 +53,13 @@ LanguagePeers::LanguagePeers(const std::map<std::string, std::string>& peers,
 }
 
 std::shared_ptr<LanguagePeers::Stub> LanguagePeers::Find(absl::string_view name) const {
-  absl::MutexLock lock(&mu_);
-  const auto found = stubs_.find(name);
-  return found == stubs_.end() ? nullptr : found->second;
+  {
+    absl::MutexLock lock(&mu_);
+    if (const auto found = stubs_.find(name); found != stubs_.end()) return found->second;
+  }
+  // Not under our lock: the watch holds its own while it waits for ours.
+  if (watch_ != nullptr) watch_->LookAgain();
+  return nullptr;
 }
 
 }  // namespace chord::vision_worker

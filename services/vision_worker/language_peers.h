@@ -24,7 +24,8 @@ class LanguagePeers {
   explicit LanguagePeers(const std::map<std::string, std::string>& peers,
                          absl::Duration dns_every = absl::Seconds(5));
 
-  // Null: there is no such peer. The stub may be used as long as it is held.
+  // Null: there is no such peer; if it may be one that the names have by now, they are looked up
+  // at once, for who asks again. The stub may be used as long as it is held.
   std::shared_ptr<Stub> Find(absl::string_view name) const;
 
  private:

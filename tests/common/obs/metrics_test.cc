@@ -30,7 +30,6 @@ const std::vector<std::string> kCommon = {"chord_build_info",
                                           "chord_inflight_requests",
                                           "chord_log_dropped_total",
                                           "chord_log_lines_total",
-                                          "chord_queue_depth",
                                           "chord_ready",
                                           "chord_rejected_total",
                                           "chord_request_seconds",
@@ -54,10 +53,9 @@ const std::vector<std::string> kGateway = {"chord_answer_boxes",
                                            "chord_session_total",
                                            "chord_sessions",
                                            "chord_workers"};
-const std::vector<std::string> kWorker = {"chord_device_bytes", "chord_embedding_bytes_total",
-                                          "chord_model_state"};
-const std::vector<std::string> kVision = {"chord_embedding_cache_total",
-                                          "chord_encode_batch_images", "chord_image_patches"};
+const std::vector<std::string> kWorker = {"chord_embedding_bytes_total", "chord_model_state",
+                                          "chord_queue_depth"};
+const std::vector<std::string> kVision = {"chord_encode_batch_images", "chord_image_patches"};
 const std::vector<std::string> kLanguage = {"chord_answer_tokens",
                                             "chord_decode_batch_sequences",
                                             "chord_first_token_seconds",
@@ -121,7 +119,8 @@ void CallAll(Metrics* metrics) {
   metrics->SetKvBytes(KvState::kUsed, 1 << 20);
   metrics->SetTickets(1);
   metrics->SetKeptPictures(3, 9000);
-  metrics->Session(SessionEvent::kMiss);
+  metrics->SetQueueDepth(Queue::kPrefill, 2);
+  metrics->Session(SessionEvent::kHit);
   metrics->EmbeddingBytes(Direction::kSent, 4096);
   metrics->SetDeviceBytes(DeviceBytes::kPeak, int64_t{80} << 30);
   metrics->SetModelState("3b \"v1\"\\\n", ModelState::kReady);
@@ -212,7 +211,6 @@ TEST(MetricsTest, CountsWhatItIsTold) {
                            "chord_request_seconds_bucket{method=\"ground\",le=\"0.05\"} 0",
                            "chord_request_seconds_bucket{method=\"ground\",le=\"0.1\"} 1",
                            "chord_stage_seconds_bucket{stage=\"prefill\",le=\"0.02\"} 1",
-                           "chord_queue_depth{queue=\"encode\"} 3",
                            "chord_rejected_total{reason=\"IMAGE_TOO_LARGE\"} 1",
                            "chord_cancelled_total{at=\"push\"} 1",
                            "chord_deadline_exceeded_total{at=\"queue\"} 1",
@@ -228,7 +226,7 @@ TEST(MetricsTest, CountsWhatItIsTold) {
                            "chord_image_store_total{event=\"evicted\"} 1",
                            "chord_picture_cache_total{cache=\"kv\"} 1",
                            "chord_retries_total{outcome=\"answered\"} 1",
-                           "chord_session_total{event=\"miss\"} 1",
+                           "chord_session_total{event=\"hit\"} 1",
                            "chord_image_bytes_total 1000",
                            "chord_log_lines_total{level=\"info\"} 1",
                            "chord_log_dropped_total 5"}) {
@@ -240,13 +238,20 @@ TEST(MetricsTest, CountsWhatItIsTold) {
   for (const char* line :
        {"chord_tokens_total{kind=\"generated\"} 26", "chord_prompt_tokens_bucket{le=\"1024\"} 0",
         "chord_prompt_tokens_bucket{le=\"2048\"} 1", "chord_kv_bytes{state=\"used\"} 1048576",
-        "chord_device_bytes{kind=\"peak\"} 85899345920",
+        "chord_queue_depth{queue=\"prefill\"} 2",
         R"(chord_model_state{state="ready",version="3b \"v1\"\\\n"} 1)",
         R"(chord_model_state{state="loading",version="3b \"v1\"\\\n"} 0)",
         "chord_picture_cache_total{cache=\"kv\"} 1", "chord_kept_pictures 3"}) {
     EXPECT_THAT(worker, HasSubstr(absl::StrCat("\n", line, "\n")));
   }
   EXPECT_THAT(worker, Not(HasSubstr("method=\"ground\",le")));
+  // What a process never measures would read as a measured 0.
+  EXPECT_THAT(worker, Not(HasSubstr("queue=\"encode\"")));
+  EXPECT_THAT(text, Not(HasSubstr("chord_queue_depth")));
+  EXPECT_THAT(text, Not(HasSubstr("chord_workers{role=\"gateway\"}")));
+  Metrics vision(Role::kVisionWorker, "1");
+  CallAll(&vision);
+  EXPECT_THAT(vision.Serialize(), HasSubstr("\nchord_queue_depth{queue=\"encode\"} 3\n"));
 }
 
 TEST(MetricsTest, KnowsEveryReasonOfTheCatalogueThatAClientCanMeet) {

@@ -5,6 +5,7 @@
 
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "chord/config/v1/config.pb.h"
 #include "common/base/errors.h"
 
@@ -50,11 +51,26 @@ TEST(ConfigTest, RefusesUnknownFieldsFlagsAndValues) {
   }
 }
 
-TEST(ConfigTest, HelpListsTheFields) {
-  Gateway config;
-  const absl::Status help = ApplyFlags({"--help"}, &config);
-  EXPECT_EQ(help.code(), absl::StatusCode::kCancelled);
-  EXPECT_NE(std::string(help.message()).find("--http_address"), std::string::npos);
+// Every setting of every process says what it means.
+TEST(ConfigTest, HelpSaysWhatEachFieldMeans) {
+  config::v1::Gateway gateway;
+  config::v1::VisionWorker vision;
+  config::v1::LlmWorker language;
+  for (google::protobuf::Message* config :
+       std::initializer_list<google::protobuf::Message*>{&gateway, &vision, &language}) {
+    const absl::Status status = ApplyFlags({"--help"}, config);
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+    const std::string help(status.message());
+    const auto* type = config->GetDescriptor();
+    for (int i = 0; i < type->field_count(); ++i) {
+      const size_t at = help.find(absl::StrCat("\n  --", type->field(i)->name(), "="));
+      ASSERT_NE(at, std::string::npos) << type->field(i)->name();
+      EXPECT_EQ(help.substr(help.find('\n', at + 1) + 1, 6), "      ") << type->field(i)->name();
+    }
+  }
+  EXPECT_NE(std::string(ApplyFlags({"--help"}, &gateway).message())
+                .find("requests being answered; default 64"),
+            std::string::npos);
 }
 
 }  // namespace

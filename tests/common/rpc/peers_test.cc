@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/synchronization/mutex.h"
+
 namespace chord::rpc {
 namespace {
 
@@ -30,6 +32,24 @@ TEST(ResolvePeers, NamesEachAddressByItself) {
 
 TEST(ResolvePeers, SaysWhenANameIsNotKnown) {
   EXPECT_FALSE(ResolvePeers("llm", {"no..host", 9}).ok());
+}
+
+TEST(PeerWatch, LooksAgainAtOnceWhenAsked) {
+  absl::Mutex mu;
+  int rounds = 0;
+  PeerWatch watch({{"llm", {"127.0.0.2", 9}}}, absl::Hours(1), [&](const auto&, const auto& found) {
+    EXPECT_TRUE(found.ok());
+    absl::MutexLock lock(&mu);
+    ++rounds;
+  });
+  for (int want = 1; want <= 3; ++want) {
+    absl::MutexLock lock(&mu);
+    const auto there = [&] { return rounds >= want; };
+    ASSERT_TRUE(mu.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20))) << want;
+    mu.Unlock();
+    for (int i = 0; i < 100; ++i) watch.LookAgain();
+    mu.Lock();
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "common/rpc/deadline.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_map.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 
 namespace chord::rpc {
 namespace {
@@ -80,6 +81,55 @@ TEST(ServerTest, NeverDeletesAFileThatIsNotASocket) {
   EXPECT_EQ(ErrorReason(Server::Start({.address = "unix:" + path}, {&service}).status()),
             "CONFIG_INVALID");
   EXPECT_TRUE(std::ifstream(path).good());
+}
+
+// A balancer holds Watch open for as long as the server lives.
+TEST(ServerTest, WatchersOfHealthAreToldOfTheEndAndDoNotHoldItUp) {
+  using grpc::health::v1::HealthCheckRequest;
+  using grpc::health::v1::HealthCheckResponse;
+  Refuser service;
+  auto server = Server::Start({.address = "127.0.0.1:0", .ready_service = "x.Y"}, {&service});
+  ASSERT_TRUE(server.ok());
+  auto stub =
+      grpc::health::v1::Health::NewStub(MakeChannel(absl::StrCat("127.0.0.1:", (*server)->port())));
+  const auto check = [&](const std::string& name) {
+    grpc::ClientContext context;
+    HealthCheckRequest request;
+    request.set_service(name);
+    HealthCheckResponse response;
+    const grpc::Status status = stub->Check(&context, request, &response);
+    return status.ok() ? HealthCheckResponse::ServingStatus_Name(response.status())
+                       : absl::StrCat("code ", status.error_code());
+  };
+  EXPECT_EQ(check(""), "SERVING");
+  EXPECT_EQ(check("x.Y"), "NOT_SERVING");
+  EXPECT_EQ(check("other"), "code 5");
+  grpc::ClientContext context, unknown_context;
+  HealthCheckRequest request;
+  request.set_service("x.Y");
+  const auto watch = stub->Watch(&context, request);
+  request.set_service("other");
+  const auto unknown = stub->Watch(&unknown_context, request);
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  ASSERT_TRUE(unknown->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
+  (*server)->SetReady(true);
+  (*server)->SetReady(true);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  EXPECT_EQ(check("x.Y"), "SERVING");
+
+  const absl::Time begun = absl::Now();
+  (*server)->Shutdown(begun + absl::Seconds(60));
+  EXPECT_LT(absl::Now() - begun, absl::Seconds(30));
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(ErrorReason(FromGrpc(watch->Finish())), "SHUTTING_DOWN");
+  EXPECT_FALSE(unknown->Read(&response));
+  EXPECT_EQ(unknown->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
 TEST(FrameCodecTest, RoundTripsAndRefusesNonsense) {

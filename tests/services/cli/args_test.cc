@@ -18,6 +18,13 @@ TEST(ArgsTest, TakesBothSpellingsSwitchesAndPositionals) {
   EXPECT_EQ(Parse({"--server", "h:2"})->Get("server"), "h:2");
 }
 
+TEST(ArgsTest, TheShortHelpIsTheLongOne) {
+  const std::vector<FlagSpec> specs = {{"help", false}};
+  const std::vector<std::string> args = {"-h"};
+  ASSERT_TRUE(ParseArgs(args, specs).ok());
+  EXPECT_TRUE(ParseArgs(args, specs)->Has("help"));
+}
+
 TEST(ArgsTest, DoubleDashEndsTheFlags) {
   auto args = Parse({"--", "--json"});
   ASSERT_TRUE(args.ok());

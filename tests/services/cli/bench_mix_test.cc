@@ -95,8 +95,23 @@ TEST(ParseQuestionsTest, ReadsEveryForm) {
            "annotations": [{"image_id": "x", "sentences": [{"raw": "left cat"}, {"sent": "it"}]},
                            {"image_id": "x", "caption": "the big one"}]})",
        "a:left cat;a:it;a:the big one;"},
+      {R"({"images": [{"id": 1, "file_name": "a", "caption": "the left cat"}],
+           "categories": [{"id": 1, "name": "object"}],
+           "annotations": [{"image_id": 1, "category_id": 1}]})",
+       "a:the left cat;"},
   };
   for (const auto& c : kCases) EXPECT_EQ(Told(c.text), c.told);
+}
+
+TEST(ParseQuestionsTest, RefsNameTheirPicturesByTheInstances) {
+  const auto rows = ParseQuestions(
+      R"([{"image_id": 1, "ann_id": 5, "file_name": "cut_5.jpg", "sentences": [{"raw": "it"}]}])",
+      R"({"images": [{"id": 1, "file_name": "a.jpg"}],
+          "annotations": [{"id": 5, "image_id": 1, "bbox": [1, 2, 3, 4]}]})");
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  ASSERT_EQ(rows->size(), 1u);
+  EXPECT_EQ((*rows)[0].file, "a.jpg");
+  EXPECT_EQ((*rows)[0].prompt, "it");
 }
 
 TEST(ParseQuestionsTest, SaysWhichRowCannotBeRead) {
@@ -153,6 +168,36 @@ TEST_F(LoadMaterialTest, APromptAsksEveryPictureAndNothingElse) {
   EXPECT_EQ(material->questions[0].prompt, "the cat");
   EXPECT_EQ(LoadMaterial(dir_ + "/a.png", "x")->pictures[0].name, "a.png");
   EXPECT_FALSE(LoadMaterial(dir_ + "/readme.txt", "x").ok());
+}
+
+TEST_F(LoadMaterialTest, PicturesMayLieElsewhere) {
+  std::filesystem::create_directories(dir_ + "/images");
+  std::filesystem::create_directories(dir_ + "/val2017");
+  Write("q.json", R"([{"file": "a.png", "prompt": "x"}])");
+  Write("val2017/a.png", "there");
+  EXPECT_THAT(std::string(LoadMaterial(dir_ + "/q.json", "").status().message()),
+              HasSubstr("--images"));
+  const auto there = LoadMaterial(dir_ + "/q.json", "", dir_ + "/val2017");
+  ASSERT_TRUE(there.ok()) << there.status();
+  EXPECT_EQ(there->pictures[0].bytes, "there");
+  Write("images/a.png", "here");
+  EXPECT_EQ(LoadMaterial(dir_, "")->pictures[0].bytes, "here");
+}
+
+TEST_F(LoadMaterialTest, AFolderOfRefsIsNotAskedAboutItsInstances) {
+  Write("a.jpg", "bytes");
+  Write("instances.json", R"({"images": [{"id": 1, "file_name": "a.jpg"}],
+      "annotations": [{"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+      "categories": [{"id": 1, "name": "cat"}]})");
+  EXPECT_EQ(LoadMaterial(dir_, "")->questions[0].prompt, "all cat");
+  Write("refs(unc).json",
+        R"([{"image_id": 1, "ann_id": 5, "file_name": "cut.jpg", "sentences": [{"raw": "it"}]}])");
+  const auto refs = LoadMaterial(dir_, "");
+  ASSERT_TRUE(refs.ok()) << refs.status();
+  ASSERT_EQ(refs->questions.size(), 1u);
+  EXPECT_EQ(refs->questions[0].prompt, "it");
+  Write("refs(google).p", "(lp0\n");
+  EXPECT_THAT(std::string(LoadMaterial(dir_, "").status().message()), HasSubstr("pickle"));
 }
 
 TEST_F(LoadMaterialTest, SaysWhatIsMissing) {

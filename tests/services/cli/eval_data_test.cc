@@ -151,23 +151,101 @@ TEST(EvalDataTest, RefusesWhatIsMalformed) {
   }
 }
 
-TEST(EvalDataTest, FindsTheFileAndThePictures) {
-  namespace fs = std::filesystem;
-  const fs::path dir = fs::path(::testing::TempDir()) / "eval_data";
-  fs::remove_all(dir);
-  fs::create_directories(dir / "images");
-  EXPECT_FALSE(LoadEvalData(dir.string(), "", {}).ok());
-  std::ofstream(dir / "scenes.json") << R"([{"file": "a.png", "prompt": "a", "boxes": []}])";
-  auto data = LoadEvalData(dir.string(), "", {});
+// As MDETR has RefCOCO: an image for each sentence.
+TEST(EvalDataTest, CaptionsOfImagesAreQuestions) {
+  const auto items = ParseEvalData(
+      R"({"images": [{"id": 1, "file_name": "a.jpg", "caption": "the left cat",
+                      "dataset_name": "refcoco"},
+                     {"id": 2, "file_name": "a.jpg", "caption": "cats"},
+                     {"id": 3, "file_name": "b.jpg"}],
+          "annotations": [{"image_id": 1, "id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]},
+                          {"image_id": 2, "id": 2, "category_id": 1, "bbox": [1, 2, 3, 4]},
+                          {"image_id": 2, "id": 3, "category_id": 1, "bbox": [5, 5, 5, 5]}],
+          "categories": [{"id": 1, "name": "object"}]})",
+      "", {});
+  ASSERT_TRUE(items.ok()) << items.status();
+  ASSERT_EQ(items->size(), 2u);
+  EXPECT_EQ((*items)[0].prompt, "the left cat");
+  EXPECT_TRUE((*items)[0].first_box_only);
+  ASSERT_EQ((*items)[0].truth.size(), 1u);
+  EXPECT_EQ((*items)[0].truth[0].x2, 4);
+  EXPECT_FALSE((*items)[1].first_box_only);
+  EXPECT_EQ((*items)[1].truth.size(), 2u);
+}
+
+class EvalFilesTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::filesystem::remove_all(dir_);
+    std::filesystem::create_directories(dir_ / "images");
+  }
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(dir_ / name) << text;
+  }
+  absl::StatusOr<EvalData> Load(const std::string& name = "", const std::string& images = "") {
+    return LoadEvalData((dir_ / name).string(), images, {});
+  }
+  std::string Why(const std::string& name = "") {
+    return std::string(Load(name).status().message());
+  }
+  const std::filesystem::path dir_ = std::filesystem::path(::testing::TempDir()) / "eval_data";
+};
+
+constexpr char kScene[] = R"([{"file": "a.png", "prompt": "a", "boxes": []}])";
+constexpr char kRefs[] =
+    R"([{"image_id": 1, "ann_id": 11, "file_name": "cut_11.jpg", "sentences": [{"raw": "a"}]}])";
+
+TEST_F(EvalFilesTest, FindsTheFileAndThePictures) {
+  EXPECT_FALSE(Load().ok());
+  Write("scenes.json", absl::StrCat("\xef\xbb\xbf", kScene));
+  // Told before anything is asked.
+  EXPECT_THAT(Why(), HasSubstr("--images"));
+  Write("images/a.png", "x");
+  const auto data = Load();
   ASSERT_TRUE(data.ok()) << data.status();
   EXPECT_EQ(data->name, "scenes.json");
-  EXPECT_EQ(data->images, dir.string());
-  std::ofstream(dir / "images" / "a.png") << "x";
-  EXPECT_EQ(LoadEvalData((dir / "scenes.json").string(), "", {})->images,
-            (dir / "images").string());
-  EXPECT_EQ(LoadEvalData(dir.string(), "/elsewhere", {})->images, "/elsewhere");
-  EXPECT_FALSE(LoadEvalData((dir / "none.json").string(), "", {}).ok());
-  EXPECT_FALSE(ReadWhole((dir / "scenes.json").string(), 3).ok());
+  EXPECT_EQ(Load("scenes.json")->images, (dir_ / "images").string());
+  EXPECT_EQ(Load("", (dir_ / "images").string())->images, (dir_ / "images").string());
+  EXPECT_FALSE(Load("", "/elsewhere").ok());
+  Write("a.png", "x");
+  EXPECT_EQ(Load()->images, dir_.string());
+  EXPECT_FALSE(Load("none.json").ok());
+}
+
+TEST_F(EvalFilesTest, OneMissingPictureIsNoReasonToRefuse) {
+  Write("scenes.json", R"([{"file": "none.png", "prompt": "a", "boxes": []},
+                           {"file": "a.png", "prompt": "a", "boxes": []}])");
+  Write("images/a.png", "x");
+  EXPECT_EQ(Load()->images, (dir_ / "images").string());
+}
+
+TEST_F(EvalFilesTest, TakesTheNamesThatDataSetsHave) {
+  Write("a.jpg", "x");
+  const std::string instances = R"({"images": [{"id": 1, "file_name": "a.jpg"}],
+      "annotations": [{"id": 11, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+      "categories": [{"id": 1, "name": "cat"}]})";
+  Write("instances_val2017.json", instances);
+  EXPECT_EQ(Load()->items[0].prompt, "find the cat");
+  Write("instances_train2017.json", instances);
+  EXPECT_THAT(Why(), HasSubstr("several data files: instances_train2017.json"));
+  Write("instances.json", instances);
+  EXPECT_EQ(Load()->name, "instances.json");
+  Write("refs(unc).json", kRefs);
+  EXPECT_EQ(Load()->items[0].file, "a.jpg");
+  Write("refs(google).json", kRefs);
+  EXPECT_THAT(Why(), HasSubstr("several data files: refs(google).json refs(unc).json"));
+}
+
+TEST_F(EvalFilesTest, APickleIsRefusedWithWhatToDo) {
+  Write("a.jpg", "x");
+  Write("instances.json", R"({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [],
+      "categories": [{"id": 1, "name": "cat"}]})");
+  ASSERT_TRUE(Load().ok());
+  Write("refs(unc).p", "(lp0\n(dp1\nVsent_ids\np2\n");
+  EXPECT_THAT(Why(), HasSubstr("json.dump")) << "not measured as COCO";
+  EXPECT_THAT(Why("refs(unc).p"), HasSubstr("refs(unc).p is a Python pickle"));
+  Write("refs", "\x80\x02]q\x01");
+  EXPECT_THAT(Why("refs"), HasSubstr("pickle"));
 }
 
 }  // namespace

@@ -75,6 +75,7 @@ class GrounderTest : public ::testing::Test {
     options.default_deadline = absl::Seconds(20);
     options.max_deadline = absl::Seconds(20);
     options.worker_wait = absl::Seconds(5);
+    options.retry_burst = retry_burst_;
     grounder_ = std::make_unique<Grounder>(options, admission_, *pictures_, *pool_, metrics_);
   }
 
@@ -107,6 +108,7 @@ class GrounderTest : public ::testing::Test {
   const std::string png_ = Png();
   int64_t store_bytes_ = 1 << 20;
   absl::Duration store_ttl_ = absl::Minutes(1);
+  double retry_burst_ = 10;
   testing::Rows rows_;
   FakeWorker<FakeVision> vision_{v1::WorkerState::ROLE_VISION, rows_};
   std::vector<std::unique_ptr<FakeWorker<FakeLanguage>>> language_;
@@ -406,6 +408,43 @@ TEST_F(GrounderTest, RetriesAreAShareOfTheTraffic) {
   EXPECT_GE(asked, 40u + 10);
   EXPECT_LE(asked, 40u + 14);
   EXPECT_NE(Metric("chord_retries_total{outcome=\"over_budget\"}"), "0");
+}
+
+TEST_F(GrounderTest, AllThatALostWorkerHadIsAskedOfAnother) {
+  retry_burst_ = 32;
+  Start(2);
+  language(0)->SetScript([](const auto&, auto&) { return Lost(); });
+  while (language(0)->requests().size() < 30) {
+    const auto result = Ask(png_);
+    ASSERT_TRUE(result.ok()) << result.status() << " after " << language(0)->requests().size();
+    EXPECT_EQ(result->language_worker, "l1");
+    EXPECT_EQ(result->vision_worker, "v");
+  }
+}
+
+// It looks names up by itself, and finds a new worker a little later than the gateway.
+TEST_F(GrounderTest, ALanguageWorkerThatTheVisionWorkerDoesNotKnowYetIsLeftAlone) {
+  Start(2);
+  vision_->SetScript([&] {
+    const bool known = vision_->headers().back().target() != "l0";
+    return known ? grpc::Status::OK : rpc::ToGrpc(errors::PeerUnknown());
+  });
+  const absl::Time begun = absl::Now();
+  for (int i = 0; i < 20; ++i) {
+    const auto result = Ask(png_);
+    ASSERT_TRUE(result.ok()) << i << ": " << result.status();
+  }
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - begun);
+  EXPECT_LE(static_cast<double>(language(0)->requests().size()), 1 + seconds);
+  vision_->SetScript(nullptr);
+  const size_t before = language(0)->requests().size();
+  Await([&] { return Ask(png_).ok() && language(0)->requests().size() > before; });
+}
+
+TEST_F(GrounderTest, AnUnknownLanguageWorkerWithoutAnotherIsNotOurFault) {
+  Start();
+  vision_->SetScript([] { return rpc::ToGrpc(errors::PeerUnknown()); });
+  EXPECT_EQ(ErrorReason(Ask(png_).status()), "WORKER_UNAVAILABLE");
 }
 
 TEST_F(GrounderTest, ALostVisionWorkerIsToldWhenThereIsNoOther) {

@@ -55,6 +55,16 @@ TEST(PickWorker, LeavesOutTheOneThatHasJustFailed) {
   EXPECT_EQ(PickWorker(workers, "f", 0).why, Picked::Why::kNoneReady);
 }
 
+TEST(PickWorker, TakesOneThatRestsOnlyIfThereIsNoOther) {
+  std::vector<WorkerView> workers = {Ready(1), Ready(9)};
+  workers[0].resting = true;
+  for (uint64_t turn = 0; turn < 2; ++turn) {
+    EXPECT_EQ(PickWorker(workers, "f", turn, 0).index, 1);
+  }
+  workers[1].excluded = true;
+  EXPECT_EQ(PickWorker(workers, "f", 0, 0).index, 0);
+}
+
 TEST(PickWorker, SaysWhyItFindsNone) {
   using Why = Picked::Why;
   WorkerView dead = Ready(), loading = Ready(), other = Ready(), full = Ready();

@@ -1,0 +1,149 @@
+#include "common/rpc/health.h"
+
+#include <optional>
+#include <utility>
+
+#include "common/base/errors.h"
+#include "common/rpc/status_map.h"
+
+namespace chord::rpc {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+
+// One Watch. Says the latest status, never the same twice.
+class Health::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
+ public:
+  explicit Watcher(std::string service) : service_(std::move(service)) {}
+  const std::string& service() const { return service_; }
+  void KeepAlive(std::shared_ptr<Watcher> self) { self_ = std::move(self); }
+
+  void Say(Status status) {
+    absl::MutexLock lock(&mu_);
+    wanted_ = status;
+    Advance();
+  }
+  // Once what was said is on its way.
+  void End(const grpc::Status& status) {
+    absl::MutexLock lock(&mu_);
+    if (!end_) end_ = status;
+    Advance();
+  }
+  void OnWriteDone(bool ok) override {
+    absl::MutexLock lock(&mu_);
+    writing_ = false;
+    if (!ok) {
+      if (!end_) end_ = grpc::Status::CANCELLED;
+      said_ = wanted_;
+    }
+    Advance();
+  }
+  void OnCancel() override { End(grpc::Status::CANCELLED); }
+  void OnDone() override { auto last = std::move(self_); }
+
+ private:
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (writing_ || finished_) return;
+    if (said_ != wanted_) {
+      said_ = wanted_;
+      response_.set_status(*wanted_);
+      writing_ = true;
+      StartWrite(&response_);
+    } else if (end_) {
+      finished_ = true;
+      Finish(*end_);
+    }
+  }
+
+  const std::string service_;
+  std::shared_ptr<Watcher> self_;  // until OnDone
+  absl::Mutex mu_;
+  std::optional<Status> wanted_ ABSL_GUARDED_BY(mu_), said_ ABSL_GUARDED_BY(mu_);
+  std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mu_);
+  HealthCheckResponse response_ ABSL_GUARDED_BY(mu_);
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+namespace {
+
+class Answer final : public grpc::ServerUnaryReactor {
+ public:
+  explicit Answer(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+Health::Health() = default;
+Health::~Health() = default;
+
+Health::Status Health::StatusOf(const std::string& service) const {
+  const auto found = serving_.find(service);
+  if (found == serving_.end()) return HealthCheckResponse::SERVICE_UNKNOWN;
+  return found->second && !closed_ ? HealthCheckResponse::SERVING
+                                   : HealthCheckResponse::NOT_SERVING;
+}
+
+std::vector<std::shared_ptr<Health::Watcher>> Health::Watchers() {
+  std::vector<std::shared_ptr<Watcher>> out;
+  std::vector<std::weak_ptr<Watcher>> alive;
+  for (const auto& weak : watchers_) {
+    if (auto watcher = weak.lock()) {
+      alive.push_back(watcher);
+      out.push_back(std::move(watcher));
+    }
+  }
+  watchers_ = std::move(alive);
+  return out;
+}
+
+void Health::Set(const std::string& service, bool serving) {
+  std::vector<std::shared_ptr<Watcher>> watchers;  // let go of outside the lock
+  absl::MutexLock lock(&mu_);
+  serving_[service] = serving;
+  watchers = Watchers();
+  for (const auto& watcher : watchers) {
+    if (watcher->service() == service) watcher->Say(StatusOf(service));
+  }
+}
+
+void Health::Close() {
+  std::vector<std::shared_ptr<Watcher>> watchers;
+  {
+    absl::MutexLock lock(&mu_);
+    closed_ = true;
+    watchers = Watchers();
+    for (const auto& watcher : watchers) watcher->Say(StatusOf(watcher->service()));
+  }
+  for (const auto& watcher : watchers) watcher->End(ToGrpc(errors::ShuttingDown()));
+}
+
+grpc::ServerUnaryReactor* Health::Check(grpc::CallbackServerContext*,
+                                        const HealthCheckRequest* request,
+                                        HealthCheckResponse* response) {
+  absl::MutexLock lock(&mu_);
+  const Status status = StatusOf(request->service());
+  if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
+    return new Answer(grpc::Status(grpc::StatusCode::NOT_FOUND, "There is no such service."));
+  }
+  response->set_status(status);
+  return new Answer(grpc::Status::OK);
+}
+
+grpc::ServerWriteReactor<HealthCheckResponse>* Health::Watch(grpc::CallbackServerContext*,
+                                                             const HealthCheckRequest* request) {
+  auto watcher = std::make_shared<Watcher>(request->service());
+  watcher->KeepAlive(watcher);
+  bool closed;
+  {
+    absl::MutexLock lock(&mu_);
+    closed = closed_;
+    watchers_.push_back(watcher);
+    watcher->Say(StatusOf(watcher->service()));
+  }
+  if (closed) watcher->End(ToGrpc(errors::ShuttingDown()));
+  return watcher.get();
+}
+
+}  // namespace chord::rpc
