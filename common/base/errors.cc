@@ -206,6 +206,11 @@ absl::Status RouteUnknown() {
               "There is nothing at this address. POST /api/ground asks a question; GET /healthz, "
               "/readyz and /metrics tell the state.");
 }
+absl::Status CallUnknown() {
+  return Make(absl::StatusCode::kUnimplemented, "CALL_UNKNOWN",
+              "There is no such call. Ask the server by reflection which calls there are, or look "
+              "for a newer server.");
+}
 absl::Status MethodNotAllowed(absl::string_view allowed) {
   return Make(absl::StatusCode::kUnimplemented, "METHOD_NOT_ALLOWED",
               absl::StrCat("This address does not take that method. Use ", allowed, "."));

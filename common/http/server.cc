@@ -11,12 +11,13 @@
 #include <boost/asio/strand.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
 #include <limits>
 #include <list>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -50,6 +51,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr size_t kReadBytes = 4 << 10;
 constexpr size_t kBodyReadBytes = 64 << 10;
+// Bodies are counted in steps of this.
+constexpr int64_t kReserveBytes = 64 << 10;
 // Connections over the cap that may wait for an evicted one to be gone.
 constexpr int kEvictionSlack = 64;
 
@@ -71,14 +74,61 @@ std::string KnownMethod(absl::string_view method) {
   return "OTHER";
 }
 
-absl::Status FromParser(error_code ec, int64_t header_limit, int64_t body_limit) {
+// A body that takes memory as its bytes come: what a client only announces costs nothing.
+struct GrowingBody {
+  using value_type = std::string;
+  class reader {
+   public:
+    template <bool isRequest, class Fields>
+    reader(beast_http::header<isRequest, Fields>&, value_type& body) : body_(body) {}
+    void init(const boost::optional<uint64_t>& length, error_code& ec) {
+      ec = {};
+      if (length) length_ = static_cast<size_t>(*length);
+    }
+    template <class ConstBufferSequence>
+    size_t put(const ConstBufferSequence& buffers, error_code& ec) {
+      ec = {};
+      const size_t bytes = net::buffer_size(buffers), size = body_.size() + bytes;
+      // Doubles, but never beyond what was announced.
+      if (size > body_.capacity() && length_ >= size) {
+        body_.reserve(std::min(length_, std::max<size_t>(2 * size, 4 << 10)));
+      }
+      for (auto at = net::buffer_sequence_begin(buffers); at != net::buffer_sequence_end(buffers);
+           ++at) {
+        const net::const_buffer buffer = *at;
+        body_.append(static_cast<const char*>(buffer.data()), buffer.size());
+      }
+      return bytes;
+    }
+    void finish(error_code& ec) { ec = {}; }
+
+   private:
+    value_type& body_;
+    size_t length_ = 0;  // 0: not announced
+  };
+};
+
+// A version that is not ours, and not a request line that is broken elsewhere: the parser takes
+// whatever stands behind the second blank for the version.
+bool NamesAVersion(absl::string_view received) {
+  absl::string_view line = received.substr(0, received.find('\n'));
+  const size_t blank = line.rfind(' ');
+  if (blank == absl::string_view::npos) return false;
+  line.remove_prefix(blank + 1);
+  return absl::ConsumePrefix(&line, "HTTP/") && line.size() == 4 && absl::ascii_isdigit(line[0]) &&
+         line[1] == '.' && absl::ascii_isdigit(line[2]) && line[3] == '\r' &&
+         !absl::StartsWith(line, "1.0") && !absl::StartsWith(line, "1.1");
+}
+
+absl::Status FromParser(error_code ec, absl::string_view received, int64_t header_limit,
+                        int64_t body_limit) {
   using beast_http::error;
   if (ec == error::header_limit || ec == error::buffer_overflow) {
     return errors::HeadersTooLarge(header_limit);
   }
   if (ec == error::body_limit) return errors::BodyTooLarge(body_limit);
-  if (ec == error::bad_version) return errors::HttpVersionUnsupported();
-  if (ec == error::bad_method || ec == error::bad_target) {
+  if (ec == error::bad_version && NamesAVersion(received)) return errors::HttpVersionUnsupported();
+  if (ec == error::bad_version || ec == error::bad_method || ec == error::bad_target) {
     return errors::RequestMalformed("the request line cannot be read");
   }
   if (ec == error::bad_content_length) {
@@ -146,6 +196,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void WaitTimer();
   void OnTimeout();
   Clock::duration TransferTime(int64_t bytes) const;
+  bool CountBody(int64_t received);
+  void BodyArrived();
   void ReleaseBody();
 
   ServerImpl& server_;
@@ -163,15 +215,19 @@ class Session : public std::enable_shared_from_this<Session> {
   std::vector<char> scratch_;
   std::string in_;  // received, not parsed
 
-  std::optional<beast_http::request_parser<beast_http::string_body>> parser_;
+  std::optional<beast_http::request_parser<GrowingBody>> parser_;
   Request request_;
   std::string peer_;
   const Route* route_ = nullptr;
   bool head_ = false;
   int version_ = 11;
-  Clock::time_point begun_, body_begun_;
+  Clock::time_point begun_;
   int64_t body_received_ = 0;
   int64_t body_reserved_ = 0;
+  bool body_arriving_ = false;  // with some of it reserved
+  // Of the stretch of the body that is on its way, for its time.
+  Clock::time_point stretch_begun_;
+  int64_t stretch_bytes_ = 0;
   std::string reason_;  // of a refusal by the server
   Fields extra_;        // of the answer in the making
   CancelSource cancel_;
@@ -210,8 +266,13 @@ class ServerImpl : public Server {
   void Add(const std::shared_ptr<Session>& session, bool room);
   void Forget(Session* session);
   void SetEvictable(Session* session, bool evictable);
-  bool ReserveBody(int64_t bytes);
-  void ReleaseBody(int64_t bytes) { body_memory_ -= bytes; }
+  // Room for `bytes` of a body to come; takes nothing.
+  bool HasRoom(int64_t bytes);
+  // `first`: of a body that has none yet. False: all bodies, or those that arrive from this peer,
+  // have as much as they may.
+  bool ReserveBody(const std::string& peer, bool first, int64_t bytes);
+  void BodyArrived(const std::string& peer, int64_t bytes);  // all of it, or no more comes
+  void ReleaseBody(int64_t bytes);
 
   const Options options;
   const std::vector<Route> routes;
@@ -230,8 +291,16 @@ class ServerImpl : public Server {
   tcp::endpoint endpoint_;
   std::unique_ptr<Executor> executor_;
   std::vector<std::thread> threads_;
-  std::atomic<int64_t> body_memory_{0};
   std::once_flag shut_down_;
+
+  struct PeerBodies {
+    int bodies = 0;
+    int64_t bytes = 0;
+  };
+  absl::Mutex bodies_mu_;
+  int64_t body_memory_ ABSL_GUARDED_BY(bodies_mu_) = 0;
+  // Of bodies that arrive: how long that takes is their client's to say.
+  std::unordered_map<std::string, PeerBodies> peer_bodies_ ABSL_GUARDED_BY(bodies_mu_);
 
   absl::Mutex mu_;
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
@@ -435,16 +504,16 @@ void Session::Advance() {
     }
     error_code ec;
     const size_t used = parser_->put(net::buffer(in_), ec);
-    in_.erase(0, used);
-    if (phase_ == Phase::kBody) {
-      body_received_ += static_cast<int64_t>(used);
-      SetDeadlineAt(body_begun_ + TransferTime(body_received_));
-    }
     const bool starved = ec == beast_http::error::need_more;
     if (starved) ec = {};
     if (ec) {
-      Refuse(FromParser(ec, server_.options.max_header_bytes,
+      Refuse(FromParser(ec, in_, server_.options.max_header_bytes,
                         route_ == nullptr ? 0 : route_->body_limit));
+      return;
+    }
+    in_.erase(0, used);
+    if (phase_ == Phase::kBody && used > 0 && !CountBody(static_cast<int64_t>(used))) {
+      Refuse(errors::Overloaded(absl::Seconds(1)));
       return;
     }
     if (phase_ == Phase::kHeader && parser_->is_header_done()) {
@@ -474,13 +543,17 @@ absl::Status Session::CheckHeader() {
   const auto& message = parser_->get();
   version_ = static_cast<int>(message.version());
   int hosts = 0, content_types = 0, lengths = 0;
-  bool transfer_encoding = false;
+  bool transfer_encoding = false, chunked = true;
   for (const auto& field : message) {
     std::string name = absl::AsciiStrToLower(View(field.name_string()));
     hosts += name == "host";
     content_types += name == "content-type";
     lengths += name == "content-length";
-    transfer_encoding |= name == "transfer-encoding";
+    if (name == "transfer-encoding") {
+      // Exactly this, once: what else a parser may take for it, another in front of us may not.
+      chunked &= !transfer_encoding && absl::EqualsIgnoreCase(View(field.value()), "chunked");
+      transfer_encoding = true;
+    }
     request_.fields.emplace_back(std::move(name), std::string(View(field.value())));
   }
   request_.method = std::string(View(message.method_string()));
@@ -492,7 +565,7 @@ absl::Status Session::CheckHeader() {
     return errors::RequestMalformed("it needs exactly one Host field");
   }
   if (content_types > 1) return errors::RequestMalformed("it has two Content-Type fields");
-  if (transfer_encoding && (lengths > 0 || version_ < 11 || !parser_->chunked())) {
+  if (transfer_encoding && (lengths > 0 || version_ < 11 || !chunked || !parser_->chunked())) {
     return errors::RequestMalformed("Transfer-Encoding is not chunked alone");
   }
 
@@ -557,9 +630,9 @@ absl::Status Session::CheckHeader() {
     if (absl::Status status = route_->admit(request_); !status.ok()) return status;
   }
   if (has_body) {
-    const int64_t bytes = length ? static_cast<int64_t>(*length) : route_->body_limit;
-    if (!server_.ReserveBody(bytes)) return errors::Overloaded(absl::Seconds(1));
-    body_reserved_ = bytes;
+    if (!server_.HasRoom(length ? static_cast<int64_t>(*length) : 1)) {
+      return errors::Overloaded(absl::Seconds(1));
+    }
     parser_->body_limit(static_cast<uint64_t>(route_->body_limit));
   }
   return absl::OkStatus();
@@ -584,7 +657,8 @@ void Session::OnHeader() {
     return;
   }
   Enter(Phase::kBody);
-  body_begun_ = Clock::now();
+  stretch_begun_ = Clock::now();
+  stretch_bytes_ = 0;
   SetDeadline(TransferTime(0));
   if (!parser_->is_done() && in_.empty() && version_ >= 11 && !request_.field("expect").empty()) {
     // All earlier answers have been handed to the kernel, so these few bytes fit; a client that
@@ -625,6 +699,7 @@ class Session::Stream final : public ResponseStream {
 };
 
 void Session::Dispatch() {
+  BodyArrived();
   request_.body = std::move(parser_->get().body());
   request_.cancel = cancel_.token();
   if (head_) request_.method = "GET";
@@ -827,7 +902,35 @@ void Session::Close() {
   socket_.close(ignored);
 }
 
+// Memory and time of a body whose next bytes are there. False: there is no room for them.
+bool Session::CountBody(int64_t received) {
+  body_received_ += received;
+  // Each stretch has its own time, so that what came fast earns no long silence afterwards.
+  const Server::Options& options = server_.options;
+  const auto stretch = static_cast<int64_t>(absl::ToDoubleSeconds(options.body_grace) *
+                                            static_cast<double>(options.min_bytes_per_second));
+  stretch_bytes_ += received;
+  if (stretch_bytes_ >= stretch) {
+    stretch_begun_ = Clock::now();
+    stretch_bytes_ = 0;
+  }
+  SetDeadlineAt(stretch_begun_ + TransferTime(stretch_bytes_));
+  if (body_received_ <= body_reserved_) return true;
+  const int64_t more =
+      (body_received_ - body_reserved_ + kReserveBytes - 1) / kReserveBytes * kReserveBytes;
+  if (!server_.ReserveBody(peer_, !body_arriving_, more)) return false;
+  body_arriving_ = true;
+  body_reserved_ += more;
+  return true;
+}
+
+void Session::BodyArrived() {
+  if (body_arriving_) server_.BodyArrived(peer_, body_reserved_);
+  body_arriving_ = false;
+}
+
 void Session::ReleaseBody() {
+  BodyArrived();
   if (body_reserved_ > 0) server_.ReleaseBody(body_reserved_);
   body_reserved_ = 0;
 }
@@ -963,12 +1066,34 @@ void ServerImpl::ForEach(void (Session::*method)()) {
   }
 }
 
-bool ServerImpl::ReserveBody(int64_t bytes) {
-  int64_t held = body_memory_.load();
-  do {
-    if (held + bytes > options.max_body_memory) return false;
-  } while (!body_memory_.compare_exchange_weak(held, held + bytes));
+bool ServerImpl::HasRoom(int64_t bytes) {
+  absl::MutexLock lock(&bodies_mu_);
+  return body_memory_ + bytes <= options.max_body_memory;
+}
+
+bool ServerImpl::ReserveBody(const std::string& peer, bool first, int64_t bytes) {
+  absl::MutexLock lock(&bodies_mu_);
+  const auto found = peer_bodies_.find(peer);
+  const PeerBodies held = found == peer_bodies_.end() ? PeerBodies() : found->second;
+  const int bodies = held.bodies + (first ? 1 : 0);
+  // Nobody keeps all others out: several bodies that arrive from one peer have half of the room.
+  const int64_t share = bodies > 1 ? options.max_body_memory / 2 : options.max_body_memory;
+  if (held.bytes + bytes > share || body_memory_ + bytes > options.max_body_memory) return false;
+  body_memory_ += bytes;
+  peer_bodies_[peer] = {bodies, held.bytes + bytes};
   return true;
+}
+
+void ServerImpl::ReleaseBody(int64_t bytes) {
+  absl::MutexLock lock(&bodies_mu_);
+  body_memory_ -= bytes;
+}
+
+void ServerImpl::BodyArrived(const std::string& peer, int64_t bytes) {
+  absl::MutexLock lock(&bodies_mu_);
+  const auto found = peer_bodies_.find(peer);
+  found->second.bytes -= bytes;
+  if (--found->second.bodies == 0) peer_bodies_.erase(found);
 }
 
 void ServerImpl::Shutdown(absl::Time deadline) {

@@ -41,11 +41,13 @@ class Server {
     int max_queued = 16;      // requests that wait for a handler thread; more are OVERLOADED
     int max_connections = 512;
     int64_t max_header_bytes = 16 << 10;
-    // Bodies held at once, of all connections. A body that does not fit is OVERLOADED.
+    // Bodies held at once, of all connections, counted as their bytes come; several that arrive
+    // from one peer have half of it. A body that does not fit is OVERLOADED.
     int64_t max_body_memory = 256LL << 20;
     absl::Duration header_timeout = absl::Seconds(10);  // first byte (or accept) to end of header
     absl::Duration idle_timeout = absl::Seconds(60);    // between requests of one connection
-    // A transfer of n bytes, either way, may take body_grace + n / min_bytes_per_second.
+    // A transfer of n bytes may take body_grace + n / min_bytes_per_second; of a body each stretch
+    // of body_grace · min_bytes_per_second bytes may.
     absl::Duration body_grace = absl::Seconds(10);
     int64_t min_bytes_per_second = 16 << 10;
     // Bytes of a streamed answer that wait for their client; one that leaves more unread is cut

@@ -1,6 +1,5 @@
 #include "common/rpc/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
@@ -16,6 +15,7 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/fallback.h"
 #include "common/rpc/health.h"
 
 namespace chord::rpc {
@@ -23,9 +23,10 @@ namespace {
 
 class ServerImpl : public Server {
  public:
-  ServerImpl(std::unique_ptr<Health> health, std::unique_ptr<grpc::Server> server, int port,
-             std::string ready_service)
+  ServerImpl(std::unique_ptr<Health> health, std::unique_ptr<Fallback> fallback,
+             std::unique_ptr<grpc::Server> server, int port, std::string ready_service)
       : health_(std::move(health)),
+        fallback_(std::move(fallback)),
         server_(std::move(server)),
         port_(port),
         ready_service_(std::move(ready_service)) {}
@@ -46,7 +47,8 @@ class ServerImpl : public Server {
   }
 
  private:
-  const std::unique_ptr<Health> health_;  // outlives the server
+  const std::unique_ptr<Health> health_;  // both outlive the server
+  const std::unique_ptr<Fallback> fallback_;
   std::unique_ptr<grpc::Server> server_;
   const int port_;
   const std::string ready_service_;
@@ -66,19 +68,20 @@ absl::Status RemoveStaleSocket(const std::string& path) {
   return absl::OkStatus();
 }
 
-void EnablePluginsOnce(bool reflection) {
-  QuietGrpcLogs();
-  static std::once_flag mirror;
-  if (reflection) {
-    std::call_once(mirror, [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
+std::vector<std::string> WithStandardServices(std::vector<std::string> names) {
+  if (names.empty()) return names;
+  for (const char* name : {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+                            "grpc.reflection.v1alpha.ServerReflection"}) {
+    names.push_back(name);
   }
+  return names;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options,
                                                       const std::vector<grpc::Service*>& services) {
-  EnablePluginsOnce(options.reflection);
+  QuietGrpcLogs();
   absl::string_view unix_path = options.address;
   if (absl::ConsumePrefix(&unix_path, "unix:")) {
     if (auto status = RemoveStaleSocket(std::string(unix_path)); !status.ok()) return status;
@@ -92,6 +95,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options,
   health->Set("", true);
   if (!options.ready_service.empty()) health->Set(options.ready_service, false);
   builder.RegisterService(health.get());
+  auto fallback = std::make_unique<Fallback>(WithStandardServices(options.reflect));
+  builder.RegisterCallbackGenericService(fallback.get());
   if (options.max_receive_bytes > 0) {
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_receive_bytes));
   }
@@ -118,7 +123,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options,
         "Cannot listen on ", options.address,
         ": the address is in use, not of this host, or malformed. Choose another one."));
   }
-  return std::make_unique<ServerImpl>(std::move(health), std::move(server),
+  return std::make_unique<ServerImpl>(std::move(health), std::move(fallback), std::move(server),
                                       absl::StartsWith(options.address, "unix:") ? 0 : port,
                                       options.ready_service);
 }

@@ -19,7 +19,8 @@ class Server {
     int64_t max_receive_bytes = 0;  // 0: gRPC's default of 4 MiB
     // Memory gRPC may hold for buffers of all calls. 0: 256 MiB.
     int64_t buffer_quota_bytes = 0;
-    bool reflection = false;
+    // Full names of the services that server reflection tells of; empty: no reflection.
+    std::vector<std::string> reflect = {};
     // Health: "" is served from start (the process lives); `ready_service` follows SetReady.
     std::string ready_service = {};  // for example "chord.v1.Grounding"
   };

@@ -11,13 +11,16 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "common/base/errors.h"
+#include "common/base/free_memory.h"
 #include "common/obs/log.h"
 
 namespace chord::worker {
 namespace {
 
 constexpr int kKilled = 128 + SIGTERM;
+constexpr absl::Duration kReturnMemoryEvery = absl::Seconds(2);
 
 int Fail(const absl::Status& status) {
   obs::StopLog();  // what it holds comes before our sentence
@@ -73,7 +76,7 @@ int RunProcess(int argc, char** argv, obs::Role role, const MakeWorker& make) {
   if (!worker.ok()) return Fail(worker.status());
   if (auto status = (*worker)->Load(); !status.ok()) return Fail(status);
   loaded = true;
-  stop.WaitForNotification();
+  for (FreeMemory free; !stop.WaitForNotificationWithTimeout(kReturnMemoryEvery);) free.Return();
   (*worker)->Drain();
   *worker = nullptr;
   obs::StopLog();

@@ -38,6 +38,9 @@ class Admission {
     Slot(Slot&& other) noexcept { *this = std::move(other); }
     Slot& operator=(Slot&& other) noexcept;
     ~Slot() { Release(); }
+    // More bytes of it have come. OVERLOADED when all bytes, or those of this client's arriving
+    // pictures, are as many as may be; nothing is taken then.
+    absl::Status Grow(int64_t bytes);
 
    private:
     friend class Admission;
@@ -45,6 +48,7 @@ class Admission {
     Admission* admission_ = nullptr;
     std::string client_;
     int64_t bytes_ = 0;
+    int64_t grown_ = 0;  // of those, by Grow
     bool request_ = false;
   };
 
@@ -66,6 +70,7 @@ class Admission {
 
  private:
   absl::StatusOr<Slot> EnterAs(absl::string_view client, int64_t bytes, bool request);
+  absl::Status Grow(Slot& slot, int64_t bytes);
   absl::Status Refusal(absl::string_view client, bool request) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
   absl::Duration RetryAfterLocked() const ABSL_SHARED_LOCKS_REQUIRED(mu_);
@@ -76,8 +81,12 @@ class Admission {
   int requests_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t bytes_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Duration mean_ ABSL_GUARDED_BY(mu_) = absl::Milliseconds(500);
+  struct Client {
+    int places = 0;
+    int64_t arriving_bytes = 0;  // that Grow has added
+  };
   // Only those with something under way.
-  std::unordered_map<std::string, int> clients_ ABSL_GUARDED_BY(mu_);
+  std::unordered_map<std::string, Client> clients_ ABSL_GUARDED_BY(mu_);
 };
 
 // Retries may be a share of the traffic, never a storm: every request earns `share` of a retry, up

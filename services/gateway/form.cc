@@ -181,12 +181,21 @@ class FlatObjects final : public nlohmann::json_sax<nlohmann::json> {
   At at_ = At::kStart;
 };
 
+// The parser takes a NUL for the end of the text and would look at nothing behind it.
 bool Parse(const std::string& body, FlatObjects& object) {
+  if (absl::StrContains(body, '\0')) return false;
   try {
     return nlohmann::json::sax_parse(body, &object);
   } catch (const nlohmann::json::exception&) {
     return false;
   }
+}
+
+// Whether a body is meant as an object of JSON in UTF-8: what is not well-formed in it is its text,
+// and not that it is something else.
+bool LooksLikeJson(absl::string_view body) {
+  absl::ConsumePrefix(&body, "\xef\xbb\xbf");
+  return absl::StartsWith(absl::StripLeadingAsciiWhitespace(body), "{");
 }
 
 bool HasDoubles(const Members& members) {
@@ -250,7 +259,7 @@ absl::StatusOr<GroundForm> ParseJson(const std::string& body) {
       "one flat JSON object, as {\"image\": \"data:…;base64,…\", "
       "\"prompt\": \"…\"}");
   // The parser checks UTF-8 as it goes; only then its complaint would not tell what is wrong.
-  if (!IsUtf8(body)) return errors::PromptNotUtf8();
+  if (!IsUtf8(body)) return LooksLikeJson(body) ? errors::PromptNotUtf8() : malformed;
   FlatObjects object;
   if (!Parse(body, object) || HasDoubles(object.members)) return malformed;
   return FromMembers(object.members);
@@ -260,7 +269,7 @@ absl::StatusOr<BatchForm> ParseJsonBatch(const std::string& body, int max_items)
   const absl::Status malformed = errors::BodyMalformed(
       "a JSON object, as {\"requests\": [{\"tag\": \"a\", \"image\": \"data:…;base64,…\", "
       "\"prompt\": \"…\"}]}");
-  if (!IsUtf8(body)) return errors::PromptNotUtf8();
+  if (!IsUtf8(body)) return LooksLikeJson(body) ? errors::PromptNotUtf8() : malformed;
   FlatObjects object("requests", static_cast<size_t>(max_items));
   const bool ok = Parse(body, object);
   if (object.count > static_cast<size_t>(max_items)) {
@@ -520,7 +529,8 @@ absl::StatusOr<std::optional<absl::Duration>> RequestTimeout(const http::Request
   std::optional<absl::Duration> out;
   if (text.empty()) return out;
   double seconds = 0;
-  if (!absl::SimpleAtod(text, &seconds) || !(seconds >= 0.001 && seconds <= 1e6)) {
+  const bool decimal = text.find_first_not_of("0123456789.eE+-") == absl::string_view::npos;
+  if (!decimal || !absl::SimpleAtod(text, &seconds) || !(seconds >= 0.001 && seconds <= 1e6)) {
     return errors::ParameterInvalid("X-Request-Timeout", "a number of seconds from 0.001");
   }
   out = absl::Seconds(seconds);

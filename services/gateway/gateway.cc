@@ -31,7 +31,6 @@ namespace chord::gateway {
 namespace {
 
 constexpr absl::Duration kLameDuck = absl::Seconds(1);
-constexpr int64_t kMessageSlack = 1 << 20;  // of a gRPC message beyond the picture
 
 std::string FolderName(const std::string& dir) {
   std::error_code ignored;
@@ -105,8 +104,10 @@ class GatewayImpl final : public Gateway {
     services_ = GrpcServices(*grounder_, *executor_, metrics_, streams_);
     rpc::Server::Options grpc;
     grpc.address = settings_.grpc_address;
-    grpc.max_receive_bytes = settings_.max_image_bytes + kMessageSlack;
-    grpc.reflection = true;
+    // gRPC's own refusal of a large message has no reason: what is not far too large is read, for
+    // ours.
+    grpc.max_receive_bytes = 2 * (settings_.max_image_bytes + kMessageSlackBytes);
+    grpc.reflect = GrpcServiceNames();
     grpc.ready_service = "chord.v1.Grounding";
     std::vector<grpc::Service*> services;
     for (const auto& service : services_) services.push_back(service.get());

@@ -7,6 +7,7 @@
 #include <grpcpp/support/proto_buffer_reader.h>
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "common/base/status_macros.h"
 #include "common/model/unicode.h"
 #include "common/rpc/deadline.h"
+#include "common/rpc/fields.h"
 #include "common/rpc/status_map.h"
 #include "services/gateway/codec.h"
 #include "services/gateway/lanes.h"
@@ -63,13 +65,26 @@ absl::Status WhyUnparsable(ByteBuffer bytes) {
 
 // Questions of one GroundBatch that are asked at once; while as many are, no more is read.
 constexpr int kStreamWidth = 16;
-// An upload of n bytes may take this long and n / kMinUploadRate besides.
-constexpr absl::Duration kUploadGrace = absl::Seconds(10);
-constexpr int64_t kMinUploadRate = 16 << 10;  // bytes a second
+// An upload has this long for each stretch of kUploadStretch bytes, and for its rest.
+constexpr absl::Duration kUploadTime = absl::Seconds(20);
+constexpr int64_t kUploadStretch = 160 << 10;
+// Of a picture that comes in small chunks; its header is looked at again when twice as much is
+// there, so that looking costs no more than the picture.
+constexpr size_t kFirstProbeBytes = 4 << 10;
+// Fields of one question or other message, those of a newer client included.
+constexpr int kMaxFields = 100;
+constexpr size_t kMaxSmallBytes = 64 << 10;  // of a message without a picture
 
 template <typename Message>
-absl::Status ParseAs(ByteBuffer* bytes, absl::string_view name, Message* message) {
-  if (grpc::SerializationTraits<Message>::Deserialize(bytes, message).ok()) {
+absl::Status ParseAs(ByteBuffer* bytes, absl::string_view name, Message* message,
+                     int max_fields = kMaxFields) {
+  const auto fields = rpc::CountFields(*bytes, Message::descriptor(), max_fields);
+  if (fields == rpc::FieldCount::kTooMany) {
+    return errors::BodyMalformed(
+        absl::StrCat("a chord.v1.", name, " of at most ", max_fields, " fields"));
+  }
+  if (fields == rpc::FieldCount::kFew &&
+      grpc::SerializationTraits<Message>::Deserialize(bytes, message).ok()) {
     return absl::OkStatus();
   }
   return errors::BodyMalformed(absl::StrCat("a chord.v1.", name, " whose texts are UTF-8"));
@@ -77,8 +92,10 @@ absl::Status ParseAs(ByteBuffer* bytes, absl::string_view name, Message* message
 
 absl::Status Parse(ByteBuffer* bytes, v1::GroundRequest* request) {
   ByteBuffer again = *bytes;  // shares the slices
-  if (grpc::SerializationTraits<v1::GroundRequest>::Deserialize(bytes, request).ok()) {
-    return absl::OkStatus();
+  const absl::Status status = ParseAs(bytes, "GroundRequest", request);
+  if (status.ok() || rpc::CountFields(again, v1::GroundRequest::descriptor(), kMaxFields) !=
+                         rpc::FieldCount::kFew) {
+    return status;
   }
   return WhyUnparsable(std::move(again));
 }
@@ -135,6 +152,7 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
  public:
   Call(const Door& door, CallbackServerContext* context, obs::Method method)
       : door_(door),
+        context_(context),
         client_(ClientOfGrpcPeer(context->peer())),
         received_at_(absl::Now()),
         deadline_(rpc::DeadlineOf(*context)) {
@@ -146,7 +164,9 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
 
   void Begin(const ByteBuffer* bytes) {
     self_ = this->shared_from_this();
+    if (context_->IsCancelled()) return Refuse(errors::Cancelled());  // nobody waits for it
     if (absl::Status status = door_.grounder.MayCome(client_); !status.ok()) return Refuse(status);
+    if (absl::Status status = CheckSize(*bytes); !status.ok()) return Refuse(status);
     const bool taken =
         door_.executor.TryRun([self = self_, bytes = *bytes]() mutable { self->Work(&bytes); });
     if (!taken) Refuse(errors::Overloaded(door_.grounder.admission().RetryAfter()));
@@ -198,7 +218,14 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
     return out;
   }
 
+  absl::Status CheckSize(const ByteBuffer& bytes) const {
+    const int64_t limit = door_.grounder.pictures().limits().max_bytes + kMessageSlackBytes;
+    if (static_cast<int64_t>(bytes.Length()) <= limit) return absl::OkStatus();
+    return errors::BodyTooLarge(limit);
+  }
+
   Door door_;
+  CallbackServerContext* const context_;
   const std::string id_ = NewRequestId();
   const std::string client_;
   const absl::Time received_at_;
@@ -330,10 +357,15 @@ class ListCall final : public Call<grpc::ServerUnaryReactor> {
  private:
   void Work(ByteBuffer* bytes) override {
     v1::GroundListRequest request;
-    absl::Status status = ParseAs(bytes, "GroundListRequest", &request);
+    const int limit = door_.grounder.options().max_batch;
+    // Counted before it is parsed: it may have millions.
+    const int announced = rpc::CountField(*bytes, v1::GroundListRequest::kRequestsFieldNumber);
+    absl::Status status = announced > limit
+                              ? errors::BatchLimit(announced, limit)
+                              : ParseAs(bytes, "GroundListRequest", &request, kMaxFields * limit);
     bytes->Clear();
-    const int count = request.requests_size(), limit = door_.grounder.options().max_batch;
-    if (status.ok() && (count < 1 || count > limit)) status = errors::BatchLimit(count, limit);
+    const int count = request.requests_size();
+    if (status.ok() && count < 1) status = errors::BatchLimit(count, limit);
     if (!status.ok()) return Refuse(status);
     v1::GroundListResponse response;
     for (int i = 0; i < count; ++i) response.add_results();
@@ -385,7 +417,9 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
       return Advance();
     }
     v1::GroundBatchRequest item;
-    if (absl::Status status = ParseAs(&read_, "GroundBatchRequest", &item); !status.ok()) {
+    absl::Status status = CheckSize(read_);
+    if (status.ok()) status = ParseAs(&read_, "GroundBatchRequest", &item);
+    if (!status.ok()) {
       status_ = status;  // nothing after it can be told apart
       read_all_ = true;
       cancel_.Cancel(status);
@@ -511,31 +545,32 @@ void FillImage(const Pictures::Kept& kept, v1::Image& out) {
 
 // A picture in chunks. Its place is taken before its bytes, what is wrong with its header is told
 // as soon as the header is there, and one that comes too slowly is cut off.
-class UploadCall final : public grpc::ServerReadReactor<v1::UploadRequest> {
+class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
  public:
-  UploadCall(const Door& door, CallbackServerContext* context, v1::Image* image)
+  UploadCall(const Door& door, CallbackServerContext* context, ByteBuffer* image)
       : door_(door), context_(context), image_(image), client_(ClientOfGrpcPeer(context->peer())) {
     const std::string client_id = ClientId(*context);
     context->AddInitialMetadata("x-request-id", id_);
     if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
     scope_.emplace(door.metrics, obs::Method::kUploadImage, id_, client_id, absl::Now());
-    GiveTime(kUploadGrace);
-    StartRead(&request_);
+    GiveTime();
+    StartRead(&read_);
   }
 
   void OnReadDone(bool ok) override {
+    if (finished_) return;  // its time was up
     absl::Status status = ok ? Take() : absl::OkStatus();
-    if (ok && status.ok()) return StartRead(&request_);
+    if (ok && status.ok()) {
+      if (finished_) return;
+      read_.Clear();
+      return StartRead(&read_);
+    }
     if (status.ok()) status = Keep();
     End(status);
   }
   void OnCancel() override {}  // ends the read
   void OnDone() override {
-    alarm_ = nullptr;
-    {
-      absl::MutexLock lock(&timer_->mu);
-      timer_->context = nullptr;
-    }
+    TakeTime();
     delete this;
   }
 
@@ -543,47 +578,61 @@ class UploadCall final : public grpc::ServerReadReactor<v1::UploadRequest> {
   // The alarm may fire while the call ends.
   struct Timer {
     absl::Mutex mu;
-    CallbackServerContext* context ABSL_GUARDED_BY(mu) = nullptr;
-    bool fired ABSL_GUARDED_BY(mu) = false;
+    UploadCall* call ABSL_GUARDED_BY(mu) = nullptr;
   };
 
-  void GiveTime(absl::Duration time) {
+  void TakeTime() {
+    alarm_ = nullptr;
+    if (timer_ == nullptr) return;
+    absl::MutexLock lock(&timer_->mu);
+    timer_->call = nullptr;
+  }
+
+  void GiveTime() {
+    TakeTime();
+    stretch_ = 0;
     // A new one each time: what was set on the old one may be on its way.
     alarm_ = std::make_unique<grpc::Alarm>();
     timer_ = std::make_shared<Timer>();
     {
       absl::MutexLock lock(&timer_->mu);
-      timer_->context = context_;
+      timer_->call = this;
     }
-    alarm_->Set(absl::ToChronoTime(absl::Now() + time), [timer = timer_](bool expired) {
+    alarm_->Set(absl::ToChronoTime(absl::Now() + kUploadTime), [timer = timer_](bool expired) {
       absl::MutexLock lock(&timer->mu);
-      if (!expired || timer->context == nullptr) return;
-      timer->fired = true;
-      timer->context->TryCancel();
+      if (expired && timer->call != nullptr) timer->call->End(errors::RequestTimeout());
     });
   }
 
   absl::Status Take() {
     Pictures& pictures = door_.grounder.pictures();
-    if (request_.has_start()) {
+    if (read_.Length() > limits::kMaxChunkBytes + kMaxSmallBytes) return errors::UploadMismatch();
+    v1::UploadRequest request;
+    CHORD_RETURN_IF_ERROR(ParseAs(&read_, "UploadRequest", &request));
+    if (request.has_start()) {
       if (total_ > 0) return errors::UploadMismatch();
-      total_ = request_.start().total_bytes();
-      pin_ = request_.start().pin();
+      total_ = request.start().total_bytes();
+      pin_ = request.start().pin();
       const int64_t limit = pictures.limits().max_bytes;
       if (total_ < 1) return errors::ImageEmpty();
       if (total_ > limit) return errors::ImageBytesLimit(total_, limit);
       CHORD_RETURN_IF_ERROR(pictures.Room(total_, pin_));
-      CHORD_ASSIGN_OR_RETURN(slot_, door_.grounder.admission().EnterUpload(client_, total_));
-      GiveTime(kUploadGrace + absl::Seconds(static_cast<double>(total_) / kMinUploadRate));
+      CHORD_ASSIGN_OR_RETURN(slot_, door_.grounder.admission().EnterUpload(client_, 0));
       return absl::OkStatus();
     }
-    const std::string& chunk = request_.chunk();
+    const std::string& chunk = request.chunk();
     if (total_ == 0 || chunk.empty() || chunk.size() > limits::kMaxChunkBytes ||
         static_cast<int64_t>(bytes_.size() + chunk.size()) > total_) {
       return errors::UploadMismatch();
     }
+    CHORD_RETURN_IF_ERROR(slot_.Grow(static_cast<int64_t>(chunk.size())));
     bytes_ += chunk;
-    if (planned_ || static_cast<int64_t>(bytes_.size()) == total_) return absl::OkStatus();
+    stretch_ += static_cast<int64_t>(chunk.size());
+    if (stretch_ >= kUploadStretch) GiveTime();
+    if (planned_ || static_cast<int64_t>(bytes_.size()) == total_ || bytes_.size() < next_probe_) {
+      return absl::OkStatus();
+    }
+    next_probe_ = 2 * bytes_.size();
     const absl::Status plan = pictures.Plan(bytes_).status();
     planned_ = plan.ok();
     // A header that goes on in the next chunk looks like a file that was cut.
@@ -595,10 +644,6 @@ class UploadCall final : public grpc::ServerReadReactor<v1::UploadRequest> {
   }
 
   absl::Status Keep() {
-    {
-      absl::MutexLock lock(&timer_->mu);
-      if (timer_->fired) return errors::RequestTimeout();
-    }
     if (context_->IsCancelled()) return errors::Cancelled();
     if (total_ == 0 || static_cast<int64_t>(bytes_.size()) != total_) {
       return errors::UploadMismatch();
@@ -606,29 +651,35 @@ class UploadCall final : public grpc::ServerReadReactor<v1::UploadRequest> {
     door_.metrics.ImageReceived(total_);
     CHORD_ASSIGN_OR_RETURN(const Pictures::Kept kept,
                            door_.grounder.pictures().Upload(std::move(bytes_), pin_));
-    FillImage(kept, *image_);
+    v1::Image image;
+    FillImage(kept, image);
+    *image_ = Serialize(image);
     return absl::OkStatus();
   }
 
+  // The first who comes to an end, the reader or the alarm, tells it. What the reader may be at
+  // work on goes with the call.
   void End(const absl::Status& status) {
-    std::string().swap(bytes_);
-    slot_ = {};
+    if (finished_.exchange(true)) return;
     scope_->EndWithout(status);
     Finish(rpc::ToGrpc(status, id_));
   }
 
   const Door door_;
   CallbackServerContext* const context_;
-  v1::Image* const image_;
+  ByteBuffer* const image_;
   const std::string client_;
   const std::string id_ = NewRequestId();
   std::optional<RequestScope> scope_;
   std::unique_ptr<grpc::Alarm> alarm_;
   std::shared_ptr<Timer> timer_;
-  v1::UploadRequest request_;
+  ByteBuffer read_;
   Admission::Slot slot_;
   std::string bytes_;
   int64_t total_ = 0;
+  int64_t stretch_ = 0;  // bytes since the time was given
+  size_t next_probe_ = kFirstProbeBytes;
+  std::atomic<bool> finished_{false};
   bool pin_ = false;
   bool planned_ = false;
 };
@@ -661,50 +712,78 @@ class AtOnce final : public grpc::ServerUnaryReactor {
   const std::string id_ = NewRequestId();
 };
 
-class ImagesService final : public v1::Images::CallbackService {
+using ImagesBase = v1::Images::WithRawCallbackMethod_Upload<v1::Images::WithRawCallbackMethod_Touch<
+    v1::Images::WithRawCallbackMethod_Delete<v1::Images::Service>>>;
+
+class ImagesService final : public ImagesBase {
  public:
   explicit ImagesService(const Door& door) : door_(door) {}
 
-  grpc::ServerReadReactor<v1::UploadRequest>* Upload(CallbackServerContext* context,
-                                                     v1::Image* image) override {
+  grpc::ServerReadReactor<ByteBuffer>* Upload(CallbackServerContext* context,
+                                              ByteBuffer* image) override {
     return new UploadCall(door_, context, image);
   }
-  grpc::ServerUnaryReactor* Touch(CallbackServerContext* context, const v1::ImageRef* request,
-                                  v1::Image* image) override {
-    const auto kept = door_.grounder.pictures().Touch(request->image_id());
-    if (kept.ok()) FillImage(*kept, *image);
-    return new AtOnce(context, door_.metrics, kept.status());
+  grpc::ServerUnaryReactor* Touch(CallbackServerContext* context, const ByteBuffer* request,
+                                  ByteBuffer* image) override {
+    const auto touch = [&]() -> absl::Status {
+      CHORD_ASSIGN_OR_RETURN(const std::string id, ImageId(*request));
+      CHORD_ASSIGN_OR_RETURN(const Pictures::Kept kept, door_.grounder.pictures().Touch(id));
+      v1::Image out;
+      FillImage(kept, out);
+      *image = Serialize(out);
+      return absl::OkStatus();
+    };
+    return new AtOnce(context, door_.metrics, touch());
   }
-  grpc::ServerUnaryReactor* Delete(CallbackServerContext* context, const v1::ImageRef* request,
-                                   v1::DeleteImageResponse*) override {
-    return new AtOnce(context, door_.metrics,
-                      door_.grounder.pictures().Delete(request->image_id()));
+  grpc::ServerUnaryReactor* Delete(CallbackServerContext* context, const ByteBuffer* request,
+                                   ByteBuffer* response) override {
+    const auto forget = [&]() -> absl::Status {
+      CHORD_ASSIGN_OR_RETURN(const std::string id, ImageId(*request));
+      CHORD_RETURN_IF_ERROR(door_.grounder.pictures().Delete(id));
+      *response = Serialize(v1::DeleteImageResponse());
+      return absl::OkStatus();
+    };
+    return new AtOnce(context, door_.metrics, forget());
   }
 
  private:
+  static absl::StatusOr<std::string> ImageId(ByteBuffer bytes) {
+    if (bytes.Valid() && bytes.Length() > kMaxSmallBytes) {
+      return errors::BodyTooLarge(kMaxSmallBytes);
+    }
+    v1::ImageRef request;
+    CHORD_RETURN_IF_ERROR(ParseAs(&bytes, "ImageRef", &request));
+    return request.image_id();
+  }
+
   const Door door_;
 };
 
-class AdminService final : public v1::Admin::CallbackService {
+using AdminBase =
+    v1::Admin::WithRawCallbackMethod_ListModels<v1::Admin::WithRawCallbackMethod_PlanModel<
+        v1::Admin::WithRawCallbackMethod_LoadModel<v1::Admin::WithRawCallbackMethod_SwapModel<
+            v1::Admin::WithRawCallbackMethod_RollBack<v1::Admin::Service>>>>>;
+
+// Whatever the message is, nobody reads it yet.
+class AdminService final : public AdminBase {
   using Unary = grpc::ServerUnaryReactor;
   using Context = CallbackServerContext;
 
  public:
   explicit AdminService(obs::Metrics& metrics) : metrics_(metrics) {}
-  Unary* ListModels(Context* context, const v1::ListModelsRequest*,
-                    v1::ListModelsResponse*) override {
+  Unary* ListModels(Context* context, const ByteBuffer*, ByteBuffer*) override {
     return NotYet(context);
   }
-  Unary* PlanModel(Context* context, const v1::ModelRef*, v1::ModelPlan*) override {
+  Unary* PlanModel(Context* context, const ByteBuffer*, ByteBuffer*) override {
     return NotYet(context);
   }
-  Unary* LoadModel(Context* context, const v1::ModelRef*, v1::ModelState*) override {
+  Unary* LoadModel(Context* context, const ByteBuffer*, ByteBuffer*) override {
     return NotYet(context);
   }
-  Unary* SwapModel(Context* context, const v1::ModelRef*, v1::ModelState*) override {
+  Unary* SwapModel(Context* context, const ByteBuffer*, ByteBuffer*) override {
     return NotYet(context);
   }
-  Unary* RollBack(Context* context, const v1::RollBackRequest*, v1::ModelState*) override {
+  Unary* RollBack(Context* context, const ByteBuffer*, ByteBuffer*) override {
     return NotYet(context);
   }
 
@@ -755,6 +834,11 @@ std::vector<std::unique_ptr<grpc::Service>> GrpcServices(Grounder& grounder, Exe
   out.push_back(std::make_unique<ImagesService>(Door{grounder, executor, metrics}));
   out.push_back(std::make_unique<AdminService>(metrics));
   return out;
+}
+
+std::vector<std::string> GrpcServiceNames() {
+  return {v1::Grounding::service_full_name(), v1::Images::service_full_name(),
+          v1::Admin::service_full_name()};
 }
 
 }  // namespace chord::gateway

@@ -3,7 +3,9 @@
 
 #include <grpcpp/impl/service_type.h>
 
+#include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -35,11 +37,15 @@ class OpenStreams {
   std::vector<std::weak_ptr<Stream>> streams_ ABSL_GUARDED_BY(mu_);
 };
 
+// Bytes of a message beyond the picture in it.
+inline constexpr int64_t kMessageSlackBytes = 1 << 20;
+
 // The services of chord.v1. Requests run on `executor`; a client that cancels its call cancels its
 // request. What this version does not offer answers UNIMPLEMENTED with a reason. All arguments
 // outlive the services, which outlive their server.
 std::vector<std::unique_ptr<grpc::Service>> GrpcServices(Grounder& grounder, Executor& executor,
                                                          obs::Metrics& metrics,
                                                          OpenStreams& streams);
+std::vector<std::string> GrpcServiceNames();
 
 }  // namespace chord::gateway

@@ -1,6 +1,7 @@
 #include "services/gateway/http_service.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -245,17 +246,15 @@ http::Response DeleteOverHttp(Grounder& grounder, obs::Metrics& metrics,
   return out;
 }
 
-http::Route NotYet(std::string path, std::string feature, obs::Method method,
-                   obs::Metrics& metrics) {
+// Says so from the header: the body, however large, is not worth reading.
+http::Route NotYet(std::string path, std::string feature) {
   http::Route route;
   route.path = std::move(path);
-  route.handler = [feature = std::move(feature), method, &metrics](const http::Request& request) {
-    const absl::Status status = errors::NotImplementedYet(feature);
-    RequestScope(metrics, method, request.id, request.client_id, request.received_at)
-        .EndWithout(status);
-    return Refusal(status, request);
+  route.admit = [feature](const http::Request&) { return errors::NotImplementedYet(feature); };
+  route.handler = [feature = std::move(feature)](const http::Request& request) {
+    return http::Problem(errors::NotImplementedYet(feature), request.id);
   };
-  route.body_limit = 1 << 20;  // read so that the connection can go on, then dropped
+  route.body_limit = std::numeric_limits<int64_t>::max();
   route.quick = true;
   return route;
 }
@@ -339,8 +338,8 @@ std::vector<http::Route> HttpRoutes(Grounder& grounder, Executor& executor, obs:
       0)
       .quick = true;
   const std::string openai = "the OpenAI protocol";
-  routes.push_back(NotYet("/v1/chat/completions", openai, obs::Method::kChatCompletions, metrics));
-  routes.push_back(NotYet("/v1/models", openai, obs::Method::kListModels, metrics));
+  routes.push_back(NotYet("/v1/chat/completions", openai));
+  routes.push_back(NotYet("/v1/models", openai));
   routes.push_back(Page("/", "text/html; charset=utf-8", web::kIndexHtml));
   routes.push_back(Page("/app.js", "text/javascript; charset=utf-8", web::kAppJs));
   routes.push_back(Page("/style.css", "text/css; charset=utf-8", web::kStyleCss));

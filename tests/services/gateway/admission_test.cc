@@ -56,6 +56,27 @@ TEST(Admission, CountsBytesOfRequestsAndUploadsTogether) {
   EXPECT_TRUE(admission.Enter("b", 1000).ok()) << "alone even a big one may come";
 }
 
+TEST(Admission, CountsAnArrivingPictureAsItComes) {
+  Admission admission({10, 10, 100});
+  auto first = admission.EnterUpload("a", 0), second = admission.EnterUpload("a", 0);
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_TRUE(admission.Enter("b", 100).ok()) << "what has not come takes nothing";
+  EXPECT_TRUE(first->Grow(30).ok());
+  EXPECT_TRUE(second->Grow(20).ok());
+  EXPECT_EQ(ErrorReason(second->Grow(1)), "OVERLOADED") << "half of the room is for others";
+  EXPECT_EQ(Reason(admission.Enter("b", 51)), "OVERLOADED");
+  EXPECT_TRUE(admission.Enter("b", 50).ok());
+  auto other = admission.EnterUpload("c", 0);
+  EXPECT_TRUE(other->Grow(50).ok());
+  EXPECT_EQ(ErrorReason(other->Grow(1)), "OVERLOADED");
+  *second = {};
+  *other = {};
+  EXPECT_TRUE(first->Grow(70).ok()) << "one alone may have all";
+  EXPECT_TRUE(first->Grow(900).ok());
+  *first = {};
+  EXPECT_TRUE(admission.Enter("b", 100).ok());
+}
+
 TEST(Admission, AMovedSlotIsGivenBackOnce) {
   Admission admission({1, 1, 100});
   {

@@ -101,6 +101,9 @@ TEST(GroundForm, RefusesOtherBodies) {
     EXPECT_EQ(Refusal(Json(body)), "BODY_MALFORMED") << body;
   }
   EXPECT_EQ(Refusal(Json("{\"prompt\": \"\xFF\"}")), "PROMPT_NOT_UTF8");
+  EXPECT_EQ(Refusal(Json("--b\r\n\xFF\xD8\xFF")), "BODY_MALFORMED") << "no JSON at all";
+  EXPECT_EQ(Refusal(Json("{\"image\": \"data:;base64,AA==\", \"prompt\": \"x\"}\0tail"s)),
+            "BODY_MALFORMED");
   EXPECT_EQ(Refusal(Json(std::string(100'000, '['))), "BODY_MALFORMED") << "depth costs no stack";
 }
 
@@ -239,7 +242,7 @@ TEST(RequestTimeout, IsANumberOfSeconds) {
   ASSERT_TRUE(RequestTimeout(request).ok());
   EXPECT_EQ(*RequestTimeout(request), std::nullopt);
   request.fields.emplace_back("x-request-timeout", "");
-  for (const char* bad : {"0", "-1", "nan", "inf", "soon", "1e7", "0.0001"}) {
+  for (const char* bad : {"0", "-1", "nan", "inf", "soon", "1e7", "0.0001", "0x10", "1s"}) {
     request.fields[0].second = bad;
     EXPECT_EQ(ErrorReason(RequestTimeout(request).status()), "PARAMETER_INVALID") << bad;
   }
