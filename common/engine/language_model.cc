@@ -72,8 +72,9 @@ class LanguageModelImpl final : public LanguageModel {
     const int64_t width = c.hidden_size, inner = c.intermediate_size;
     const int64_t q_width = heads_.query * heads_.dim, kv_width = heads_.kv * heads_.dim;
     WeightReader reader(*checkpoint_, *backend_);
-    CHORD_ASSIGN_OR_RETURN(embed_,
-                           reader.Matrix("model.embed_tokens.weight", {c.vocab_size, width}));
+    const std::string embedding = model::EmbeddingTensor(*checkpoint_, c);
+    const std::string head = model::HeadTensor(*checkpoint_, c);
+    CHORD_ASSIGN_OR_RETURN(embed_, reader.Matrix(embedding, {c.vocab_size, width}));
     for (int i = 0; i < c.num_hidden_layers; ++i) {
       const std::string name = absl::StrCat("model.layers.", i, ".");
       Layer l;
@@ -91,10 +92,10 @@ class LanguageModelImpl final : public LanguageModel {
       layers_.push_back(l);
     }
     CHORD_ASSIGN_OR_RETURN(final_norm_, reader.Vector("model.norm.weight", width));
-    if (c.tie_word_embeddings) {
+    if (head == embedding) {
       head_.weight = embed_;
     } else {
-      CHORD_ASSIGN_OR_RETURN(head_.weight, reader.Matrix("lm_head.weight", {c.vocab_size, width}));
+      CHORD_ASSIGN_OR_RETURN(head_.weight, reader.Matrix(head, {c.vocab_size, width}));
     }
     Backend* backend = backend_.get();
     for (Rows* rows : {&all_, &asked_}) {

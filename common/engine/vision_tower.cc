@@ -48,7 +48,8 @@ absl::Status CheckConfig(const model::VisionConfig& c) {
     return invalid("window_size is smaller than one merged cell");
   }
   if (c.head_dim() > kMaxHeadDim || c.hidden_size > kMaxWidth || c.intermediate_size > kMaxWidth ||
-      c.out_hidden_size > kMaxWidth) {
+      c.out_hidden_size > kMaxWidth ||
+      int64_t{c.hidden_size} * c.spatial_merge_size * c.spatial_merge_size > kMaxWidth) {
     return invalid("wider than this engine takes");
   }
   return absl::OkStatus();

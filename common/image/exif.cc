@@ -10,7 +10,32 @@ namespace {
 
 constexpr uint32_t kOrientationTag = 0x0112;
 constexpr size_t kEntryBytes = 12;
-enum TiffType : uint32_t { kByte = 1, kShort = 3, kLong = 4 };
+// The integers of TIFF. The standard wants a short; others are understood where Pillow does, which
+// takes a byte for text.
+enum TiffType : uint32_t {
+  kShort = 3,
+  kLong = 4,
+  kSignedByte = 6,
+  kSignedShort = 8,
+  kSignedLong = 9,
+  kDirectory = 13,
+};
+
+size_t SizeOf(uint32_t type) {
+  switch (type) {
+    case kSignedByte:
+      return 1;
+    case kShort:
+    case kSignedShort:
+      return 2;
+    case kLong:
+    case kSignedLong:
+    case kDirectory:
+      return 4;
+    default:
+      return 0;
+  }
+}
 
 }  // namespace
 
@@ -34,21 +59,14 @@ int ExifOrientation(absl::string_view tiff) {
   for (size_t i = 0; i < entries; ++i) {
     const size_t entry = directory + 2 + i * kEntryBytes;
     if (u16(entry) != kOrientationTag) continue;
-    if (u32(entry + 4) != 1) return 1;
-    uint32_t value = 0;
-    switch (u16(entry + 2)) {
-      case kByte:
-        value = static_cast<uint8_t>(tiff[entry + 8]);
-        break;
-      case kShort:
-        value = u16(entry + 8);
-        break;
-      case kLong:
-        value = u32(entry + 8);
-        break;
-      default:
-        return 1;
-    }
+    const size_t size = SizeOf(u16(entry + 2));
+    const size_t count = u32(entry + 4);  // the first one counts
+    if (size == 0 || count == 0) return 1;
+    const size_t at = size * count <= 4 ? entry + 8 : u32(entry + 8);
+    if (at > tiff.size() - size) return 1;
+    const uint32_t value = size == 1   ? static_cast<uint8_t>(tiff[at])
+                           : size == 2 ? u16(at)
+                                       : u32(at);
     return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
   }
   return 1;

@@ -212,8 +212,8 @@ absl::StatusOr<Header> ProbeJpeg(absl::string_view bytes, const Limits& limits) 
       metadata += static_cast<int64_t>(body.size());
       if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
         return errors::ImageMetadataLimit();
-      if (marker == kApp1 && !has_exif &&
-          absl::StartsWith(body, absl::string_view("Exif\0\0", 6))) {
+      constexpr absl::string_view kExif("Exif\0\0", 6);
+      if (marker == kApp1 && !has_exif && absl::StartsWith(body, kExif) && body != kExif) {
         has_exif = true;
         header.orientation = ExifOrientation(body);
       }

@@ -1,7 +1,8 @@
 // Recognises the ChatML form of spec §6.1 in a checkpoint's Jinja template. The template is not
 // run. It is reduced to what it writes, the skeleton of its literal texts and expressions in order,
 // and the skeleton must be the known one: a template that writes anything else is refused.
-#include <fstream>
+#include <utf8proc.h>
+
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -9,12 +10,16 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/model/files.h"
 #include "common/model/prompt.h"
+#include "common/model/strict_json.h"
 
 namespace chord::model {
 namespace {
@@ -58,21 +63,46 @@ std::string Canonical(absl::string_view code) {
   return out;
 }
 
+// The character of `digits` hexadecimal digits, as UTF-8; "" when they are none.
+std::string CharacterOf(absl::string_view digits, size_t count) {
+  uint32_t code = 0;
+  if (digits.size() < count || !absl::SimpleHexAtoi(digits.substr(0, count), &code)) return "";
+  if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return "";
+  utf8proc_uint8_t bytes[4];
+  const auto n = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code), bytes);
+  return {reinterpret_cast<const char*>(bytes), static_cast<size_t>(n)};
+}
+
 // The value of a quoted constant, or nullopt when `code` is something else.
 std::optional<std::string> Constant(absl::string_view code) {
   if (code.size() < 2 || code.front() != code.back() ||
       (code.front() != '\'' && code.front() != '"')) {
     return std::nullopt;
   }
+  const absl::string_view inner = code.substr(1, code.size() - 2);
+  static constexpr absl::string_view kLetters = "abfnrtv\\'\"";
+  static constexpr absl::string_view kMeanings = "\a\b\f\n\r\t\v\\'\"";
   std::string out;
-  for (size_t i = 1; i + 1 < code.size(); ++i) {
-    if (code[i] == code.front()) return std::nullopt;
-    if (code[i] != '\\') {
-      out.push_back(code[i]);
+  for (size_t i = 0; i < inner.size(); ++i) {
+    if (inner[i] == code.front()) return std::nullopt;
+    if (inner[i] != '\\') {
+      out.push_back(inner[i]);
       continue;
     }
-    if (++i + 1 >= code.size()) return std::nullopt;
-    out.push_back(code[i] == 'n' ? '\n' : code[i] == 't' ? '\t' : code[i]);
+    if (++i == inner.size()) return std::nullopt;
+    const char c = inner[i];
+    if (const size_t letter = kLetters.find(c); letter != kLetters.npos) {
+      out.push_back(kMeanings[letter]);
+    } else if (c == 'x' || c == 'u' || c == 'U') {
+      const size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : 8;
+      const std::string character = CharacterOf(inner.substr(i + 1), digits);
+      if (character.empty()) return std::nullopt;
+      out += character;
+      i += digits;
+    } else {  // an escape that is none stands for itself
+      out.push_back('\\');
+      out.push_back(c);
+    }
   }
   return out;
 }
@@ -214,25 +244,32 @@ bool Mentions(const std::vector<Node>& nodes, absl::string_view text) {
   return false;
 }
 
-absl::StatusOr<ChatTemplate> Recognise(absl::string_view source) {
+absl::StatusOr<ChatTemplate> Recognise(absl::string_view stored) {
   static constexpr absl::string_view kHead = "<|im_start|>system\n";
-  static constexpr absl::string_view kTurn = "<|im_end|>\n<|im_start|>\x01role\x02\n";
+  static constexpr absl::string_view kEnd = "<|im_end|>\n";
+  static constexpr absl::string_view kTurn = "<|im_start|>\x01role\x02\n";
   static constexpr absl::string_view kImage = "<|vision_start|><|image_pad|><|vision_end|>";
   static constexpr absl::string_view kTail = "<|im_end|>\n<|im_start|>assistant\n";
+  // Jinja reads every kind of line end as one newline.
+  const std::string source = absl::StrReplaceAll(stored, {{"\r\n", "\n"}, {"\r", "\n"}});
   CHORD_ASSIGN_OR_RETURN(const std::vector<Node> nodes, Parse(source));
   const std::string skeleton = Skeleton(nodes);
   absl::string_view rest = skeleton;
-  if (!absl::ConsumePrefix(&rest, kHead)) {
-    return Bad("it does not begin with a default system message in ChatML form");
-  }
-  const size_t turn = rest.find(kTurn);
-  if (turn == absl::string_view::npos) return Bad("no turn of the form role, newline, content");
   ChatTemplate chat;
-  chat.default_system = std::string(rest.substr(0, turn));
-  rest.remove_prefix(turn + kTurn.size());
-  if (absl::StrContains(chat.default_system, "<|") ||
-      chat.default_system.find_first_of("\x01\x02") != std::string::npos) {
-    return Bad("the default system message is not plain text");
+  if (absl::ConsumePrefix(&rest, kHead)) {
+    const size_t end = rest.find(absl::StrCat(kEnd, kTurn));
+    if (end == absl::string_view::npos) return Bad("no turn of the form role, newline, content");
+    const absl::string_view system = rest.substr(0, end);
+    if (absl::StrContains(system, "<|") || system.find_first_of("\x01\x02") != system.npos) {
+      return Bad("the default system message is not plain text");
+    }
+    chat.default_system = std::string(system);
+    rest.remove_prefix(end + kEnd.size());
+  } else {
+    chat.default_system = std::nullopt;
+  }
+  if (!absl::ConsumePrefix(&rest, kTurn)) {
+    return Bad("it begins neither with a default system message nor with a turn in ChatML form");
   }
   // A turn's content as one string: closed in its own branch, or together with the list form.
   if (absl::ConsumePrefix(&rest,
@@ -246,8 +283,8 @@ absl::StatusOr<ChatTemplate> Recognise(absl::string_view source) {
     return Bad("no text beside the image");
   }
   if (rest != kTail) return Bad("it writes something after the content that ChatML does not have");
-  if (!Mentions(nodes, "system") || !Mentions(nodes, "add_generation_prompt") ||
-      !Mentions(nodes, "for ")) {
+  if ((chat.default_system && !Mentions(nodes, "system")) ||
+      !Mentions(nodes, "add_generation_prompt") || !Mentions(nodes, "for ")) {
     return Bad("its conditions are not those of ChatML");
   }
   return chat;
@@ -256,36 +293,32 @@ absl::StatusOr<ChatTemplate> Recognise(absl::string_view source) {
 // --- files
 // -----------------------------------------------------------------------------------------
 
-// nullopt when the file does not exist.
-absl::StatusOr<std::optional<std::string>> ReadIfThere(const std::string& path) {
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) return std::optional<std::string>();
-  const std::streamoff size = in.tellg();
-  if (size < 0 || size > limits::kMaxConfigBytes) return Bad("a file is too large");
-  std::string content(static_cast<size_t>(size), '\0');
-  in.seekg(0);
-  if (!in.read(content.data(), size)) return Bad("a file cannot be read");
-  return std::optional<std::string>(std::move(content));
-}
-
-// The member chat_template of a JSON file: a string, or a list of {name, template} of which the one
-// named "default" counts. nullopt when there is none.
+// The member chat_template of a JSON file: a string, or several with names of which the one called
+// "default" counts. nullopt when there is none. Not as strict as with the settings of the model:
+// the rest of these files is none of our business.
 absl::StatusOr<std::optional<std::string>> TemplateOf(absl::string_view file,
-                                                      const std::string& content) {
+                                                      absl::string_view content) {
+  if (absl::Status bounds = CheckJsonBounds(content, {.depth = 32}); !bounds.ok()) {
+    return Bad(absl::StrCat(file, ": ", bounds.message()));
+  }
   try {
     const json root = json::parse(content, nullptr, /*allow_exceptions=*/false);
     if (!root.is_object()) return Bad(absl::StrCat(file, " is not a JSON object"));
     const auto found = root.find("chat_template");
     if (found == root.end() || found->is_null()) return std::optional<std::string>();
-    if (found->is_string()) return std::optional<std::string>(found->get<std::string>());
-    if (found->is_array()) {
+    const json* chosen = &*found;
+    if (found->is_object() && found->contains("default")) {
+      chosen = &(*found)["default"];
+    } else if (found->is_array()) {
       for (const json& entry : *found) {
         if (entry.is_object() && entry.value("name", json()) == "default" &&
-            entry.contains("template") && entry["template"].is_string()) {
-          return std::optional<std::string>(entry["template"].get<std::string>());
+            entry.contains("template")) {
+          chosen = &entry["template"];
+          break;
         }
       }
     }
+    if (chosen->is_string()) return std::optional<std::string>(chosen->get<std::string>());
     return Bad(absl::StrCat(file, ": chat_template is neither a string nor a list with a default"));
   } catch (const std::exception&) {
     return Bad(absl::StrCat(file, " is not valid JSON"));
@@ -295,17 +328,20 @@ absl::StatusOr<std::optional<std::string>> TemplateOf(absl::string_view file,
 }  // namespace
 
 absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& dir) {
-  CHORD_ASSIGN_OR_RETURN(auto jinja, ReadIfThere(dir + "/chat_template.jinja"));
-  if (jinja.has_value()) return Recognise(*jinja);
-  for (const char* file : {"chat_template.json", "tokenizer_config.json"}) {
-    CHORD_ASSIGN_OR_RETURN(const auto content, ReadIfThere(absl::StrCat(dir, "/", file)));
+  // In the order in which the processor of transformers 5 prefers them; its tokenizer's is the last
+  // resort.
+  for (const char* file : {"processor_config.json", "chat_template.json", "chat_template.jinja",
+                           "tokenizer_config.json"}) {
+    CHORD_ASSIGN_OR_RETURN(const auto content,
+                           ReadOptionalFile(dir, file, limits::kMaxConfigBytes));
     if (!content.has_value()) continue;
+    if (absl::EndsWith(file, ".jinja")) return Recognise(*content);
     CHORD_ASSIGN_OR_RETURN(const auto source, TemplateOf(file, *content));
     if (source.has_value()) return Recognise(*source);
   }
   return Bad(
-      "none found; looked for chat_template.jinja, chat_template.json and the chat_template of "
-      "tokenizer_config.json");
+      "none found; looked for chat_template.json, chat_template.jinja and the chat_template of "
+      "processor_config.json and tokenizer_config.json");
 }
 
 }  // namespace chord::model

@@ -17,6 +17,9 @@
 namespace chord::model {
 namespace {
 
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr char kHead[] = "lm_head.weight";
+
 std::string ShapeText(absl::Span<const int64_t> shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }
@@ -160,6 +163,11 @@ absl::StatusOr<TensorView> Checkpoint::Get(absl::string_view canonical_name,
                                                   ShapeText(tensor->shape), ", the config needs ",
                                                   ShapeText(shape)));
   }
+  // What computes from it reads as many bytes as a floating type of that shape has.
+  if (!IsFloat(tensor->dtype)) {
+    return errors::CheckpointInvalid(
+        absl::StrCat("tensor ", canonical_name, " is not BF16, F16 or F32"));
+  }
   return *tensor;
 }
 
@@ -174,10 +182,35 @@ const std::string& Checkpoint::dir() const { return impl_->dir; }
 int64_t Checkpoint::total_bytes() const { return impl_->total_bytes; }
 const std::vector<std::string>& Checkpoint::warnings() const { return impl_->warnings; }
 
+std::string EmbeddingTensor(const Checkpoint& checkpoint, const TextConfig& config) {
+  const bool head_alone =
+      config.tie_word_embeddings && !checkpoint.Has(kEmbedding) && checkpoint.Has(kHead);
+  return head_alone ? kHead : kEmbedding;
+}
+
+std::string HeadTensor(const Checkpoint& checkpoint, const TextConfig& config) {
+  if (!config.tie_word_embeddings) return kHead;
+  const TensorView* embedding = checkpoint.Find(kEmbedding);
+  const TensorView* head = checkpoint.Find(kHead);
+  if (head == nullptr) return kEmbedding;
+  if (embedding == nullptr) return kHead;
+  const bool equal = head->dtype == embedding->dtype && head->shape == embedding->shape &&
+                     std::memcmp(head->data, embedding->data, head->bytes) == 0;
+  return equal ? kEmbedding : kHead;
+}
+
 absl::Status VerifyTensors(const Checkpoint& checkpoint, const ModelConfig& config, ModelPart part,
                            std::vector<std::string>* warnings) {
   std::vector<std::string> missing, wrong;
-  for (const ExpectedTensor& expected : ExpectedTensors(config, part)) {
+  std::vector<ExpectedTensor> wanted = ExpectedTensors(config, part);
+  const std::string embedding = EmbeddingTensor(checkpoint, config.text);
+  const bool stored_head = part != ModelPart::kVision && config.text.tie_word_embeddings &&
+                           HeadTensor(checkpoint, config.text) != embedding;
+  for (ExpectedTensor& expected : wanted) {
+    if (expected.name == kEmbedding) expected.name = embedding;
+  }
+  if (stored_head) wanted.push_back({kHead, {config.text.vocab_size, config.text.hidden_size}});
+  for (const ExpectedTensor& expected : wanted) {
     const TensorView* tensor = checkpoint.Find(expected.name);
     if (tensor == nullptr) {
       missing.push_back(expected.name);
@@ -207,23 +240,17 @@ absl::Status VerifyTensors(const Checkpoint& checkpoint, const ModelConfig& conf
   }
   std::vector<std::string> unexpected;
   for (std::string& name : checkpoint.Names()) {
-    if (name == "lm_head.weight" || known.contains(name)) continue;
+    if (name == kHead || known.contains(name)) continue;
     unexpected.push_back(Printable(name));
   }
   if (!unexpected.empty()) {
     warnings->push_back(
         absl::StrCat(unexpected.size(), " tensors are not used: ", Listing(unexpected)));
   }
-  const TensorView* head = checkpoint.Find("lm_head.weight");
-  if (part == ModelPart::kVision || !config.text.tie_word_embeddings || head == nullptr) {
-    return absl::OkStatus();
-  }
-  const TensorView* embedding = checkpoint.Find("model.embed_tokens.weight");
-  if (head->dtype != embedding->dtype || head->shape != embedding->shape ||
-      std::memcmp(head->data, embedding->data, head->bytes) != 0) {
+  if (stored_head) {
     warnings->push_back(
-        "tie_word_embeddings is true, so the stored lm_head.weight is not used; it differs from "
-        "the embedding");
+        "tie_word_embeddings is true, but the stored lm_head.weight differs from the embedding and "
+        "is used");
   }
   return absl::OkStatus();
 }

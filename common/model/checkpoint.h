@@ -40,7 +40,8 @@ class Checkpoint {
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& dir);
   ~Checkpoint();
 
-  // CHECKPOINT_INVALID when the tensor is absent or its shape is not `shape`.
+  // A weight. CHECKPOINT_INVALID when the tensor is absent, its shape is not `shape`, or its type
+  // is none of BF16, F16 and F32.
   absl::StatusOr<TensorView> Get(absl::string_view canonical_name,
                                  absl::Span<const int64_t> shape) const;
   // The tensor whatever its shape, or nullptr. The pointer lives as long as the Checkpoint.
@@ -58,9 +59,16 @@ class Checkpoint {
   std::unique_ptr<Impl> impl_;
 };
 
+// The tensors of the token embedding and of the head: the same one where the config ties them and
+// the checkpoint has one of the two alone, or both with equal bytes. A tied checkpoint that stores
+// two different matrices means both, as for transformers 5.
+std::string EmbeddingTensor(const Checkpoint& checkpoint, const TextConfig& config);
+std::string HeadTensor(const Checkpoint& checkpoint, const TextConfig& config);
+
 // OK when every tensor that `part` of the model needs is there, of the config's shape and of a
 // floating type we compute from; CHECKPOINT_INVALID lists those that are not. Tensors the model has
-// no use for, and a stored head that a tied config makes useless, become `warnings`.
+// no use for, and a stored head that differs from the embedding in spite of a tied config, become
+// `warnings`.
 absl::Status VerifyTensors(const Checkpoint& checkpoint, const ModelConfig& config, ModelPart part,
                            std::vector<std::string>* warnings = nullptr);
 

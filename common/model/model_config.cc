@@ -27,6 +27,9 @@ constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxVocab = 1 << 24;
 constexpr int64_t kMaxSide = 4096;
 constexpr int64_t kMaxPixels = int64_t{1} << 40;
+// What a picture of one pixel may become on its way to the model: values of all its patches. The
+// published settings make 18,816 of it; this is 512 MiB.
+constexpr int64_t kMaxSmallestPicture = int64_t{1} << 27;
 constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
 
 constexpr int32_t kReferenceEos = 151645;  // what the reference class takes when nobody says
@@ -48,6 +51,10 @@ class Fields {
   const json* Find(const char* key) const {
     const auto found = object_.find(key);
     return found == object_.end() || found->is_null() ? nullptr : &*found;
+  }
+  bool IsNull(const char* key) const {
+    const auto found = object_.find(key);
+    return found != object_.end() && found->is_null();
   }
   // The object at `key`, or nullptr; anything but an object is a fault.
   const json* Object(const char* key) {
@@ -179,11 +186,12 @@ void RequireSilu(Fields* fields) {
 }
 
 // An explicit head_dim is accepted where it says what the other two fields say: the reference
-// attention divides hidden_size by the heads whatever it claims.
-void RequireHeads(Fields* fields, int hidden, int heads, const char* heads_key) {
+// attention divides hidden_size by the heads whatever it claims. The flat layout has no such field
+// (`explicit_dim` false): there it is one of the strangers that are not looked at.
+void RequireHeads(Fields* fields, int hidden, int heads, const char* heads_key, bool explicit_dim) {
   if (heads > 0 && hidden % heads != 0) {
     fields->Refuse(heads_key, absl::StrCat(heads, " does not divide hidden_size ", hidden));
-  } else if (heads > 0 &&
+  } else if (heads > 0 && explicit_dim &&
              fields->IntOr("head_dim", 1, kMaxWidth, hidden / heads) != hidden / heads) {
     fields->Refuse("head_dim",
                    absl::StrCat("must be hidden_size / ", heads_key, " = ", hidden / heads));
@@ -196,7 +204,7 @@ void RequireFullAttention(Fields* fields, int layers) {
     slides = !types->is_array() || std::any_of(types->begin(), types->end(), [](const json& type) {
       return type != "full_attention";
     });
-  } else if (fields->BoolOr("use_sliding_window", false)) {
+  } else if (fields->BoolOr("use_sliding_window", false) && !fields->IsNull("sliding_window")) {
     slides = fields->IntOr("max_window_layers", 0, kMaxId, 80) < layers;
   }
   if (slides) {
@@ -235,7 +243,7 @@ absl::StatusOr<TextConfig> ReadText(const json& object, bool nested) {
   text.num_attention_heads = static_cast<int>(fields.Int("num_attention_heads", 1, kMaxHeads));
   text.intermediate_size = static_cast<int>(fields.Int("intermediate_size", 1, kMaxWidth));
   text.vocab_size = static_cast<int>(fields.Int("vocab_size", 1, kMaxVocab));
-  RequireHeads(&fields, text.hidden_size, text.num_attention_heads, "num_attention_heads");
+  RequireHeads(&fields, text.hidden_size, text.num_attention_heads, "num_attention_heads", nested);
   text.head_dim = text.hidden_size / text.num_attention_heads;
   // null means one per head; of an absent key the reference class makes 8, where that can be.
   const bool absent = !object.contains("num_key_value_heads");
@@ -275,7 +283,7 @@ absl::StatusOr<VisionConfig> ReadVision(const json& object, std::vector<std::str
   vision.window_size = static_cast<int>(fields.IntOr("window_size", 1, kMaxWidth, 112));
   const std::vector<int> full = fields.IntsOr("fullatt_block_indexes", 0, kMaxId, {7, 15, 23, 31});
   RequireSilu(&fields);
-  RequireHeads(&fields, vision.hidden_size, vision.num_heads, heads_key);
+  RequireHeads(&fields, vision.hidden_size, vision.num_heads, heads_key, /*explicit_dim=*/true);
   CHORD_RETURN_IF_ERROR(fields.status());
 
   // Of every head a quarter turns with y and a quarter with x, in pairs (spec §3.2).
@@ -338,6 +346,13 @@ absl::Status ReadProcessor(const json& object, const std::string& file, ModelCon
   if (geometry.min_pixels > geometry.max_pixels) {
     fields.Refuse("min_pixels", absl::StrCat(geometry.min_pixels, " is more than max_pixels ",
                                              geometry.max_pixels));
+  }
+
+  const int64_t factor = int64_t{geometry.patch_size} * geometry.merge_size;
+  if (std::max(factor * factor, geometry.min_pixels) >
+      kMaxSmallestPicture / (3 * geometry.temporal_patch_size)) {
+    fields.Refuse("min_pixels, patch_size, merge_size, temporal_patch_size",
+                  "would enlarge the smallest picture beyond reason");
   }
 
   image::Normalization& norm = config->normalization;

@@ -119,9 +119,9 @@ absl::StatusOr<EncodedPrompt> EncodePrompt(const ChatTemplate& chat, const Token
   Writer writer(tokenizer, ids, config, grids);
   if (messages.empty())
     return errors::ParameterInvalid("messages", "a list of at least one message");
-  if (messages[0].role != "system") {
+  if (messages[0].role != "system" && chat.default_system) {
     writer.OpenTurn("system");
-    writer.Text(chat.default_system);
+    writer.Text(*chat.default_system);
     writer.CloseTurn();
   }
   for (const Message& message : messages) {

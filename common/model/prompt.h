@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -40,10 +41,12 @@ struct EncodedPrompt {
   int64_t rope_delta = 0;
 };
 
-// What the checkpoint's chat template amounts to. Recognised by its content: chat_template.jinja,
-// chat_template.json, or tokenizer_config.json, all of the ChatML form of spec §6.1.
+// What the checkpoint's chat template amounts to. Recognised by its content, in
+// processor_config.json, chat_template.json, chat_template.jinja or tokenizer_config.json (the
+// first that has one), all of the ChatML form of spec §6.1.
 struct ChatTemplate {
-  std::string default_system = "You are a helpful assistant.";  // used when no system message leads
+  // Used when no system message leads; nullopt: then there is none.
+  std::optional<std::string> default_system = "You are a helpful assistant.";
 };
 absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& dir);
 

@@ -1,6 +1,7 @@
 #include "common/model/safetensors.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -387,23 +388,29 @@ absl::Status WriteSafetensors(const std::string& path, absl::Span<const NamedTen
   const uint64_t header_bytes = header.size() - sizeof(uint64_t);
   std::memcpy(header.data(), &header_bytes, sizeof(header_bytes));
 
+  const auto write_to = [&](int fd) {
+    bool ok = WriteAll(fd, header.data(), header.size());
+    for (const NamedTensor* tensor : order) {
+      ok = ok && WriteAll(fd, tensor->data.data(), tensor->data.size());
+    }
+    const int error = errno;
+    if (close(fd) != 0 && ok) return errno;
+    return ok ? 0 : error;
+  };
+  // A device or a pipe is written to, not replaced.
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0 && (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode))) {
+    const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+    const int error = fd < 0 ? errno : write_to(fd);
+    return error == 0 ? absl::OkStatus() : NotWritten(path, strerror(error));
+  }
   // Beside the target, so that the rename stays within one file system.
   const std::string temporary = absl::StrCat(path, ".", NewRequestId());
   const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd < 0) return NotWritten(path, strerror(errno));
   auto discard = absl::MakeCleanup([&] { unlink(temporary.c_str()); });
-  bool ok = WriteAll(fd, header.data(), header.size());
-  for (const NamedTensor* tensor : order) {
-    ok = ok && WriteAll(fd, tensor->data.data(), tensor->data.size());
-  }
-  int error = errno;
-  if (close(fd) != 0 && ok) {
-    ok = false;
-    error = errno;
-  }
-  if (!ok || rename(temporary.c_str(), path.c_str()) != 0) {
-    return NotWritten(path, strerror(ok ? errno : error));
-  }
+  if (const int error = write_to(fd); error != 0) return NotWritten(path, strerror(error));
+  if (rename(temporary.c_str(), path.c_str()) != 0) return NotWritten(path, strerror(errno));
   std::move(discard).Cancel();
   return absl::OkStatus();
 }

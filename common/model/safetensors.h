@@ -36,7 +36,7 @@ struct SafetensorsHeader {
 absl::StatusOr<SafetensorsHeader> ParseSafetensors(absl::Span<const std::byte> file);
 
 // Writes tensors as safetensors, row-major, no holes, sorted as the reference library does; via a
-// temporary name and rename, so that a failure leaves no file.
+// temporary name and rename, so that a failure leaves no file. A device or a pipe is written to.
 struct NamedTensor {
   std::string name;
   DType dtype = DType::kFloat32;

@@ -88,14 +88,28 @@ class Merger {
   std::priority_queue<Candidate> queue_;
 };
 
-// Finds added tokens: leftmost match, the longest of those that start there.
+bool IsSpace(int32_t code_point) {
+  const CharClass kind = ClassOf(code_point);
+  return kind == CharClass::kSpace || kind == CharClass::kNewline;
+}
+
+// The last character of `text`, which is not empty and valid UTF-8.
+Rune LastRune(absl::string_view text) {
+  size_t at = text.size() - 1;
+  while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80) --at;
+  return FirstRune(text.substr(at));
+}
+
+// Finds added tokens: leftmost match, the longest of those that start there. What their flags ask
+// of the text around them comes second, as in the reference library: a word's part that looks like
+// a token of whole words is passed over, also where a shorter token would fit.
 class Matcher {
  public:
-  void Add(std::string content, int32_t id) {
-    auto& bucket = by_first_byte_[static_cast<uint8_t>(content[0])];
-    bucket.emplace_back(std::move(content), id);
+  void Add(TokenizerFile::AddedToken token) {
+    auto& bucket = by_first_byte_[static_cast<uint8_t>(token.content[0])];
+    bucket.push_back(std::move(token));
     std::sort(bucket.begin(), bucket.end(),
-              [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
+              [](const auto& a, const auto& b) { return a.content.size() > b.content.size(); });
   }
 
   // Calls text(view) for what lies between matches (never empty) and token(id) for matches.
@@ -103,28 +117,49 @@ class Matcher {
   void Cut(absl::string_view input, Text text, Token token) const {
     size_t begin = 0, at = 0;
     while (at < input.size()) {
-      const auto* hit = Longest(input.substr(at));
+      const TokenizerFile::AddedToken* hit = Longest(input.substr(at));
       if (hit == nullptr) {
         ++at;
         continue;
       }
-      if (at > begin) text(input.substr(begin, at - begin));
-      token(hit->second);
-      at += hit->first.size();
-      begin = at;
+      size_t from = at, to = at + hit->content.size();
+      at = to;
+      const absl::string_view after = input.substr(to);
+      if (hit->single_word &&
+          ((from > 0 && IsWordCharacter(LastRune(input.substr(0, from)).code_point)) ||
+           (!after.empty() && IsWordCharacter(FirstRune(after).code_point)))) {
+        continue;
+      }
+      if (hit->lstrip) {
+        while (from > begin) {
+          const Rune rune = LastRune(input.substr(begin, from - begin));
+          if (!IsSpace(rune.code_point)) break;
+          from -= rune.bytes;
+        }
+      }
+      if (hit->rstrip) {
+        while (to < input.size()) {
+          const Rune rune = FirstRune(input.substr(to));
+          if (!IsSpace(rune.code_point)) break;
+          to += rune.bytes;
+        }
+      }
+      if (from > begin) text(input.substr(begin, from - begin));
+      token(hit->id);
+      begin = std::max(begin, to);
     }
     if (begin < input.size()) text(input.substr(begin));
   }
 
  private:
-  const std::pair<std::string, int32_t>* Longest(absl::string_view rest) const {
+  const TokenizerFile::AddedToken* Longest(absl::string_view rest) const {
     for (const auto& entry : by_first_byte_[static_cast<uint8_t>(rest[0])]) {
-      if (absl::StartsWith(rest, entry.first)) return &entry;
+      if (absl::StartsWith(rest, entry.content)) return &entry;
     }
     return nullptr;
   }
 
-  std::array<std::vector<std::pair<std::string, int32_t>>, 256> by_first_byte_;
+  std::array<std::vector<TokenizerFile::AddedToken>, 256> by_first_byte_;
 };
 
 bool IsMarker(absl::string_view content) {
@@ -148,10 +183,14 @@ struct Tokenizer::Impl {
   absl::flat_hash_map<std::string, int32_t> added;
   Matcher raw;         // added tokens looked for in the text as it is
   Matcher normalized;  // added tokens looked for after NFC
+  bool nfc = true;
 
+  std::string Normalize(absl::string_view text) const {
+    return nfc ? Nfc(text) : std::string(text);
+  }
   bool Has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < flags.size(); }
 
-  // `text` is in NFC.
+  // `text` is normalized.
   void EncodeSegment(absl::string_view text, std::vector<int32_t>& out) const {
     Merger merger(merges);
     std::vector<int32_t> symbols;
@@ -177,6 +216,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(absl::string_view json) {
   CHORD_ASSIGN_OR_RETURN(TokenizerFile file, ParseTokenizerFile(json));
   auto impl = std::make_unique<Impl>();
   impl->byte_ids = file.byte_ids;
+  impl->nfc = file.nfc;
   impl->flags.assign(file.tokens.size(), 0);
   impl->offsets.reserve(file.tokens.size() + 1);
   for (const std::string& token : file.tokens) {
@@ -193,19 +233,20 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(absl::string_view json) {
     impl->flags[static_cast<size_t>(token.id)] |=
         static_cast<uint8_t>(Impl::kAdded | (token.special ? Impl::kSpecial : 0) |
                              (IsMarker(token.content) ? Impl::kMarker : 0));
+    impl->added.emplace(token.content, token.id);
     if (token.normalized) {
-      impl->normalized.Add(Nfc(token.content), token.id);
+      token.content = impl->Normalize(token.content);
+      impl->normalized.Add(std::move(token));
     } else {
-      impl->raw.Add(token.content, token.id);
+      impl->raw.Add(std::move(token));
     }
-    impl->added.emplace(std::move(token.content), token.id);
   }
   return Tokenizer(std::move(impl));
 }
 
 std::vector<int32_t> Tokenizer::EncodeText(absl::string_view text) const {
   std::vector<int32_t> ids;
-  impl_->EncodeSegment(Nfc(ToValidUtf8(text)), ids);
+  impl_->EncodeSegment(impl_->Normalize(ToValidUtf8(text)), ids);
   return ids;
 }
 
@@ -215,7 +256,8 @@ std::vector<int32_t> Tokenizer::EncodeWithAddedTokens(absl::string_view text) co
   const auto segment = [&](absl::string_view s) { impl_->EncodeSegment(s, ids); };
   impl_->raw.Cut(
       ToValidUtf8(text),
-      [&](absl::string_view s) { impl_->normalized.Cut(Nfc(s), segment, token); }, token);
+      [&](absl::string_view s) { impl_->normalized.Cut(impl_->Normalize(s), segment, token); },
+      token);
   return ids;
 }
 

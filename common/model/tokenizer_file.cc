@@ -1,7 +1,8 @@
 #include "common/model/tokenizer_file.h"
 
-#include <fstream>
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -12,6 +13,7 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/model/files.h"
 #include "common/model/pretokenize.h"
 #include "common/model/unicode.h"
 
@@ -199,9 +201,16 @@ const json& Unwrapped(const json& v, const char* list_name) {
   return TypeOf(v) == "Sequence" && list.is_array() && list.size() == 1 ? list[0] : v;
 }
 
+// Absent, null, or an empty list.
+bool IsNone(const json& v, const char* list_name) {
+  const json& list = Member(v, list_name);
+  return v.is_null() || (TypeOf(v) == "Sequence" && list.is_array() && list.empty());
+}
+
 absl::Status CheckPipeline(const json& root) {
-  if (TypeOf(Unwrapped(Member(root, "normalizer"), "normalizers")) != "NFC") {
-    return Bad("normalizer: only NFC is supported");
+  const json& normalizer = Member(root, "normalizer");
+  if (!IsNone(normalizer, "normalizers") && TypeOf(Unwrapped(normalizer, "normalizers")) != "NFC") {
+    return Bad("normalizer: only NFC, or none, is supported");
   }
   if (TypeOf(Unwrapped(Member(root, "decoder"), "decoders")) != "ByteLevel") {
     return Bad("decoder: only ByteLevel is supported");
@@ -328,7 +337,7 @@ absl::Status FillMerges(const Reader& reader, TokenizerFile& file) {
 }
 
 absl::Status FillAddedTokens(const json& list, const Reader& reader, TokenizerFile& file,
-                             std::vector<bool>& used) {
+                             const std::vector<bool>& used) {
   if (list.is_null()) return absl::OkStatus();
   if (!list.is_array()) return Bad("added_tokens is not a list");
   absl::flat_hash_set<int32_t> ids;
@@ -345,12 +354,9 @@ absl::Status FillAddedTokens(const json& list, const Reader& reader, TokenizerFi
       return Bad("added_tokens: an id is out of range");
     }
     token.id = static_cast<int32_t>(value);
-    for (const char* name : {"single_word", "lstrip", "rstrip"}) {
-      if (!IsOff(Member(entry, name))) {
-        return Bad(absl::StrCat("added_tokens: id ", token.id, " sets ", name,
-                                ", which is not supported"));
-      }
-    }
+    token.single_word = !IsOff(Member(entry, "single_word"));
+    token.lstrip = !IsOff(Member(entry, "lstrip"));
+    token.rstrip = !IsOff(Member(entry, "rstrip"));
     token.special = !IsOff(Member(entry, "special"));
     const json& normalized = Member(entry, "normalized");
     token.normalized = normalized.is_null() ? !token.special : !IsOff(normalized);
@@ -362,13 +368,18 @@ absl::Status FillAddedTokens(const json& list, const Reader& reader, TokenizerFi
     if (base != reader.vocab.end() ? base->second != token.id : i < used.size() && used[i]) {
       return Bad(absl::StrCat("added_tokens: id ", token.id, " contradicts model.vocab"));
     }
-    if (i >= file.tokens.size()) {
-      file.tokens.resize(i + 1);
-      used.resize(i + 1, false);
-    }
-    used[i] = true;
-    file.tokens[i] = TokenBytes(token.content);
     file.added_tokens.push_back(std::move(token));
+  }
+  // transformers numbers what the vocabulary lacks anew, by rising id and without gaps.
+  std::sort(file.added_tokens.begin(), file.added_tokens.end(),
+            [](const auto& a, const auto& b) { return a.id < b.id; });
+  const bool gapless = reader.vocab.size() == used.size();
+  auto next = static_cast<int32_t>(used.size());
+  for (TokenizerFile::AddedToken& token : file.added_tokens) {
+    if (gapless && !reader.vocab.contains(token.content)) token.id = next++;
+    const auto i = static_cast<size_t>(token.id);
+    if (i >= file.tokens.size()) file.tokens.resize(i + 1);
+    file.tokens[i] = TokenBytes(token.content);
   }
   return absl::OkStatus();
 }
@@ -376,22 +387,18 @@ absl::Status FillAddedTokens(const json& list, const Reader& reader, TokenizerFi
 }  // namespace
 
 absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) return errors::CheckpointInvalid(absl::StrCat("cannot open ", path));
-  const std::streamoff size = in.tellg();
-  if (size < 0 || size > limits::kMaxTokenizerBytes) {
-    return errors::CheckpointInvalid(absl::StrCat(path, " is no regular file of at most ",
-                                                  limits::kMaxTokenizerBytes >> 20, " MiB"));
-  }
-  std::string content(static_cast<size_t>(size), '\0');
-  in.seekg(0);
-  if (!in.read(content.data(), size)) {
-    return errors::CheckpointInvalid(absl::StrCat("cannot read ", path));
-  }
-  return content;
+  const size_t slash = path.rfind('/');
+  const std::string dir = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const std::string name = path.substr(slash == std::string::npos ? 0 : slash + 1);
+  CHORD_ASSIGN_OR_RETURN(std::optional<std::string> content,
+                         ReadOptionalFile(dir, name, limits::kMaxTokenizerBytes));
+  if (content) return *std::move(content);
+  return errors::CheckpointInvalid(absl::StrCat("cannot open ", path, ": there is no such file"));
 }
 
 absl::StatusOr<TokenizerFile> ParseTokenizerFile(absl::string_view text) {
+  // The parser would take it for the end of the text.
+  if (text.find('\0') != text.npos) return Bad("not valid JSON: a NUL");
   Reader reader;
   try {
     if (!json::sax_parse(text.begin(), text.end(), &reader)) return Bad(reader.error);
@@ -403,6 +410,7 @@ absl::StatusOr<TokenizerFile> ParseTokenizerFile(absl::string_view text) {
   CHORD_RETURN_IF_ERROR(CheckModel(model));
   CHORD_RETURN_IF_ERROR(CheckPipeline(reader.tree));
   TokenizerFile file;
+  file.nfc = !IsNone(Member(reader.tree, "normalizer"), "normalizers");
   std::vector<bool> used;  // ids that stand for something
   CHORD_RETURN_IF_ERROR(FillVocabulary(reader, file, used));
   CHORD_RETURN_IF_ERROR(FillMerges(reader, file));

@@ -216,4 +216,34 @@ CharClass ClassOf(int32_t code_point) {
   return Derive(code_point);
 }
 
+bool IsWordCharacter(int32_t code_point) {
+  // Marks and digits that Unicode 15.1 and 16 added.
+  static constexpr Range kNew[] = {
+      {0x897, 0x897},     {0x10D40, 0x10D49}, {0x10D69, 0x10D6D}, {0x10EFC, 0x10EFC},
+      {0x113B8, 0x113C0}, {0x113C2, 0x113C2}, {0x113C5, 0x113C5}, {0x113C7, 0x113CA},
+      {0x113CC, 0x113D0}, {0x113D2, 0x113D2}, {0x113E1, 0x113E2}, {0x116D0, 0x116E3},
+      {0x11BF0, 0x11BF9}, {0x11F5A, 0x11F5A}, {0x1611E, 0x16139}, {0x16D70, 0x16D79},
+      {0x1CCF0, 0x1CCF9}, {0x1E5EE, 0x1E5EF}, {0x1E5F1, 0x1E5FA},
+  };
+  // Symbols that count as alphabetic: circled, squared and negative letters.
+  static constexpr Range kAlphabeticSymbols[] = {
+      {0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+  switch (utf8proc_category(code_point)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    case UTF8PROC_CATEGORY_SO:
+      return Contains(kAlphabeticSymbols, code_point);
+    case UTF8PROC_CATEGORY_CN:
+      return Contains(kNew, code_point) || ClassOf(code_point) == CharClass::kLetter;
+    default:
+      return ClassOf(code_point) == CharClass::kLetter || code_point == 0x200C ||
+             code_point == 0x200D;
+  }
+}
+
 }  // namespace chord::model

@@ -39,4 +39,8 @@ enum class CharClass : uint8_t {
 };
 CharClass ClassOf(int32_t code_point);
 
+// \w of the reference's regular expressions: letters, marks, decimal digits, connectors and
+// joiners.
+bool IsWordCharacter(int32_t code_point);
+
 }  // namespace chord::model

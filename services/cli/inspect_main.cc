@@ -6,10 +6,12 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/model/weight_files.h"
 #include "services/cli/inspect.h"
 
 namespace chord::cli {
@@ -99,18 +101,37 @@ absl::StatusOr<std::optional<InspectOptions>> Parse(int argc, char** argv) {
   return options;
 }
 
+// What a run reads must survive it: a failed one removes the result of an earlier one.
+absl::Status CheckOutIsNoInput(const InspectOptions& options) {
+  std::error_code ignored;
+  for (const std::string& image : options.images) {
+    if (std::filesystem::equivalent(image, options.out, ignored)) {
+      return absl::InvalidArgumentError("--out is one of the pictures");
+    }
+  }
+  std::vector<std::string> names = {"config.json",           "generation_config.json",
+                                    "chat_template.json",    "chat_template.jinja",
+                                    "tokenizer.json",        "preprocessor_config.json",
+                                    "tokenizer_config.json", "processor_config.json",
+                                    "model.safetensors",     "model.safetensors.index.json"};
+  if (const auto weights = model::FindWeightFiles(options.model); weights.ok()) {
+    names.insert(names.end(), weights->names.begin(), weights->names.end());
+  }
+  for (const std::string& name : names) {
+    if (std::filesystem::equivalent(options.model + "/" + name, options.out, ignored)) {
+      return absl::InvalidArgumentError("--out is a file of the model");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Main(int argc, char** argv) {
   CHORD_ASSIGN_OR_RETURN(const std::optional<InspectOptions> options, Parse(argc, argv));
   if (!options) {
     std::fputs(kUsage, stdout);
     return absl::OkStatus();
   }
-  for (const std::string& image : options->images) {
-    std::error_code ignored;
-    if (std::filesystem::equivalent(image, options->out, ignored)) {
-      return absl::InvalidArgumentError("--out is one of the pictures");
-    }
-  }
+  CHORD_RETURN_IF_ERROR(CheckOutIsNoInput(*options));
   absl::Status status;
   try {
     status = Inspect(*options);

@@ -263,6 +263,20 @@ def check_orientation(tool):
             same(f"exif {value} {kind} stored", tool.decode(data, exif="stored"), stored)
 
 
+    # The tag in every type and twice, as few programs write it.
+    for order, mark in (("<", b"II*\0"), (">", b"MM\0*")):
+        for kind, form in ((1, "B"), (2, "B"), (3, "H"), (4, "I"), (6, "b"), (8, "h"), (9, "i"), (13, "I")):
+            for count in (1, 2):
+                body = struct.pack(f"{order}{count}{form}", *[6] * count)
+                entry = struct.pack(order + "HHHI", 1, 0x0112, kind, count)
+                place = body.ljust(4, b"\0") if len(body) <= 4 else struct.pack(order + "I", 26) + bytes(4)
+                tiff = mark + struct.pack(order + "I", 8) + entry + place
+                tiff = tiff.ljust(26, b"\0") + (body if len(body) > 4 else b"")
+                data = saved(image, "JPEG", exif=b"Exif\0\0" + tiff)
+                upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+                same(f"exif type {kind} count {count} {mark}", tool.decode(data), np.asarray(upright.convert("RGB")))
+
+
 # Height, width. Tiny, odd, halves of the factor, extreme ratios, screens, cameras.
 SIZES = (
     (1, 1), (1, 2), (2, 1), (1, 200), (200, 1), (3, 5), (5, 900), (10, 10), (13, 27), (14, 2800),

@@ -31,6 +31,9 @@ class Case:
     vocab: int = 4096
     generation: dict = dataclasses.field(default_factory=lambda: {"repetition_penalty": 1.05})
     pixels: tuple = (3136, 28 * 28 * 36)
+    head: str = ""  # of a tied checkpoint: "stored" beside the embedding and another, or "alone"
+    merge: int = 2
+    temporal: int = 2
 
 
 def text(hidden, layers, heads, kv, inner, sections, eps=1e-6):
@@ -76,6 +79,17 @@ CASES = [
     Case("wide_mlp", "vision sides that are no multiple of any register, deep text",
          text(72, 6, 3, 3, 333, [4, 4, 4]), vision(36, 5, 3, 77, [0, 4]), dtype="float16",
          tied=True),
+    Case("tied_but_two", "a tied config whose file has a head of its own, which counts",
+         text(64, 2, 4, 2, 96, [2, 3, 3]), vision(64, 2, 4, 84, [1]), tied=True, head="stored"),
+    Case("tied_head_alone", "a tied matrix stored under the head's name; sections of nothing",
+         text(64, 2, 4, 1, 96, [0, 8, 0]), vision(64, 2, 4, 84, [1]), nested=True, rope="new",
+         tied=True, head="alone", dtype="float32"),
+    Case("merge3", "three by three patches a cell, one frame, windows that no cell divides",
+         text(64, 2, 4, 2, 96, [2, 3, 3]), vision(48, 3, 3, 70, [1], window=100, patch=8), merge=3,
+         temporal=1, pixels=(1, 24 * 24 * 50)),
+    Case("merge1", "cells of one patch",
+         text(64, 2, 4, 2, 96, [2, 3, 3]), vision(48, 3, 3, 70, [2, 2, 9], window=45), merge=1,
+         pixels=(196, 14 * 14 * 60)),
 ]
 
 
@@ -118,8 +132,8 @@ def config_of(case):
                 attention_dropout=0.0, initializer_range=0.02, use_cache=True,
                 bos_token_id=ids["endoftext"], eos_token_id=ids["im_end"])
     seen = dict(case.vision, model_type="qwen2_5_vl", hidden_act="silu", in_chans=3,
-                out_hidden_size=case.text["hidden_size"], spatial_merge_size=2,
-                temporal_patch_size=2, tokens_per_second=2)
+                out_hidden_size=case.text["hidden_size"], spatial_merge_size=case.merge,
+                temporal_patch_size=case.temporal, tokens_per_second=2)
     config = {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
               "image_token_id": ids["image_pad"], "video_token_id": ids["video_pad"],
               "vision_start_token_id": ids["vision_start"],
@@ -176,7 +190,12 @@ def random_weights(case, seed):
         else:
             value = noise / math.sqrt(shape[1:].numel())
         weights[name] = value.to(getattr(torch, case.dtype))
-    if case.tied:
+    embedding = "model.language_model.embed_tokens.weight"
+    if case.head == "stored":
+        weights["lm_head.weight"] = weights[embedding].roll(1, 0)
+    elif case.head == "alone":
+        weights["lm_head.weight"] = weights.pop(embedding)
+    elif case.tied:
         weights.pop("lm_head.weight", None)
     return weights
 
@@ -230,7 +249,7 @@ def write_case(case, out, seed):
     (out / "preprocessor_config.json").write_text(json.dumps({
         "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
         "min_pixels": case.pixels[0], "max_pixels": case.pixels[1],
-        "patch_size": case.vision["patch_size"], "temporal_patch_size": 2, "merge_size": 2,
+        "patch_size": case.vision["patch_size"], "temporal_patch_size": case.temporal, "merge_size": case.merge,
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711]}))
     write_tokenizer(case, out)

@@ -14,6 +14,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import tempfile
 import unicodedata
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -142,6 +143,30 @@ def check_folder(chord, folder, count, seed, whole_unicode=True):
     return total
 
 
+def check_flags(chord, folder, count, seed):
+    """Added tokens of every kind, some of them beginnings of others, with and without a normalizer."""
+    rng = random.Random(seed)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    plain = len(content["added_tokens"])
+    last = max([*content["model"]["vocab"].values(), *(t["id"] for t in content["added_tokens"])])
+    names = ["<a>", "<a><b>", "[x", "[x]", "wo0rd", "wo0rds", "e\u0301te", " pad ", "你牍", "Ⓐ好"]
+    names = [n for n in names if n not in content["model"]["vocab"]]
+    total = 0
+    with tempfile.TemporaryDirectory() as name:
+        for round_ in range(8):
+            del content["added_tokens"][plain:]
+            for i, token in enumerate(rng.sample(names, 6)):
+                flags = {key: rng.random() < 0.4 for key in ("lstrip", "rstrip", "single_word", "normalized")}
+                content["added_tokens"].append({"id": last + 1 + 3 * i, "content": token, "special": rng.random() < 0.5, **flags})
+            content["normalizer"] = {"type": "NFC"} if round_ % 4 else None
+            path = pathlib.Path(name)
+            (path / "tokenizer.json").write_text(json.dumps(content))
+            added = [t["content"] for t in content["added_tokens"]]
+            texts = list(random_texts(count, seed + round_, added + names * 3))
+            total += compare(chord, path, texts, True)
+    return total
+
+
 def check_golden(chord, folder):
     rows = [json.loads(line) for line in (folder / "golden.jsonl").read_text(encoding="utf-8").splitlines()]
     ours = chord_ids(chord, folder, [row["text"] for row in rows], special=True)
@@ -172,6 +197,7 @@ def test_random_text():
         pytest.skip("no tokenizer or no chord program")
     for folder in folders(shared_folder()):
         check_folder(chord_command(), folder, 5000, 1)
+        check_flags(chord_command(), folder, 200, 1)
 
 
 def main():
@@ -190,6 +216,7 @@ def main():
             print(f"golden rows: {check_golden(chord, shared / 'data/qwen-tokenizer')} equal")
         for folder in folders(shared):
             print(f"{folder.name}: {check_folder(chord, folder, options.random, options.seed)} texts equal")
+            print(f"{folder.name}, other added tokens: {check_flags(chord, folder, options.random // 20, options.seed)} texts equal")
     except (AssertionError, RuntimeError) as error:
         print(error)
         return 1

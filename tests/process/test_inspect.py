@@ -1,6 +1,7 @@
 """`chord inspect` and `chord tokenize` from outside: their files, exit codes and messages."""
 
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -89,6 +90,20 @@ def test_a_failure_is_one_line_and_no_file(tmp_path):
         assert run.stderr.count(b"\n") == 1 and run.stderr.endswith(b"\n"), (arguments, run.stderr)
         assert not out.exists(), arguments
     assert not list(tmp_path.glob("o.safetensors*"))
+
+
+def test_the_result_never_takes_the_place_of_an_input(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    link = tmp_path / "link.png"
+    link.symlink_to(FARM)
+    names = ["model.safetensors", "config.json", "tokenizer.json", "chat_template.json"]
+    for out in [*(model / name for name in names), link]:
+        before = out.read_bytes()
+        for image in (FARM, "absent"):
+            run = inspect(out, "--model", model, "--image", FARM, "--image", image, "--stage", "pixels")
+            assert run.returncode > 0 and run.stderr.startswith(b"chord inspect: --out is"), (out, run)
+            assert out.read_bytes() == before
 
 
 def tokenize(text, *arguments):

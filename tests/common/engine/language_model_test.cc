@@ -382,6 +382,28 @@ TEST_P(LanguageModelFp32Test, TiesTheHeadWhenToldTo) {
             0.5);
 }
 
+TEST_P(LanguageModelFp32Test, UsesTheHeadThatATiedCheckpointStoresAllTheSame) {
+  model::ModelConfig config = TinyConfig();
+  const auto checkpoint = TinyCheckpoint(config, DType::kBFloat16);
+  config.text.tie_word_embeddings = true;
+  LanguageModel::Options options;
+  options.dtype = DType::kFloat32;
+  options.kv_tokens = options.max_sequence_tokens = 64;
+  const auto tied = LanguageModel::Load(checkpoint, config, options);
+  ASSERT_TRUE(tied.ok()) << tied.status();
+  const Prompt prompt = MakePrompt();
+  const auto a = Picture(*model), b = Picture(**tied);
+  EXPECT_EQ(Prefill(**tied, prompt, b.get(), {}), Prefill(*model, prompt, a.get(), {}));
+}
+
+TEST_P(LanguageModelFp32Test, RefusesWeightsThatAreNoFloats) {
+  const model::ModelConfig config = TinyConfig();
+  LanguageModel::Options options;
+  const auto checkpoint = TinyCheckpoint(config, DType::kInt64);
+  EXPECT_EQ(ErrorReason(LanguageModel::Load(checkpoint, config, options).status()),
+            "CHECKPOINT_INVALID");
+}
+
 TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
   const auto picture = Picture(*model);
   const Prompt prompt = MakePrompt();

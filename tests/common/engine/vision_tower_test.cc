@@ -163,6 +163,11 @@ TEST(VisionTower, RefusesCheckpointsThatDoNotFitTheirConfiguration) {
   EXPECT_EQ(load([](auto* v) { v->num_heads = 3; }), "CHECKPOINT_INVALID");
   EXPECT_EQ(load([](auto* v) { v->num_heads = 0; }), "CHECKPOINT_INVALID");
   EXPECT_EQ(load([](auto* v) { v->window_size = 14; }), "CHECKPOINT_INVALID");
+  EXPECT_EQ(load([](auto* v) {
+              v->spatial_merge_size = 65;  // merged cells of 135,200 values
+              v->window_size = 65 * 14;
+            }),
+            "CHECKPOINT_INVALID");
 }
 
 }  // namespace

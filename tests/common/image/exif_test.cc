@@ -41,12 +41,23 @@ TEST(ExifTest, FindsTheTagBehindOthers) {
       6);
 }
 
-TEST(ExifTest, AcceptsTheIntegerTypesAndNoOther) {
-  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 1, 1, std::string("\x06\0\0\0", 4)), 1)), 6);
+TEST(ExifTest, AcceptsTheIntegerTypesThatPillowDoesAndNoOther) {
+  const std::string first("\x06\0\0\0", 4);
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 1, 1, first), 1)), 1);
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 6, 1, first), 1)), 6);
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 8, 1, Be16(6) + Be16(0)), 1)), 6);
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 9, 1, Be32(6)), 1)), 6);
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 13, 1, Be32(6)), 1)), 6);
   EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 4, 1, Be32(6)), 1)), 6);
   EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 2, 1, Be32(6)), 1)), 1);
   EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 5, 1, Be32(6)), 1)), 1);
-  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 3, 2, Be16(6) + Be16(0)), 1)), 1);
+  // Of several the first counts, also where they do not fit into the entry.
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 3, 2, Be16(6) + Be16(0)), 1)), 6);
+  const std::string apart = Directory(Entry(0x0112, 3, 3, Be32(22)), 1);
+  ASSERT_EQ(apart.size(), 22u);
+  EXPECT_EQ(ExifOrientation(apart + Be16(8) + Be16(1) + Be16(1)), 8);
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 3, 3, Be32(0xFFFFFFFF)), 1)), 1);
+  EXPECT_EQ(ExifOrientation(Directory(Entry(0x0112, 4, 0, Be32(6)), 1)), 1);
 }
 
 TEST(ExifTest, StaysInsideABlockThatIsCutOrLies) {

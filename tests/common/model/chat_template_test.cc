@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -82,10 +83,14 @@ TEST_F(ChatTemplateTest, ReadsEveryPlaceInOrder) {
   };
   Write("tokenizer_config.json", json{{"chat_template", with("third")}}.dump());
   EXPECT_EQ(Load()->default_system, "third");
-  Write("chat_template.json", json{{"chat_template", with("second")}}.dump());
+  Write("chat_template.jinja", with("second"));
   EXPECT_EQ(Load()->default_system, "second");
-  Write("chat_template.jinja", with("first"));
+  Write("chat_template.json", json{{"chat_template", with("first")}}.dump());
   EXPECT_EQ(Load()->default_system, "first");
+  Write("processor_config.json", json{{"processor_class", "Qwen2_5_VLProcessor"}}.dump());
+  EXPECT_EQ(Load()->default_system, "first");
+  Write("processor_config.json", json{{"chat_template", with("zeroth")}}.dump());
+  EXPECT_EQ(Load()->default_system, "zeroth");
 }
 
 TEST_F(ChatTemplateTest, TakesTheDefaultOfAList) {
@@ -95,6 +100,55 @@ TEST_F(ChatTemplateTest, TakesTheDefaultOfAList) {
                                      .dump());
   ASSERT_TRUE(Load().ok()) << Load().status();
   EXPECT_EQ(Load()->default_system, "You are a helpful assistant.");
+}
+
+TEST_F(ChatTemplateTest, TakesTheDefaultOfAnObject) {
+  Write("chat_template.json",
+        json{{"chat_template", {{"rag", "x"}, {"default", kPublished}}}}.dump());
+  ASSERT_TRUE(Load().ok()) << Load().status();
+}
+
+TEST_F(ChatTemplateTest, ReadsEveryLineEnd) {
+  for (const char* end : {"\r\n", "\r"}) {
+    const auto chat = LoadJinja(absl::StrReplaceAll(
+        kPublished, {{"You are a helpful assistant.", "One.\nTwo."}, {"\n", end}}));
+    ASSERT_TRUE(chat.ok()) << chat.status();
+    EXPECT_EQ(chat->default_system, "One.\nTwo.");
+  }
+}
+
+TEST_F(ChatTemplateTest, ReadsEscapesInConstants) {
+  const auto chat = LoadJinja(
+      absl::StrReplaceAll(kLaidOut, {{"Be brief.", R"(\"\u4f60\\\'\x41\U0001F600\t\d)"}}));
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  EXPECT_EQ(chat->default_system, "\"\u4f60\\'A\U0001F600\t\\d");
+  for (const char* bad : {R"(\u12)", R"(\ud800)", R"(\U00110000)"}) {
+    EXPECT_FALSE(LoadJinja(absl::StrReplaceAll(kLaidOut, {{"Be brief.", bad}})).ok()) << bad;
+  }
+}
+
+TEST_F(ChatTemplateTest, KnowsTemplatesWithoutADefaultSystemMessage) {
+  std::string source = kPublished;
+  const size_t begin = source.find("{% if loop.first"), end = source.find("{% endif %}", begin);
+  source.erase(begin, end + 11 - begin);
+  const auto chat = LoadJinja(source);
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  EXPECT_FALSE(chat->default_system.has_value());
+}
+
+TEST_F(ChatTemplateTest, RefusesFilesThatAreNone) {
+  for (const char* name : {"chat_template.json", "chat_template.jinja", "tokenizer_config.json"}) {
+    const std::string path = dir_ + "/" + name;
+    ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+    EXPECT_EQ(ErrorReason(Load().status()), "CHECKPOINT_INVALID") << name;
+    std::filesystem::remove(path);
+    std::filesystem::create_symlink(name, path);  // to itself
+    EXPECT_EQ(ErrorReason(Load().status()), "CHECKPOINT_INVALID") << name;
+    std::filesystem::remove(path);
+    Write(name, "{\"chat_template\": " + std::string(1 << 20, '['));
+    EXPECT_EQ(ErrorReason(Load().status()), "CHECKPOINT_INVALID") << name;
+    std::filesystem::remove(path);
+  }
 }
 
 TEST_F(ChatTemplateTest, RecognisesChordNano) {

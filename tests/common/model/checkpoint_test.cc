@@ -78,8 +78,8 @@ TEST(CheckpointTest, MapsBothNamingGenerationsAndWrappers) {
       (*checkpoint)->Names(),
       ElementsAre("lm_head.f", "lm_head.weight", "model.c", "model.d", "model.h", "model.layers.g",
                   "model.layers.i", "model.norm.e", "visual.a", "visual.b"));
-  const auto tensor = (*checkpoint)->Get("visual.b", {1});
-  ASSERT_TRUE(tensor.ok());
+  const TensorView* tensor = (*checkpoint)->Find("visual.b");
+  ASSERT_NE(tensor, nullptr);
   EXPECT_EQ(static_cast<int>(*tensor->data), 1);  // the second byte of the data
   ExpectInvalid((*checkpoint)->Get("visual.b", {2}).status(), "is [1], the config needs [2]");
   ExpectInvalid((*checkpoint)->Get("visual.z", {1}).status(), "missing");
@@ -290,7 +290,7 @@ TEST(VerifyTensorsTest, AnUntiedModelNeedsItsHeadAndATiedOneDoesNot) {
   EXPECT_TRUE(VerifyTensors(**checkpoint, SmallConfig(), ModelPart::kVision).ok());
 }
 
-TEST(VerifyTensorsTest, WarnsOfAStoredHeadThatTheTieMakesUselessAndOfStrangers) {
+TEST(VerifyTensorsTest, WarnsOfAStoredHeadThatDefiesTheTieAndOfStrangers) {
   ModelConfig tied = SmallConfig();
   tied.text.tie_word_embeddings = true;
   static const std::string other(300 * 64 * 2, '\1');
@@ -309,8 +309,41 @@ TEST(VerifyTensorsTest, WarnsOfAStoredHeadThatTheTieMakesUselessAndOfStrangers) 
     ASSERT_FALSE(warnings.empty());
     EXPECT_THAT(warnings[0], HasSubstr("1 tensors are not used: model.stranger"));
     EXPECT_EQ(warnings.size(), equal ? 1u : 2u);
-    EXPECT_THAT(warnings.back(), HasSubstr(equal ? "stranger" : "lm_head.weight is not used"));
+    EXPECT_THAT(warnings.back(), HasSubstr(equal ? "stranger" : "differs from the embedding"));
+    EXPECT_EQ(EmbeddingTensor(**checkpoint, tied.text), "model.embed_tokens.weight");
+    EXPECT_EQ(HeadTensor(**checkpoint, tied.text),
+              equal ? "model.embed_tokens.weight" : "lm_head.weight");
+    EXPECT_EQ(HeadTensor(**checkpoint, SmallConfig().text), "lm_head.weight");
   }
+}
+
+TEST(VerifyTensorsTest, ATiedModelMayStoreItsHeadAlone) {
+  ModelConfig tied = SmallConfig();
+  tied.text.tie_word_embeddings = true;
+  const TempFolder folder;
+  WriteModel(folder, tied, DType::kBFloat16, [](std::vector<NamedTensor>* tensors) {
+    for (NamedTensor& tensor : *tensors) {
+      if (tensor.name == "model.embed_tokens.weight") tensor.name = "lm_head.weight";
+    }
+  });
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  std::vector<std::string> warnings;
+  EXPECT_TRUE(VerifyTensors(**checkpoint, tied, ModelPart::kBoth, &warnings).ok());
+  EXPECT_THAT(warnings, IsEmpty());
+  EXPECT_EQ(EmbeddingTensor(**checkpoint, tied.text), "lm_head.weight");
+  EXPECT_EQ(HeadTensor(**checkpoint, tied.text), "lm_head.weight");
+  ExpectInvalid(VerifyTensors(**checkpoint, SmallConfig(), ModelPart::kLanguage),
+                "missing: model.embed_tokens.weight");
+}
+
+TEST(CheckpointTest, GivesNoWeightsOfOtherTypes) {
+  const TempFolder folder;
+  WriteModel(folder, SmallConfig(), DType::kInt64);
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  ExpectInvalid((*checkpoint)->Get("model.norm.weight", {64}).status(),
+                "model.norm.weight is not BF16, F16 or F32");
 }
 
 std::string NanoFolder() {

@@ -200,10 +200,44 @@ TEST(ModelConfigTest, RefusesSizesThatContradictEachOther) {
   ExpectRefused(With("\"patch_size\": 14", "\"patch_size\": [14, 16]"), "equal");
   ExpectRefused(With("\"patch_size\": 14", "\"patch_size\": []"), "equal");
   ExpectRefused(With("\"image_token_id\": 299", "\"image_token_id\": 300"), "outside vocab_size");
-  ExpectRefused(With("\"vocab_size\": 300", "\"vocab_size\": 300, \"head_dim\": 32"), "head_dim");
+  ExpectRefused(With("\"num_heads\": 2", "\"num_heads\": 2, \"head_dim\": 32"), "head_dim");
+}
+
+TEST(ModelConfigTest, TakesASwitchedOffSlidingWindow) {
+  const std::string slides =
+      R"("vocab_size": 300, "use_sliding_window": true, "max_window_layers": 1)";
+  ExpectRefused(With("\"vocab_size\": 300", slides), "sliding window");
+  // null is no window for the reference class, absent is one of 4096.
   EXPECT_EQ(
-      MustParse(With("\"vocab_size\": 300", "\"vocab_size\": 300, \"head_dim\": 16")).text.head_dim,
-      16);
+      MustParse(With("\"vocab_size\": 300", slides + ", \"sliding_window\": null")).text.vocab_size,
+      300);
+}
+
+TEST(ModelConfigTest, ReadsAHeadSizeWhereTheReferenceClassDoes) {
+  // The flat layout has no such field, whatever stands there.
+  const std::string flat = With("\"vocab_size\": 300", "\"vocab_size\": 300, \"head_dim\": 32");
+  EXPECT_EQ(MustParse(flat).text.head_dim, 16);
+  const auto nested = [](absl::string_view head_dim) {
+    return With("\"vocab_size\": 300",
+                absl::StrCat("\"vocab_size\": 300, \"head_dim\": ", head_dim), kNested);
+  };
+  ExpectRefused(nested("32"), "head_dim");
+  EXPECT_EQ(MustParse(nested("16")).text.head_dim, 16);
+  EXPECT_EQ(MustParse(nested("null")).text.head_dim, 16);
+}
+
+TEST(ModelConfigTest, RefusesGeometriesThatEnlargeAPixelBeyondReason) {
+  const std::string wide = With("\"window_size\": 112", "\"window_size\": 100000");
+  const auto with = [&](int patch, int merge, int temporal) {
+    return With("\"patch_size\": 14, \"spatial_merge_size\": 2,\n    \"temporal_patch_size\": 2",
+                absl::StrCat("\"patch_size\": ", patch, ", \"spatial_merge_size\": ", merge,
+                             ", \"temporal_patch_size\": ", temporal),
+                wide);
+  };
+  EXPECT_EQ(MustParse(with(64, 16, 2)).geometry.factor(), 1024);
+  ExpectRefused(with(4096, 2, 2), "beyond reason");
+  ExpectRefused(with(1024, 64, 1), "beyond reason");
+  ExpectRefused(with(256, 16, 64), "beyond reason");
 }
 
 TEST(ModelConfigTest, RefusesVariantsThatAreNotImplemented) {
@@ -310,6 +344,7 @@ TEST(ModelConfigTest, ReadsMeanAndDeviationAndRefusesOtherPipelines) {
            {R"({"resample": 2})", "resample"},
            {R"({"min_pixels": 0})", "min_pixels"},
            {R"({"min_pixels": 100, "max_pixels": 50})", "more than max_pixels"},
+           {R"({"min_pixels": 33554432, "max_pixels": 33554432})", "beyond reason"},
            {R"({"size": 224})", "size"},
            {R"({"size": {"shortest_edge": "x"}})", "size.shortest_edge"},
            {"nonsense", "preprocessor_config.json: not valid JSON"}}) {

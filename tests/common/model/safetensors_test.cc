@@ -1,11 +1,15 @@
 #include "common/model/safetensors.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -298,6 +302,22 @@ TEST(WriteSafetensorsTest, WritesWhatTheReferenceLibraryWrites) {
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->data_offset % 8, 0);
   EXPECT_EQ(parsed->tensors.size(), 5u);
+}
+
+TEST(WriteSafetensorsTest, WritesToAPipeAndDoesNotReplaceIt) {
+  const TempFolder folder;
+  const std::string path = folder.File("pipe");
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int reader = open(path.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  const std::string four = "abcd";
+  EXPECT_TRUE(WriteSafetensors(path, {Tensor("a", DType::kFloat32, {1}, four)}).ok());
+  EXPECT_TRUE(WriteSafetensors(folder.File("x"), {Tensor("a", DType::kFloat32, {1}, four)}).ok());
+  std::string bytes(1000, '\0');
+  bytes.resize(std::max<ssize_t>(0, read(reader, bytes.data(), bytes.size())));
+  close(reader);
+  EXPECT_EQ(bytes, ReadFile(folder.File("x")));
+  EXPECT_TRUE(std::filesystem::is_fifo(path));
 }
 
 TEST(WriteSafetensorsTest, AFailureLeavesNoFileAndKeepsTheOldOne) {

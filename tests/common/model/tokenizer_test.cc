@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +13,7 @@
 #include <sstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/model/pretokenize.h"
 
@@ -104,10 +107,10 @@ TEST(TokenizerTest, FindsAddedTokensLeftmostLongest) {
   }
   const auto t = Tokenizer::Parse(file.dump());
   ASSERT_TRUE(t.ok()) << t.status();
-  EXPECT_THAT(t->EncodeWithAddedTokens("<x><y><x>"), ElementsAre(5015, 5014));
+  EXPECT_THAT(t->EncodeWithAddedTokens("<x><y><x>"), ElementsAre(4097, 4096));
   // A token marked as normalized is found in the text's normal form.
-  EXPECT_THAT(t->EncodeWithAddedTokens("caf\u00E9<|im_end|>"), ElementsAre(5016, 4084));
-  EXPECT_EQ(t->size(), 5017);
+  EXPECT_THAT(t->EncodeWithAddedTokens("caf\u00E9<|im_end|>"), ElementsAre(4098, 4084));
+  EXPECT_EQ(t->size(), 4099);
   EXPECT_EQ(t->TokenBytes(4500), "");
 }
 
@@ -218,12 +221,78 @@ TEST(SplitTest, FollowsTheOrderOfTheAlternatives) {
   EXPECT_THAT(SplitIntoPieces(""), ElementsAre());
 }
 
+// The nano tokenizer with its first added token made to `flags`, and `normalizer` as said.
+Tokenizer WithFlags(const json& flags, const json& normalizer = {{"type", "NFC"}}) {
+  json file = NanoJson();
+  file["added_tokens"][0].update(flags);
+  file["normalizer"] = normalizer;
+  auto tokenizer = Tokenizer::Parse(file.dump());
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+TEST(TokenizerTest, AddedTokensTakeWhiteSpaceAlongWhenTheyAreTold) {
+  const Tokenizer plain = WithFlags(json::object());
+  const int32_t id = plain.AddedTokenId("<|endoftext|>");
+  const auto ids = [&](const json& flags, absl::string_view text) {
+    return WithFlags(flags).EncodeWithAddedTokens(text);
+  };
+  const auto a = plain.EncodeText("a"), b = plain.EncodeText("b"), gap = plain.EncodeText("a \t");
+  ASSERT_EQ(a.size(), 1u);
+  const std::string text = "a \t<|endoftext|>\u3000\nb";
+  EXPECT_THAT(ids({{"lstrip", true}, {"rstrip", true}}, text), ElementsAre(a[0], id, b[0]));
+  auto want = gap;
+  want.insert(want.end(), {id, b[0]});
+  EXPECT_EQ(ids({{"rstrip", true}}, text), want);
+  // Blanks that one token took are not there for the next.
+  EXPECT_THAT(ids({{"lstrip", true}, {"rstrip", true}}, "<|endoftext|>  <|endoftext|>"),
+              ElementsAre(id, id));
+  EXPECT_THAT(ids({{"rstrip", true}}, "<|endoftext|> "), ElementsAre(id));
+}
+
+TEST(TokenizerTest, AddedTokensOfWholeWordsAreNotFoundInsideOnes) {
+  const Tokenizer t = WithFlags({{"single_word", true}});
+  const int32_t id = t.AddedTokenId("<|endoftext|>");
+  for (const char* beside : {"", " ", ".", "\n", "\u2603"}) {
+    const auto ids = t.EncodeWithAddedTokens(absl::StrCat(beside, "<|endoftext|>", beside));
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), id), 1) << beside;
+  }
+  for (const char* beside : {"a", "7", "_", "\u4f60", "\u0301", "\u24b6"}) {
+    const std::string before = absl::StrCat(beside, "<|endoftext|>");
+    const std::string after = absl::StrCat("<|endoftext|>", beside);
+    EXPECT_EQ(t.EncodeWithAddedTokens(before), t.EncodeText(before));
+    EXPECT_EQ(t.EncodeWithAddedTokens(after), t.EncodeText(after));
+  }
+}
+
+TEST(TokenizerTest, NumbersAddedTokensWithoutGapsAsTransformersDoes) {
+  json file = NanoJson();
+  file["added_tokens"].push_back({{"id", 4200}, {"content", "<sw>"}});
+  file["added_tokens"].push_back({{"id", 4150}, {"content", "<tt>"}});
+  const auto t = Tokenizer::Parse(file.dump());
+  ASSERT_TRUE(t.ok()) << t.status();
+  EXPECT_EQ(t->AddedTokenId("<|video_pad|>"), 4095);
+  EXPECT_EQ(t->AddedTokenId("<tt>"), 4096);
+  EXPECT_EQ(t->AddedTokenId("<sw>"), 4097);
+  EXPECT_EQ(t->size(), 4098);
+}
+
+TEST(TokenizerTest, NormalizesOnlyWhenTold) {
+  const std::string apart = "e\u0301", together = "\u00e9";
+  for (const json& none : {json(), json{{"type", "Sequence"}, {"normalizers", json::array()}}}) {
+    const Tokenizer t = WithFlags(json::object(), none);
+    EXPECT_NE(t.EncodeText(apart), t.EncodeText(together));
+    EXPECT_EQ(t.Decode(t.EncodeText(apart), false), apart);
+  }
+  EXPECT_EQ(WithFlags(json::object()).EncodeText(apart),
+            WithFlags(json::object()).EncodeText(together));
+}
+
 // --- files that must not load
 // ----------------------------------------------------------------------
 
 TEST(TokenizerFileTest, RefusesOtherPipelines) {
   const std::vector<std::pair<const char*, std::function<void(json&)>>> changes = {
-      {"normalizer", [](json& f) { f["normalizer"] = nullptr; }},
       {"normalizer", [](json& f) { f["normalizer"]["type"] = "NFKC"; }},
       {"pre_tokenizer",
        [](json& f) { f["pre_tokenizer"] = f["pre_tokenizer"]["pretokenizers"][1]; }},
@@ -246,8 +315,6 @@ TEST(TokenizerFileTest, RefusesOtherPipelines) {
       {"ignore_merges", [](json& f) { f["model"]["ignore_merges"] = true; }},
       {"dropout", [](json& f) { f["model"]["dropout"] = 0.1; }},
       {"end_of_word_suffix", [](json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }},
-      {"lstrip", [](json& f) { f["added_tokens"][0]["lstrip"] = true; }},
-      {"single_word", [](json& f) { f["added_tokens"][1]["single_word"] = true; }},
   };
   for (const auto& [word, change] : changes) {
     const absl::Status status = ParseChanged(change);
@@ -338,11 +405,21 @@ TEST(TokenizerFileTest, RefusesTheFileCutAnywhere) {
   }
 }
 
+TEST(TokenizerFileTest, RefusesWhatStandsBehindANul) {
+  const std::string file = NanoJson().dump() + std::string("\0{}", 3);
+  EXPECT_EQ(ErrorReason(Tokenizer::Parse(file).status()), "CHECKPOINT_INVALID");
+}
+
 TEST(TokenizerFileTest, NamesTheFileThatCannotBeRead) {
   const auto missing = Tokenizer::Load("/nonexistent/tokenizer.json");
   EXPECT_EQ(ErrorReason(missing.status()), "CHECKPOINT_INVALID");
   EXPECT_THAT(std::string(missing.status().message()), HasSubstr("/nonexistent/tokenizer.json"));
   EXPECT_EQ(ErrorReason(Tokenizer::Load("/").status()), "CHECKPOINT_INVALID");
+  const std::string pipe = ::testing::TempDir() + "/tokenizer_pipe.json";
+  std::filesystem::remove(pipe);
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(ErrorReason(Tokenizer::Load(pipe).status()), "CHECKPOINT_INVALID");
+  std::filesystem::remove(pipe);
 }
 
 }  // namespace
