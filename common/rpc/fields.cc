@@ -47,6 +47,9 @@ class Counter {
             ok = in_.Skip(static_cast<int>(length));
             break;
           }
+          const int room = in_.BytesUntilLimit();  // of the message around it; -1: the outermost
+          ok = room < 0 || static_cast<int>(length) <= room;
+          if (!ok) break;
           const auto outer = in_.PushLimit(static_cast<int>(length));
           const FieldCount inner = Message(field->message_type(), depth + 1);
           ok = in_.BytesUntilLimit() == 0;
