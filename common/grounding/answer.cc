@@ -407,11 +407,12 @@ class Scanner {
       SetLabel(Unescape(text_.substr(begin, end - begin)));
     }
   }
-  void SetLabel(std::string label) {
+  void SetLabel(absl::string_view label) {
     Container& object = stack_.back();
     if (object.has_label) return;
     object.has_label = true;
-    object.label = std::move(label);
+    // Models begin words with a blank, also the first one behind a quote.
+    object.label = std::string(absl::StripAsciiWhitespace(label));
   }
 
   void ValueDone() {

@@ -43,6 +43,7 @@ TEST(ParseAnswerTest, ReadsEveryVariantOfTheSpecification) {
   const std::pair<const char*, const char*> cases[] = {
       // no fence, prose around, single object, several fences
       {R"([{"bbox_2d": [1, 2, 3, 4], "label": "a"}])", "a(1,2,3,4)"},
+      {R"([{"bbox_2d": [1, 2, 3, 4], "label": " a b\n"}])", "a b(1,2,3,4)"},
       {R"(Here it is: {"bbox_2d": [1, 2, 3, 4], "label": "a"}. Anything else?)", "a(1,2,3,4)"},
       {R"({"label": "a", "bbox_2d": [1, 2, 3, 4]})", "a(1,2,3,4)"},
       {"```json\n{\"bbox_2d\": [1,2,3,4]}\n```\nand\n```\n[{\"bbox_2d\": [5,6,7,8]}]\n```",
@@ -84,8 +85,8 @@ TEST(ParseAnswerTest, ReadsEveryVariantOfTheSpecification) {
 TEST(ParseAnswerTest, LabelsMayHoldAnything) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({"bbox_2d": [1,2,3,4], "label": "a } ] { [ , : b"})", "a } ] { [ , : b(1,2,3,4)"},
-      {R"({"bbox_2d": [1,2,3,4], "label": "say \"hi\", \\ \/ \n"})",
-       "say \"hi\", \\ / \n(1,2,3,4)"},
+      {R"({"bbox_2d": [1,2,3,4], "label": "say \"hi\", \\ \/ \n!"})",
+       "say \"hi\", \\ / \n!(1,2,3,4)"},
       {R"({"bbox_2d": [1,2,3,4], "label": "\u767d\u8272 \ud83d\ude00 \ud83d \udc00x"})",
        "白色 😀 \uFFFD \uFFFDx(1,2,3,4)"},
       {R"({"bbox_2d": [1,2,3,4], "label": "白色花瓶"})", "白色花瓶(1,2,3,4)"},
