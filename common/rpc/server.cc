@@ -71,7 +71,7 @@ absl::Status RemoveStaleSocket(const std::string& path) {
 std::vector<std::string> WithStandardServices(std::vector<std::string> names) {
   if (names.empty()) return names;
   for (const char* name : {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
-                            "grpc.reflection.v1alpha.ServerReflection"}) {
+                           "grpc.reflection.v1alpha.ServerReflection"}) {
     names.push_back(name);
   }
   return names;
