@@ -337,8 +337,13 @@ absl::Status ReadProcessor(const json& object, const std::string& file, ModelCon
 
   if (const json* size = fields.Object("size"); size != nullptr) {
     Fields edges(*size, file + ": size.");
-    geometry.min_pixels = edges.IntOr("shortest_edge", 1, kMaxPixels, geometry.min_pixels);
-    geometry.max_pixels = edges.IntOr("longest_edge", 1, kMaxPixels, geometry.max_pixels);
+    // Files of transformers 4.45 to 4.48 have the other names in here, too.
+    for (const char* key : {"min_pixels", "shortest_edge"}) {
+      geometry.min_pixels = edges.IntOr(key, 1, kMaxPixels, geometry.min_pixels);
+    }
+    for (const char* key : {"max_pixels", "longest_edge"}) {
+      geometry.max_pixels = edges.IntOr(key, 1, kMaxPixels, geometry.max_pixels);
+    }
     CHORD_RETURN_IF_ERROR(edges.status());
   }
   geometry.min_pixels = fields.IntOr("min_pixels", 1, kMaxPixels, geometry.min_pixels);

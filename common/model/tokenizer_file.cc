@@ -393,7 +393,8 @@ absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path) {
   CHORD_ASSIGN_OR_RETURN(std::optional<std::string> content,
                          ReadOptionalFile(dir, name, limits::kMaxTokenizerBytes));
   if (content) return *std::move(content);
-  return errors::CheckpointInvalid(absl::StrCat("cannot open ", path, ": there is no such file"));
+  return errors::CheckpointInvalid(
+      absl::StrCat("cannot open ", Printable(path), ": there is no such file"));
 }
 
 absl::StatusOr<TokenizerFile> ParseTokenizerFile(absl::string_view text) {

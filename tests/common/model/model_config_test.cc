@@ -312,6 +312,10 @@ TEST(ModelConfigTest, PixelBoundsFollowTheReferencesPrecedence) {
   EXPECT_EQ(bounds(R"({"size": {"shortest_edge": 10, "longest_edge": 20}, "max_pixels": 30})"),
             Pair(10, 30));
   EXPECT_EQ(bounds(R"({"min_pixels": 5, "max_pixels": null})"), Pair(5, 1003520));
+  EXPECT_EQ(bounds(R"({"size": {"min_pixels": 10, "max_pixels": 20}})"), Pair(10, 20));
+  EXPECT_EQ(bounds(R"({"size": {"min_pixels": 10, "max_pixels": 20, "shortest_edge": 11,
+                                "longest_edge": 21}})"),
+            Pair(11, 21));
   // processor_config.json wins where it has the settings nested.
   EXPECT_EQ(bounds(R"({"max_pixels": 30000})", R"({"image_processor": {"max_pixels": 40000}})"),
             Pair(3136, 40000));
