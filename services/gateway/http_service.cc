@@ -246,11 +246,18 @@ http::Response DeleteOverHttp(Grounder& grounder, obs::Metrics& metrics,
   return out;
 }
 
-// Says so from the header: the body, however large, is not worth reading.
-http::Route NotYet(std::string path, std::string feature) {
+// Says so from the header: the body, however large, is not worth reading. The server tells of the
+// refusal; the call is counted here.
+http::Route NotYet(std::string path, std::string feature, obs::Method method,
+                   obs::Metrics& metrics) {
   http::Route route;
   route.path = std::move(path);
-  route.admit = [feature](const http::Request&) { return errors::NotImplementedYet(feature); };
+  route.admit = [feature, method, &metrics](const http::Request& request) {
+    absl::Status status = errors::NotImplementedYet(feature);
+    metrics.RequestBegan(method);
+    metrics.RequestEnded(method, status.code(), absl::Now() - request.received_at);
+    return status;
+  };
   route.handler = [feature = std::move(feature)](const http::Request& request) {
     return http::Problem(errors::NotImplementedYet(feature), request.id);
   };
@@ -338,8 +345,8 @@ std::vector<http::Route> HttpRoutes(Grounder& grounder, Executor& executor, obs:
       0)
       .quick = true;
   const std::string openai = "the OpenAI protocol";
-  routes.push_back(NotYet("/v1/chat/completions", openai));
-  routes.push_back(NotYet("/v1/models", openai));
+  routes.push_back(NotYet("/v1/chat/completions", openai, obs::Method::kChatCompletions, metrics));
+  routes.push_back(NotYet("/v1/models", openai, obs::Method::kListModels, metrics));
   routes.push_back(Page("/", "text/html; charset=utf-8", web::kIndexHtml));
   routes.push_back(Page("/app.js", "text/javascript; charset=utf-8", web::kAppJs));
   routes.push_back(Page("/style.css", "text/css; charset=utf-8", web::kStyleCss));
