@@ -76,7 +76,11 @@ int RunProcess(int argc, char** argv, obs::Role role, const MakeWorker& make) {
   if (!worker.ok()) return Fail(worker.status());
   if (auto status = (*worker)->Load(); !status.ok()) return Fail(status);
   loaded = true;
-  for (FreeMemory free; !stop.WaitForNotificationWithTimeout(kReturnMemoryEvery);) free.Return();
+  if (role == obs::Role::kGateway) {
+    for (FreeMemory free; !stop.WaitForNotificationWithTimeout(kReturnMemoryEvery);) free.Return();
+  } else {
+    stop.WaitForNotification();  // what an engine has freed it needs again at once
+  }
   (*worker)->Drain();
   *worker = nullptr;
   obs::StopLog();
