@@ -211,6 +211,11 @@ absl::Status CallUnknown() {
               "There is no such call. Ask the server by reflection which calls there are, or look "
               "for a newer server.");
 }
+absl::Status ServiceUnknown() {
+  return Make(absl::StatusCode::kNotFound, "SERVICE_UNKNOWN",
+              "There is no such service. Ask for the health of \"\", or of one that reflection "
+              "names.");
+}
 absl::Status MethodNotAllowed(absl::string_view allowed) {
   return Make(absl::StatusCode::kUnimplemented, "METHOD_NOT_ALLOWED",
               absl::StrCat("This address does not take that method. Use ", allowed, "."));

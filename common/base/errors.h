@@ -74,6 +74,7 @@ absl::Status BodyTooLarge(int64_t limit);                   // BODY_TOO_LARGE
 absl::Status BodyMalformed(absl::string_view expected);     // BODY_MALFORMED
 absl::Status RouteUnknown();                                // ROUTE_UNKNOWN (NOT_FOUND)
 absl::Status CallUnknown();                                 // CALL_UNKNOWN (UNIMPLEMENTED)
+absl::Status ServiceUnknown();                              // SERVICE_UNKNOWN (NOT_FOUND)
 absl::Status MethodNotAllowed(absl::string_view allowed);   // METHOD_NOT_ALLOWED (UNIMPLEMENTED)
 absl::Status NotImplementedYet(absl::string_view feature);  // NOT_IMPLEMENTED (UNIMPLEMENTED)
 // `expected` reads after "Send ": "multipart/form-data or application/json".

@@ -1,18 +1,51 @@
 #include "common/rpc/health.h"
 
+#include <grpcpp/impl/codegen/proto_utils.h>
+
+#include <algorithm>
 #include <optional>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "common/base/errors.h"
+#include "common/base/ids.h"
+#include "common/rpc/fields.h"
 #include "common/rpc/status_map.h"
 
 namespace chord::rpc {
 
+using grpc::ByteBuffer;
 using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
+namespace {
+
+constexpr size_t kMaxRequestBytes = 1 << 10;
+constexpr int kMaxRequestFields = 16;
+
+absl::StatusOr<std::string> ServiceOf(ByteBuffer bytes) {
+  HealthCheckRequest request;
+  if (!bytes.Valid() || bytes.Length() > kMaxRequestBytes ||
+      CountFields(bytes, HealthCheckRequest::descriptor(), kMaxRequestFields) != FieldCount::kFew ||
+      !grpc::SerializationTraits<HealthCheckRequest>::Deserialize(&bytes, &request).ok()) {
+    return errors::BodyMalformed("a grpc.health.v1.HealthCheckRequest of at most 1 KiB");
+  }
+  return request.service();
+}
+
+ByteBuffer Response(HealthCheckResponse::ServingStatus status) {
+  HealthCheckResponse response;
+  response.set_status(status);
+  ByteBuffer out;
+  bool own = false;
+  (void)grpc::SerializationTraits<HealthCheckResponse>::Serialize(response, &out, &own);
+  return out;
+}
+
+}  // namespace
+
 // One Watch. Says the latest status, never the same twice.
-class Health::Watcher final : public grpc::ServerWriteReactor<HealthCheckResponse> {
+class Health::Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
  public:
   explicit Watcher(std::string service) : service_(std::move(service)) {}
   const std::string& service() const { return service_; }
@@ -46,7 +79,7 @@ class Health::Watcher final : public grpc::ServerWriteReactor<HealthCheckRespons
     if (writing_ || finished_) return;
     if (said_ != wanted_) {
       said_ = wanted_;
-      response_.set_status(*wanted_);
+      response_ = Response(*wanted_);
       writing_ = true;
       StartWrite(&response_);
     } else if (end_) {
@@ -60,7 +93,7 @@ class Health::Watcher final : public grpc::ServerWriteReactor<HealthCheckRespons
   absl::Mutex mu_;
   std::optional<Status> wanted_ ABSL_GUARDED_BY(mu_), said_ ABSL_GUARDED_BY(mu_);
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mu_);
-  HealthCheckResponse response_ ABSL_GUARDED_BY(mu_);
+  ByteBuffer response_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
 };
@@ -69,7 +102,13 @@ namespace {
 
 class Answer final : public grpc::ServerUnaryReactor {
  public:
-  explicit Answer(const grpc::Status& status) { Finish(status); }
+  explicit Answer(const absl::Status& status) { Finish(ToGrpc(status, NewRequestId())); }
+  void OnDone() override { delete this; }
+};
+
+class Refusal final : public grpc::ServerWriteReactor<ByteBuffer> {
+ public:
+  explicit Refusal(const absl::Status& status) { Finish(ToGrpc(status, NewRequestId())); }
   void OnDone() override { delete this; }
 };
 
@@ -95,6 +134,7 @@ std::vector<std::shared_ptr<Health::Watcher>> Health::Watchers() {
     }
   }
   watchers_ = std::move(alive);
+  look_at_ = std::max<size_t>(64, 2 * watchers_.size());
   return out;
 }
 
@@ -119,26 +159,29 @@ void Health::Close() {
   for (const auto& watcher : watchers) watcher->End(ToGrpc(errors::ShuttingDown()));
 }
 
-grpc::ServerUnaryReactor* Health::Check(grpc::CallbackServerContext*,
-                                        const HealthCheckRequest* request,
-                                        HealthCheckResponse* response) {
+grpc::ServerUnaryReactor* Health::Check(grpc::CallbackServerContext*, const ByteBuffer* request,
+                                        ByteBuffer* response) {
+  const auto service = ServiceOf(*request);
+  if (!service.ok()) return new Answer(service.status());
   absl::MutexLock lock(&mu_);
-  const Status status = StatusOf(request->service());
-  if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
-    return new Answer(grpc::Status(grpc::StatusCode::NOT_FOUND, "There is no such service."));
-  }
-  response->set_status(status);
-  return new Answer(grpc::Status::OK);
+  const Status status = StatusOf(*service);
+  if (status == HealthCheckResponse::SERVICE_UNKNOWN) return new Answer(errors::ServiceUnknown());
+  *response = Response(status);
+  return new Answer(absl::OkStatus());
 }
 
-grpc::ServerWriteReactor<HealthCheckResponse>* Health::Watch(grpc::CallbackServerContext*,
-                                                             const HealthCheckRequest* request) {
-  auto watcher = std::make_shared<Watcher>(request->service());
+grpc::ServerWriteReactor<ByteBuffer>* Health::Watch(grpc::CallbackServerContext*,
+                                                    const ByteBuffer* request) {
+  const auto service = ServiceOf(*request);
+  if (!service.ok()) return new Refusal(service.status());
+  auto watcher = std::make_shared<Watcher>(*service);
   watcher->KeepAlive(watcher);
   bool closed;
+  std::vector<std::shared_ptr<Watcher>> others;  // let go of outside the lock
   {
     absl::MutexLock lock(&mu_);
     closed = closed_;
+    if (watchers_.size() >= look_at_) others = Watchers();
     watchers_.push_back(watcher);
     watcher->Say(StatusOf(watcher->service()));
   }

@@ -2,8 +2,10 @@
 // that holds one (a balancer, most likely) would make every end last until its deadline.
 #pragma once
 
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <string>
@@ -15,8 +17,12 @@
 
 namespace chord::rpc {
 
+// Messages come raw, to be looked at before they take memory.
+using HealthBase = grpc::health::v1::Health::WithRawCallbackMethod_Check<
+    grpc::health::v1::Health::WithRawCallbackMethod_Watch<grpc::health::v1::Health::Service>>;
+
 // Thread-safe.
-class Health final : public grpc::health::v1::Health::CallbackService {
+class Health final : public HealthBase {
  public:
   Health();
   ~Health() override;
@@ -26,11 +32,10 @@ class Health final : public grpc::health::v1::Health::CallbackService {
   void Close();
 
   grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* context,
-                                  const grpc::health::v1::HealthCheckRequest* request,
-                                  grpc::health::v1::HealthCheckResponse* response) override;
-  grpc::ServerWriteReactor<grpc::health::v1::HealthCheckResponse>* Watch(
-      grpc::CallbackServerContext* context,
-      const grpc::health::v1::HealthCheckRequest* request) override;
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Watch(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request) override;
 
  private:
   class Watcher;
@@ -42,6 +47,8 @@ class Health final : public grpc::health::v1::Health::CallbackService {
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   std::map<std::string, bool> serving_ ABSL_GUARDED_BY(mu_);
   std::vector<std::weak_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mu_);
+  // So many are looked through for those that have ended.
+  size_t look_at_ ABSL_GUARDED_BY(mu_) = 64;
 };
 
 }  // namespace chord::rpc

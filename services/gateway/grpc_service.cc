@@ -802,9 +802,13 @@ void OpenStreams::Add(std::weak_ptr<Stream> stream) {
     absl::MutexLock lock(&mu_);
     why = why_;
     if (why.ok()) {
-      streams_.erase(std::remove_if(streams_.begin(), streams_.end(),
-                                    [](const auto& known) { return known.expired(); }),
-                     streams_.end());
+      // Not each time: thousands may be open.
+      if (streams_.size() >= look_at_) {
+        streams_.erase(std::remove_if(streams_.begin(), streams_.end(),
+                                      [](const auto& known) { return known.expired(); }),
+                       streams_.end());
+        look_at_ = std::max<size_t>(64, 2 * streams_.size());
+      }
       streams_.push_back(std::move(stream));
       return;
     }

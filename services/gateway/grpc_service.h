@@ -35,6 +35,8 @@ class OpenStreams {
   absl::Mutex mu_;
   absl::Status why_ ABSL_GUARDED_BY(mu_);  // OK: not ended
   std::vector<std::weak_ptr<Stream>> streams_ ABSL_GUARDED_BY(mu_);
+  // So many are looked through for those that have ended.
+  size_t look_at_ ABSL_GUARDED_BY(mu_) = 64;
 };
 
 // Bytes of a message beyond the picture in it.

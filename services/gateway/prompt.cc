@@ -123,13 +123,6 @@ bool IsUtf8(absl::string_view text) {
   return true;
 }
 
-absl::string_view Utf8Prefix(absl::string_view text, size_t max_bytes) {
-  if (text.size() <= max_bytes) return text;
-  size_t end = max_bytes;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return text.substr(0, end);
-}
-
 absl::Status CheckPrompt(absl::string_view prompt, int64_t max_bytes) {
   if (static_cast<int64_t>(prompt.size()) > max_bytes) {
     return errors::PromptBytesLimit(static_cast<int64_t>(prompt.size()), max_bytes);

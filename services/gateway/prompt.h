@@ -11,8 +11,6 @@ namespace chord::gateway {
 
 // Well-formed UTF-8: no overlong forms, no surrogates, nothing beyond U+10FFFF.
 bool IsUtf8(absl::string_view text);
-// The beginning of a well-formed `text`, whole characters of at most `max_bytes`.
-absl::string_view Utf8Prefix(absl::string_view text, size_t max_bytes);
 
 // PROMPT_EMPTY (also when all is blank), PROMPT_TOO_LONG, PROMPT_NOT_UTF8, PROMPT_HAS_NUL.
 absl::Status CheckPrompt(absl::string_view prompt, int64_t max_bytes);

@@ -30,7 +30,7 @@ def send(chord, method, *messages, kind="unary_unary"):
     """Raw messages to a method; the raw answers."""
     with channel(chord) as to:
         call = getattr(to, kind)(method, request_serializer=bytes, response_deserializer=bytes)
-        answer = call(messages[0] if kind == "unary_unary" else iter(messages), timeout=30)
+        answer = call(messages[0] if kind.startswith("unary") else iter(messages), timeout=30)
         return [answer] if kind.endswith("unary") else list(answer)
 
 
@@ -117,6 +117,8 @@ DENSE = {
     "an item of unknown fields": ("GroundBatch", b"\x7a\0" * HALF, "BODY_MALFORMED"),
     "a chunk of unknown fields": ("Upload", b"\x7a\0" * (MIB // 2), "BODY_MALFORMED"),
     "a name of unknown fields": ("Touch", b"\x7a\0" * 30_000, "BODY_MALFORMED"),
+    "a question about health": ("/grpc.health.v1.Health/Check", b"\x7a\0" * HALF, "BODY_MALFORMED"),
+    "a watch of health": ("/grpc.health.v1.Health/Watch", b"\x7a\0" * HALF, "BODY_MALFORMED"),
     "a question about the protocol": (REFLECTION.format("v1alpha"), b"\x7a\0" * HALF, "BODY_MALFORMED"),
 }
 
@@ -125,9 +127,11 @@ DENSE = {
 def test_messages_of_many_small_fields_are_refused_before_they_take_memory(chord, name):
     method, message, reason = DENSE[name]
     kind = {"Upload": "stream_unary", "GroundBatch": "stream_stream"}.get(method, "unary_unary")
-    if method.startswith("/"):
+    if method.startswith("/grpc.reflection"):
         kind = "stream_stream"
-    else:
+    elif method.endswith("Watch"):
+        kind = "unary_stream"
+    if not method.startswith("/"):
         method = ("/chord.v1.Images/" if method in ("Upload", "Touch") else GROUND) + method
     chord.reset_peak()
     before = chord.memory("gateway")
@@ -157,6 +161,11 @@ def test_a_picture_may_come_in_chunks_of_any_size(chord, size):
 def test_calls_that_do_not_exist(chord):
     for method in ("/chord.v1.Grounding/Nope", "/x.Y/Z", "/", "/chord.internal.v1.Language/Decode"):
         assert refused(chord, method, b"") == ("UNIMPLEMENTED", "CALL_UNKNOWN")
+
+
+def test_health_of_nothing(chord):
+    assert refused(chord, "/grpc.health.v1.Health/Check", b"\x0a\x04nope") == ("NOT_FOUND", "SERVICE_UNKNOWN")
+    assert refused(chord, "/grpc.health.v1.Health/Check", b"\xff") == ("INVALID_ARGUMENT", "BODY_MALFORMED")
 
 
 def test_messages_that_cannot_be_read(chord):

@@ -14,15 +14,6 @@ namespace {
 
 using std::string_literals::operator""s;
 
-TEST(Utf8Prefix, EndsBetweenCharacters) {
-  EXPECT_EQ(Utf8Prefix("abc", 3), "abc");
-  EXPECT_EQ(Utf8Prefix("abcd", 3), "abc");
-  EXPECT_EQ(Utf8Prefix("aé", 2), "a");
-  EXPECT_EQ(Utf8Prefix("aé", 3), "aé");
-  EXPECT_EQ(Utf8Prefix("👩👩", 7), "👩");
-  EXPECT_EQ(Utf8Prefix("é", 1), "");
-}
-
 TEST(IsUtf8, FollowsTable37OfTheUnicodeStandard) {
   for (const char* good :
        {"", "a", "é", "白", "😀", "\U0010FFFF", "\xEF\xBF\xBF", "e\u0301\u202E"}) {
