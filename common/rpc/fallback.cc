@@ -2,7 +2,6 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/descriptor.pb.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
 
 #include <set>
 #include <utility>
@@ -11,8 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "common/base/errors.h"
 #include "common/base/ids.h"
-#include "common/rpc/fields.h"
-#include "common/rpc/status_map.h"
+#include "common/rpc/raw.h"
 #include "grpc/reflection/v1/reflection.pb.h"
 
 namespace chord::rpc {
@@ -25,12 +23,6 @@ using grpc::ByteBuffer;
 
 constexpr size_t kMaxRequestBytes = 4 << 10;
 constexpr int kMaxRequestFields = 16;
-
-class Refusal final : public grpc::ServerGenericBidiReactor {
- public:
-  explicit Refusal(const absl::Status& status) { Finish(ToGrpc(status, NewRequestId())); }
-  void OnDone() override { delete this; }
-};
 
 // A file and all that it imports, each once.
 void AddFile(const FileDescriptor& file, std::set<const FileDescriptor*>& seen,
@@ -94,20 +86,13 @@ class Reflection final : public grpc::ServerGenericBidiReactor {
     if (!ok) return Finish(grpc::Status::OK);
     reflection::ServerReflectionRequest request;
     if (read_.Length() > kMaxRequestBytes ||
-        CountFields(read_, reflection::ServerReflectionRequest::descriptor(), kMaxRequestFields) !=
-            FieldCount::kFew ||
-        !grpc::SerializationTraits<reflection::ServerReflectionRequest>::Deserialize(&read_,
-                                                                                     &request)
-             .ok()) {
+        ParseRaw(&read_, kMaxRequestFields, &request) != FieldCount::kFew) {
       return Finish(ToGrpc(errors::BodyMalformed("a ServerReflectionRequest of at most 4 KiB"),
                            NewRequestId()));
     }
     reflection::ServerReflectionResponse response;
     Answer(request, services_, response);
-    bool own = false;
-    write_.Clear();
-    (void)grpc::SerializationTraits<reflection::ServerReflectionResponse>::Serialize(response,
-                                                                                     &write_, &own);
+    write_ = SerializeRaw(response);
     StartWrite(&write_);
   }
   void OnWriteDone(bool ok) override {
@@ -134,7 +119,7 @@ grpc::ServerGenericBidiReactor* Fallback::CreateReactor(
                                       "ServerReflectionInfo")) {
     return new Reflection(reflect_);
   }
-  return new Refusal(errors::CallUnknown());
+  return new Ended<grpc::ServerGenericBidiReactor>(errors::CallUnknown());
 }
 
 }  // namespace chord::rpc

@@ -1,16 +1,12 @@
 #include "common/rpc/health.h"
 
-#include <grpcpp/impl/codegen/proto_utils.h>
-
 #include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "common/base/errors.h"
-#include "common/base/ids.h"
-#include "common/rpc/fields.h"
-#include "common/rpc/status_map.h"
+#include "common/rpc/raw.h"
 
 namespace chord::rpc {
 
@@ -26,8 +22,7 @@ constexpr int kMaxRequestFields = 16;
 absl::StatusOr<std::string> ServiceOf(ByteBuffer bytes) {
   HealthCheckRequest request;
   if (!bytes.Valid() || bytes.Length() > kMaxRequestBytes ||
-      CountFields(bytes, HealthCheckRequest::descriptor(), kMaxRequestFields) != FieldCount::kFew ||
-      !grpc::SerializationTraits<HealthCheckRequest>::Deserialize(&bytes, &request).ok()) {
+      ParseRaw(&bytes, kMaxRequestFields, &request) != FieldCount::kFew) {
     return errors::BodyMalformed("a grpc.health.v1.HealthCheckRequest of at most 1 KiB");
   }
   return request.service();
@@ -36,10 +31,7 @@ absl::StatusOr<std::string> ServiceOf(ByteBuffer bytes) {
 ByteBuffer Response(HealthCheckResponse::ServingStatus status) {
   HealthCheckResponse response;
   response.set_status(status);
-  ByteBuffer out;
-  bool own = false;
-  (void)grpc::SerializationTraits<HealthCheckResponse>::Serialize(response, &out, &own);
-  return out;
+  return SerializeRaw(response);
 }
 
 }  // namespace
@@ -98,22 +90,6 @@ class Health::Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-namespace {
-
-class Answer final : public grpc::ServerUnaryReactor {
- public:
-  explicit Answer(const absl::Status& status) { Finish(ToGrpc(status, NewRequestId())); }
-  void OnDone() override { delete this; }
-};
-
-class Refusal final : public grpc::ServerWriteReactor<ByteBuffer> {
- public:
-  explicit Refusal(const absl::Status& status) { Finish(ToGrpc(status, NewRequestId())); }
-  void OnDone() override { delete this; }
-};
-
-}  // namespace
-
 Health::Health() = default;
 Health::~Health() = default;
 
@@ -162,18 +138,19 @@ void Health::Close() {
 grpc::ServerUnaryReactor* Health::Check(grpc::CallbackServerContext*, const ByteBuffer* request,
                                         ByteBuffer* response) {
   const auto service = ServiceOf(*request);
-  if (!service.ok()) return new Answer(service.status());
+  if (!service.ok()) return new Ended<grpc::ServerUnaryReactor>(service.status());
   absl::MutexLock lock(&mu_);
   const Status status = StatusOf(*service);
-  if (status == HealthCheckResponse::SERVICE_UNKNOWN) return new Answer(errors::ServiceUnknown());
+  if (status == HealthCheckResponse::SERVICE_UNKNOWN)
+    return new Ended<grpc::ServerUnaryReactor>(errors::ServiceUnknown());
   *response = Response(status);
-  return new Answer(absl::OkStatus());
+  return new Ended<grpc::ServerUnaryReactor>(absl::OkStatus());
 }
 
 grpc::ServerWriteReactor<ByteBuffer>* Health::Watch(grpc::CallbackServerContext*,
                                                     const ByteBuffer* request) {
   const auto service = ServiceOf(*request);
-  if (!service.ok()) return new Refusal(service.status());
+  if (!service.ok()) return new Ended<grpc::ServerWriteReactor<ByteBuffer>>(service.status());
   auto watcher = std::make_shared<Watcher>(*service);
   watcher->KeepAlive(watcher);
   bool closed;

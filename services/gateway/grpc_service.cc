@@ -24,7 +24,7 @@
 #include "common/base/status_macros.h"
 #include "common/model/unicode.h"
 #include "common/rpc/deadline.h"
-#include "common/rpc/fields.h"
+#include "common/rpc/raw.h"
 #include "common/rpc/status_map.h"
 #include "services/gateway/codec.h"
 #include "services/gateway/lanes.h"
@@ -78,15 +78,12 @@ constexpr size_t kMaxSmallBytes = 64 << 10;  // of a message without a picture
 template <typename Message>
 absl::Status ParseAs(ByteBuffer* bytes, absl::string_view name, Message* message,
                      int max_fields = kMaxFields) {
-  const auto fields = rpc::CountFields(*bytes, Message::descriptor(), max_fields);
+  const auto fields = rpc::ParseRaw(bytes, max_fields, message);
   if (fields == rpc::FieldCount::kTooMany) {
     return errors::BodyMalformed(
         absl::StrCat("a chord.v1.", name, " of at most ", max_fields, " fields"));
   }
-  if (fields == rpc::FieldCount::kFew &&
-      grpc::SerializationTraits<Message>::Deserialize(bytes, message).ok()) {
-    return absl::OkStatus();
-  }
+  if (fields == rpc::FieldCount::kFew) return absl::OkStatus();
   return errors::BodyMalformed(absl::StrCat("a chord.v1.", name, " whose texts are UTF-8"));
 }
 
@@ -98,14 +95,6 @@ absl::Status Parse(ByteBuffer* bytes, v1::GroundRequest* request) {
     return status;
   }
   return WhyUnparsable(std::move(again));
-}
-
-template <typename Message>
-ByteBuffer Serialize(const Message& message) {
-  ByteBuffer out;
-  bool own = false;
-  (void)grpc::SerializationTraits<Message>::Serialize(message, &out, &own);
-  return out;
 }
 
 // The client's own id, when it is well-formed, so that it can be echoed and logged.
@@ -140,6 +129,14 @@ std::string Echo(absl::string_view tag) {
   return out;
 }
 
+// Tells the client the id of its call, and its own beside it. The client's, or "".
+std::string Announce(CallbackServerContext* context, const std::string& id) {
+  std::string client_id = ClientId(*context);
+  context->AddInitialMetadata("x-request-id", id);
+  if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
+  return client_id;
+}
+
 struct Door {
   Grounder& grounder;
   Executor& executor;
@@ -156,9 +153,7 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
         client_(ClientOfGrpcPeer(context->peer())),
         received_at_(absl::Now()),
         deadline_(rpc::DeadlineOf(*context)) {
-    const std::string client_id = ClientId(*context);
-    context->AddInitialMetadata("x-request-id", id_);
-    if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
+    const std::string client_id = Announce(context, id_);
     scope_.emplace(door.metrics, method, id_, client_id, received_at_);
   }
 
@@ -270,7 +265,7 @@ class UnaryCall final : public OneQuestion<grpc::ServerUnaryReactor> {
 
  private:
   void Finished(const absl::StatusOr<GroundResult>& result) override {
-    if (result.ok()) *response_ = Serialize(ToProto(*result));
+    if (result.ok()) *response_ = rpc::SerializeRaw(ToProto(*result));
     Finish(rpc::ToGrpc(result.status(), id_));
   }
   ByteBuffer* const response_;
@@ -300,7 +295,7 @@ class StreamCall final : public OneQuestion<grpc::ServerWriteReactor<ByteBuffer>
       v1::GroundEvent event;
       *event.mutable_object() = ToProto(object);
       absl::MutexLock lock(&mu_);
-      events_.push_back(Serialize(event));
+      events_.push_back(rpc::SerializeRaw(event));
       WriteNext();
     };
   }
@@ -310,7 +305,7 @@ class StreamCall final : public OneQuestion<grpc::ServerWriteReactor<ByteBuffer>
     if (result.ok()) {
       v1::GroundEvent event;
       *event.mutable_response() = ToProto(*result);
-      events_.push_back(Serialize(event));
+      events_.push_back(rpc::SerializeRaw(event));
     } else {
       pending_.clear();
       events_.clear();
@@ -324,7 +319,7 @@ class StreamCall final : public OneQuestion<grpc::ServerWriteReactor<ByteBuffer>
     if (!pending_.empty()) {
       v1::GroundEvent event;
       event.set_text_delta(std::exchange(pending_, {}));
-      event_ = Serialize(event);
+      event_ = rpc::SerializeRaw(event);
     } else if (!events_.empty()) {
       event_ = std::move(events_.front());
       events_.pop_front();
@@ -372,7 +367,7 @@ class ListCall final : public Call<grpc::ServerUnaryReactor> {
     RunLanes(door_.executor, count, kBatchWidth,
              [&](int i) { *response.mutable_results(i) = AskItem(request.requests(i)); });
     if (status = cancel_.token().Check(); !status.ok()) return Refuse(status);
-    *response_ = Serialize(response);
+    *response_ = rpc::SerializeRaw(response);
     scope_->EndWithout(status);
     Finish(grpc::Status::OK);
   }
@@ -431,7 +426,7 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
       v1::GroundBatchResponse answer = AskItem(*shared);
       absl::MutexLock task_lock(&mu_);
       --running_;
-      answers_.push_back(Serialize(answer));
+      answers_.push_back(rpc::SerializeRaw(answer));
       Advance();
     });
     if (!taken) {
@@ -441,7 +436,7 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
       const absl::Status busy = errors::Overloaded(door_.grounder.admission().RetryAfter());
       *answer.mutable_error() = ErrorProto(busy, id_);
       door_.metrics.Rejected(ErrorReason(busy));
-      answers_.push_back(Serialize(answer));
+      answers_.push_back(rpc::SerializeRaw(answer));
     }
     Advance();
   }
@@ -549,9 +544,7 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
  public:
   UploadCall(const Door& door, CallbackServerContext* context, ByteBuffer* image)
       : door_(door), context_(context), image_(image), client_(ClientOfGrpcPeer(context->peer())) {
-    const std::string client_id = ClientId(*context);
-    context->AddInitialMetadata("x-request-id", id_);
-    if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
+    const std::string client_id = Announce(context, id_);
     scope_.emplace(door.metrics, obs::Method::kUploadImage, id_, client_id, absl::Now());
     GiveTime();
     StartRead(&read_);
@@ -653,7 +646,7 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
                            door_.grounder.pictures().Upload(std::move(bytes_), pin_));
     v1::Image image;
     FillImage(kept, image);
-    *image_ = Serialize(image);
+    *image_ = rpc::SerializeRaw(image);
     return absl::OkStatus();
   }
 
@@ -697,19 +690,16 @@ class AtOnce final : public grpc::ServerUnaryReactor {
                         absl::string_view feature) {
     const absl::Status status = errors::NotImplementedYet(feature);
     auto* out = new AtOnce(context);
-    RequestScope(metrics, method, out->id_, ClientId(*context), absl::Now()).EndWithout(status);
+    RequestScope(metrics, method, out->id_, out->client_id_, absl::Now()).EndWithout(status);
     out->Finish(rpc::ToGrpc(status, out->id_));
     return out;
   }
   void OnDone() override { delete this; }
 
  private:
-  explicit AtOnce(CallbackServerContext* context) {
-    const std::string client_id = ClientId(*context);
-    context->AddInitialMetadata("x-request-id", id_);
-    if (!client_id.empty()) context->AddInitialMetadata("x-client-request-id", client_id);
-  }
+  explicit AtOnce(CallbackServerContext* context) : client_id_(Announce(context, id_)) {}
   const std::string id_ = NewRequestId();
+  const std::string client_id_;
 };
 
 using ImagesBase = v1::Images::WithRawCallbackMethod_Upload<v1::Images::WithRawCallbackMethod_Touch<
@@ -730,7 +720,7 @@ class ImagesService final : public ImagesBase {
       CHORD_ASSIGN_OR_RETURN(const Pictures::Kept kept, door_.grounder.pictures().Touch(id));
       v1::Image out;
       FillImage(kept, out);
-      *image = Serialize(out);
+      *image = rpc::SerializeRaw(out);
       return absl::OkStatus();
     };
     return new AtOnce(context, door_.metrics, touch());
@@ -740,7 +730,7 @@ class ImagesService final : public ImagesBase {
     const auto forget = [&]() -> absl::Status {
       CHORD_ASSIGN_OR_RETURN(const std::string id, ImageId(*request));
       CHORD_RETURN_IF_ERROR(door_.grounder.pictures().Delete(id));
-      *response = Serialize(v1::DeleteImageResponse());
+      *response = rpc::SerializeRaw(v1::DeleteImageResponse());
       return absl::OkStatus();
     };
     return new AtOnce(context, door_.metrics, forget());
