@@ -13,14 +13,13 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "common/base/errors.h"
-#include "common/base/free_memory.h"
 #include "common/obs/log.h"
 
 namespace chord::worker {
 namespace {
 
 constexpr int kKilled = 128 + SIGTERM;
-constexpr absl::Duration kReturnMemoryEvery = absl::Seconds(2);
+constexpr absl::Duration kHousekeepEvery = absl::Seconds(2);
 
 int Fail(const absl::Status& status) {
   obs::StopLog();  // what it holds comes before our sentence
@@ -76,11 +75,7 @@ int RunProcess(int argc, char** argv, obs::Role role, const MakeWorker& make) {
   if (!worker.ok()) return Fail(worker.status());
   if (auto status = (*worker)->Load(); !status.ok()) return Fail(status);
   loaded = true;
-  if (role == obs::Role::kGateway) {
-    for (FreeMemory free; !stop.WaitForNotificationWithTimeout(kReturnMemoryEvery);) free.Return();
-  } else {
-    stop.WaitForNotification();  // what an engine has freed it needs again at once
-  }
+  while (!stop.WaitForNotificationWithTimeout(kHousekeepEvery)) (*worker)->Housekeep();
   (*worker)->Drain();
   *worker = nullptr;
   obs::StopLog();

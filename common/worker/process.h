@@ -19,6 +19,8 @@ class Worker {
   // At once not ready; requests inside end by themselves or at `drain_seconds`; returns when the
   // worker serves nobody any more. Called once, after Load.
   virtual void Drain() = 0;
+  // Called every two seconds while it serves.
+  virtual void Housekeep() {}
 };
 
 // `make` reads the settings and starts listening (not ready). `metrics` outlives the worker.

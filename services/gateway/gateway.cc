@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/base/executor.h"
+#include "common/base/free_memory.h"
 #include "common/base/status_macros.h"
 #include "common/grounding/confidence.h"
 #include "common/http/server.h"
@@ -152,6 +153,9 @@ class GatewayImpl final : public Gateway {
 
   absl::Status Load() override { return absl::OkStatus(); }  // Begin has done it
 
+  // Not for the workers: what an engine has freed it needs again at once.
+  void Housekeep() override { free_memory_.Return(); }
+
   void Drain() override {
     const absl::Time deadline = absl::Now() + settings_.drain;
     draining_ = true;
@@ -213,6 +217,7 @@ class GatewayImpl final : public Gateway {
   std::unique_ptr<Grounder> grounder_;
   std::unique_ptr<Executor> executor_;
   OpenStreams streams_;
+  FreeMemory free_memory_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   absl::Mutex mu_;  // for the pool's thread, which may tell of readiness at any time
   std::unique_ptr<rpc::Server> grpc_;
