@@ -369,6 +369,22 @@ class LanguageModelImpl final : public LanguageModel {
 
 }  // namespace
 
+absl::Status LanguageModel::StepAndSample(absl::Span<const Chunk> chunks,
+                                          absl::Span<const SampleSpec> specs,
+                                          std::vector<SampledToken>* tokens) {
+  CHORD_RETURN_IF_ERROR(Step(chunks, &logits_));
+  const size_t vocab = vocab_size();
+  if (logits_.size() != specs.size() * vocab) {
+    return absl::InvalidArgumentError("one sample spec is needed for each row of logits");
+  }
+  tokens->clear();
+  for (size_t row = 0; row < specs.size(); ++row) {
+    tokens->push_back(
+        SampleToken(absl::MakeConstSpan(logits_).subspan(row * vocab, vocab), specs[row]));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
     std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
     const Options& options) {

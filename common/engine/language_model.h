@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/engine/device.h"
+#include "common/engine/sampler.h"
 #include "common/model/checkpoint.h"
 #include "common/model/model_config.h"
 
@@ -71,6 +72,13 @@ class LanguageModel {
   // chunks of this step are undefined, earlier rows are intact.
   virtual absl::Status Step(absl::Span<const Chunk> chunks, std::vector<float>* logits) = 0;
 
+  // Step, then one token chosen from each row of logits. `specs` holds one entry for each row of
+  // logits, in chunk order; `tokens` is resized to match. A backend with a device of its own
+  // chooses there, so that no logits cross the bus; the default chooses on the host (SampleToken).
+  virtual absl::Status StepAndSample(absl::Span<const Chunk> chunks,
+                                     absl::Span<const SampleSpec> specs,
+                                     std::vector<SampledToken>* tokens);
+
   // Copies the first `rows` KV rows of page `from` to page `to`, in all layers. Ordered with Step.
   virtual absl::Status CopyPage(int32_t from, int32_t to, int rows) = 0;
 
@@ -78,6 +86,9 @@ class LanguageModel {
   virtual int vocab_size() const = 0;
   virtual const Options& options() const = 0;
   virtual int64_t kv_bytes() const = 0;  // of all pages
+
+ private:
+  std::vector<float> logits_;  // of the default StepAndSample; kept for its memory
 };
 
 }  // namespace chord::engine

@@ -57,5 +57,34 @@ TEST(Sampler, GivesLogProbabilitiesOfLargeLogits) {
   EXPECT_EQ(LogProbability({0, -kInf}, 1), -std::numeric_limits<double>::infinity());
 }
 
+TEST(SampleToken, AppliesThePenaltyThenTheMaskAndTakesTheLargest) {
+  const std::vector<float> logits = {5, 4.9f, 6, 1};
+  const std::vector<uint64_t> allowed = {0b0011};
+  const std::vector<int32_t> penalized = {0};
+  const SampledToken token =
+      SampleToken(logits, {.allowed = allowed, .penalized = penalized, .repetition_penalty = 1.1f});
+  EXPECT_EQ(token.id, 1);  // 5 / 1.1 < 4.9; id 2 is masked
+  EXPECT_TRUE(token.finite);
+  EXPECT_NEAR(token.log_probability, LogProbability(logits, 1), 1e-12);  // before penalty and mask
+}
+
+TEST(SampleToken, ReportsTheMassOfEachSet) {
+  const std::vector<float> logits = {0, 0, 0, 0};
+  const std::vector<uint64_t> three = {0b0111}, none = {0};
+  const std::vector<IdSet> sets = {three, none};
+  const SampledToken token = SampleToken(logits, {.mass_sets = sets});
+  EXPECT_EQ(token.id, 0);
+  ASSERT_THAT(token.log_mass, testing::SizeIs(2));
+  EXPECT_NEAR(token.log_mass[0], std::log(0.75), 1e-12);
+  EXPECT_EQ(token.log_mass[1], -std::numeric_limits<double>::infinity());
+}
+
+TEST(SampleToken, SaysWhenNothingIsAllowedOrALogitIsNotFinite) {
+  const std::vector<uint64_t> none = {0};
+  EXPECT_EQ(SampleToken(std::vector<float>{1, 2}, {.allowed = none}).id, -1);
+  EXPECT_FALSE(SampleToken(std::vector<float>{1, kNan}, {}).finite);
+  EXPECT_FALSE(SampleToken(std::vector<float>{1, kInf}, {}).finite);
+}
+
 }  // namespace
 }  // namespace chord::engine
