@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "chord/v1/grounding.grpc.pb.h"
@@ -57,7 +58,7 @@ absl::Status NotChord() {
 
 class HttpClient final : public Client {
  public:
-  explicit HttpClient(std::unique_ptr<http::Client> client) : client_(std::move(client)) {}
+  explicit HttpClient(std::string address) : address_(std::move(address)) {}
 
   absl::StatusOr<v1::GroundResponse> Ground(const GroundCall& call) override {
     std::string boundary = NewTicketId();
@@ -67,9 +68,11 @@ class HttpClient final : public Client {
     request.fields = {{"Content-Type", absl::StrCat("multipart/form-data; boundary=", boundary)}};
     request.body = {std::make_shared<const std::string>(MultipartBody(call, boundary))};
     request.timeout = call.timeout;
+    http::Client* const client = Started();
+    if (client == nullptr) return NoServer();
     absl::StatusOr<http::Response> response = absl::UnknownError("not answered");
     absl::Notification done;
-    client_->Send(std::move(request), nullptr, [&](absl::StatusOr<http::Response> result) {
+    client->Send(std::move(request), nullptr, [&](absl::StatusOr<http::Response> result) {
       response = std::move(result);
       done.Notify();
     });
@@ -80,7 +83,20 @@ class HttpClient final : public Client {
   }
 
  private:
-  const std::unique_ptr<http::Client> client_;
+  // Null while the host's name does not resolve.
+  http::Client* Started() {
+    absl::MutexLock lock(&mu_);
+    if (client_ == nullptr) {
+      absl::StatusOr<std::unique_ptr<http::Client>> started =
+          http::Client::Start({.address = address_});
+      if (started.ok()) client_ = *std::move(started);
+    }
+    return client_.get();
+  }
+
+  const std::string address_;
+  absl::Mutex mu_;
+  std::unique_ptr<http::Client> client_ ABSL_GUARDED_BY(mu_);
 };
 
 std::optional<v1::Box> ReadBox(const Json& json) {
@@ -141,9 +157,7 @@ absl::StatusOr<std::unique_ptr<Client>> MakeHttpClient(const std::string& addres
   if (!parsed.ok() || parsed->host.empty() || parsed->port == 0) {
     return errors::ConfigInvalid("--http must be HOST:PORT.");
   }
-  CHORD_ASSIGN_OR_RETURN(std::unique_ptr<http::Client> client,
-                         http::Client::Start({.address = parsed->ToString()}));
-  return std::make_unique<HttpClient>(std::move(client));
+  return std::make_unique<HttpClient>(parsed->ToString());
 }
 
 std::string MultipartBody(const GroundCall& call, absl::string_view boundary) {

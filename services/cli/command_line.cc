@@ -99,7 +99,8 @@ void CommandLine::Switch(const std::string& option, bool* out, const std::string
 
 void CommandLine::Repeated(const std::string& option, std::vector<std::string>* out,
                            const std::string& value, const std::string& help) {
-  impl_->Describe(impl_->app.add_option(Flag(option), *out, help)->expected(1)->take_all(), value);
+  impl_->Describe(
+      impl_->app.add_option(Flag(option), *out, help)->allow_extra_args(false)->take_all(), value);
 }
 
 void CommandLine::Positional(const std::string& name, std::string* out, const std::string& help) {
