@@ -15,7 +15,7 @@ mode=$2
 out=out/demo
 steps_begin "$mode" 2
 
-free_port() { # the first one nobody listens on
+free_port() { # the first one without a listener
   local port=$1
   while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
   echo "$port"

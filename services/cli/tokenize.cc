@@ -108,8 +108,8 @@ class Session {
   }
 
   absl::Status Line(absl::string_view line) {
-    const std::string mended = ReplaceLoneSurrogates(line);
-    const auto value = nlohmann::json::parse(mended, nullptr, /*allow_exceptions=*/false);
+    const std::string replaced = ReplaceLoneSurrogates(line);
+    const auto value = nlohmann::json::parse(replaced, nullptr, /*allow_exceptions=*/false);
     if (!value.is_string()) return Bad("is not a JSON string");
     const auto& text = value.get_ref<const std::string&>();
     const auto ids =

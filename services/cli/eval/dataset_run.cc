@@ -91,7 +91,7 @@ class Report {
     if (terminal_) std::fputs("\n", stderr);
     if (failed_ > 0) std::fprintf(stderr, "%zu of %zu prompts failed\n", failed_, total_);
     if (done_ < total_) {
-      std::fprintf(stderr, "%zu prompts were not sent: the server has gone away\n", total_ - done_);
+      std::fprintf(stderr, "%zu prompts were not sent: the server went away\n", total_ - done_);
     }
   }
 

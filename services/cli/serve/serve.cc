@@ -158,7 +158,7 @@ void Announce(const Options& options, absl::Duration took) {
       "  gRPC  %s\n",
       absl::ToDoubleSeconds(took), local.c_str(), options.http.c_str(), options.grpc.c_str());
   std::fflush(stdout);
-  clearerr(stdout);  // nobody has to read it
+  clearerr(stdout);  // the output may have been closed
 }
 
 absl::StatusOr<int> Serve(Options options) {

@@ -53,12 +53,12 @@ constexpr char kCoco[] = R"({
     {"id": 11, "image_id": 1, "category_id": 7, "bbox": [5, 5, 5, 5], "iscrowd": 0},
     {"id": 12, "image_id": 2, "category_id": 8, "bbox": [0, 0, 9, 9],
      "iscrowd": 1, "segmentation": {"counts": "abc", "size": [1, 2]}},
-    {"id": 13, "image_id": 2, "category_id": 7, "bbox": [0, 0, 4, 0.5]}]QUESTIONS
+    {"id": 13, "image_id": 2, "category_id": 7, "bbox": [0, 0, 4, 0.5]}]PROMPTS
 })";
 
 std::string Coco(const std::string& prompts = "") {
   return absl::StrReplaceAll(
-      kCoco, {{"QUESTIONS", prompts.empty() ? "" : absl::StrCat(", \"questions\": ", prompts)}});
+      kCoco, {{"PROMPTS", prompts.empty() ? "" : absl::StrCat(", \"questions\": ", prompts)}});
 }
 
 TEST(EvalDataTest, AsksCocoForItsCategoriesAndForWhatIsNotThere) {
