@@ -41,6 +41,9 @@ class CommandLine {
                 const std::string& help);
   // Positional arguments, in the order of these calls. All are required.
   void Positional(const std::string& name, std::string* out, const std::string& help);
+  // From here on a later value of the same option replaces an earlier one; otherwise giving an option
+  // twice is an error.
+  void AllowOverrides();
   // Options that follow are listed under this heading.
   void Group(const std::string& heading);
 

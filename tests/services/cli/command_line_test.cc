@@ -68,6 +68,14 @@ TEST_F(CommandLineTest, RepeatedOptionsCollectTheirValues) {
   EXPECT_THAT(flags_, ElementsAre("a=1", "b=2"));
 }
 
+TEST_F(CommandLineTest, LaterValuesReplaceEarlierOnesWhereThatIsAllowed) {
+  std::string model;
+  line_.AllowOverrides();
+  line_.Text("model", &model, "DIR", "a folder");
+  EXPECT_EQ(Parse({"a", "b", "--model", "x", "--model=y"}), -1);
+  EXPECT_EQ(model, "y");
+}
+
 TEST_F(CommandLineTest, HelpNamesEveryOptionAndExitsWithZero) {
   for (const char* help : {"-h", "--help"}) {
     EXPECT_EQ(Parse({help}), kExitOk);
@@ -86,8 +94,8 @@ TEST_F(CommandLineTest, AnErrorIsOneSentenceThatNamesTheOption) {
       {{"a", "b", "--unknown"}, "--unknown"},
       {{"a", "b", "c"}, "c"},
       {{"a"}, "PROMPT"},
-      {{"a", "b", "--server"}, "--server"},
-      {{"a", "b", "--server", "x", "--server", "y"}, "--server"},
+      {{"a", "b", "--server"}, "--server needs a value"},
+      {{"a", "b", "--server", "x", "--server", "y"}, "--server is given twice"},
       {{"a", "b", "--json=1"}, "json"},
       {{"a", "b", "--json", "--json"}, "--json"},
       {{"a", "b", "--parallel", "0"}, "an integer from 1 to 16"},
