@@ -228,8 +228,8 @@ class Session : public std::enable_shared_from_this<Session> {
   // Of the stretch of the body that is on its way, for its time.
   Clock::time_point stretch_begun_;
   int64_t stretch_bytes_ = 0;
-  std::string reason_;  // of a refusal by the server
-  Fields extra_;        // of the answer in the making
+  absl::Status refusal_;  // by the server
+  Fields extra_;          // of the answer in the making
   CancelSource cancel_;
   std::string out_head_, out_body_;
 
@@ -477,7 +477,7 @@ void Session::BeginRequest() {
   streamed_ = 0;
   chunked_ = stream_writing_ = stream_ended_ = false;
   close_after_ = true;  // until the header says otherwise
-  reason_.clear();
+  refusal_ = absl::OkStatus();
   extra_.clear();
   cancel_ = CancelSource();
   Enter(Phase::kHeader);
@@ -644,8 +644,8 @@ void Session::OnHeader() {
   if (!status.ok()) {
     // What follows the header of a refused request is not read, so nothing after it can be told
     // from it.
-    if (!parser_->is_done() || ErrorReason(status) == "REQUEST_MALFORMED") close_after_ = true;
-    reason_ = ErrorReason(status);
+    if (!parser_->is_done() || errors::Is(status, Reason::kRequestMalformed)) close_after_ = true;
+    refusal_ = status;
     Respond(Problem(status, request_.id));
     return;
   }
@@ -735,13 +735,13 @@ void Session::Dispatch() {
               });
   });
   if (!taken) {
-    reason_ = "OVERLOADED";
-    Respond(Problem(errors::Overloaded(absl::Seconds(1)), request_.id));
+    refusal_ = errors::Overloaded(absl::Seconds(1));
+    Respond(Problem(refusal_, request_.id));
   }
 }
 
 void Session::Refuse(const absl::Status& status) {
-  reason_ = ErrorReason(status);
+  refusal_ = status;
   close_after_ = true;
   Respond(Problem(status, request_.id));
 }
@@ -776,7 +776,7 @@ void Session::Report(int status, int64_t response_bytes) {
   exchange.method = request_.method.empty() ? "" : head_ ? "HEAD" : KnownMethod(request_.method);
   exchange.route = route_ == nullptr ? "" : route_->path;
   exchange.status = status;
-  exchange.reason = reason_;
+  exchange.refusal = refusal_;
   exchange.request_bytes = body_received_;
   exchange.response_bytes = response_bytes;
   exchange.duration = absl::FromChrono(Clock::now() - begun_);

@@ -28,7 +28,7 @@ class Server {
     std::string method;             // as sent; empty when the header could not be read
     std::string route;              // the route's path, never the client's; empty when none matched
     int status = 0;
-    std::string reason;  // stable code of a refusal made by the server itself; empty otherwise
+    absl::Status refusal;       // of a request that the server itself refused; else OK
     int64_t request_bytes = 0;  // of the body
     int64_t response_bytes = 0;
     absl::Duration duration;  // first byte seen to answer ready

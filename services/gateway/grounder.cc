@@ -45,8 +45,8 @@ ModelAnswer FromProto(const internal::v1::DecodeDone& done) {
 }
 
 bool DoesNotFit(const absl::Status& status) {
-  const std::string reason = ErrorReason(status);
-  return reason == "CONTEXT_TOO_LONG" || reason == "PROMPT_TOO_MANY_TOKENS";
+  return errors::Is(status, Reason::kContextTooLong) ||
+         errors::Is(status, Reason::kPromptTooManyTokens);
 }
 
 }  // namespace

@@ -293,7 +293,7 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     } else if (absl::IsDeadlineExceeded(result.status())) {
       metrics.DeadlineExceeded(WhereNow());
     } else {
-      metrics.Rejected(ErrorReason(result.status()));
+      metrics.Rejected(result.status());
     }
     metrics.RequestEnded(obs::Method::kDecode, ForClient(result.status()).code(), log_.took);
     obs::LogRequest(log_);

@@ -234,7 +234,7 @@ class SinkService::Call : public grpc::ServerBidiReactor<v1::PushRequest, v1::Pu
     } else if (absl::IsDeadlineExceeded(status)) {
       metrics.DeadlineExceeded(obs::Point::kPush);
     } else if (!status.ok()) {
-      metrics.Rejected(ErrorReason(status));
+      metrics.Rejected(status);
     }
     metrics.RequestEnded(obs::Method::kPushEmbeddings, ForClient(status).code(), log_.took);
     obs::LogRequest(log_);

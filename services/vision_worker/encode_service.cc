@@ -256,7 +256,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     } else if (absl::IsDeadlineExceeded(status)) {
       metrics.DeadlineExceeded(point_);
     } else {
-      metrics.Rejected(ErrorReason(status));
+      metrics.Rejected(status);
     }
     metrics.RequestEnded(obs::Method::kEncode, ForClient(status).code(), log_.took);
     obs::LogRequest(log_);

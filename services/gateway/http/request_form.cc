@@ -78,7 +78,7 @@ absl::Status SetField(absl::string_view name, absl::string_view value, GroundFor
     form.session_id = std::string(value);
     return absl::OkStatus();
   }
-  return errors::FieldUnknown();
+  return errors::FieldUnknown(name);
 }
 
 // data:[<type>][;parameter]*;base64,<bytes>. The type is not looked at: an image tells by its
@@ -278,7 +278,7 @@ absl::StatusOr<BatchForm> ParseJsonBatch(const std::string& body, int max_items)
   if (!ok || !object.has_list) return malformed;
   BatchForm out;
   for (const Member& member : object.members) {
-    if (member.key != "stream") return errors::FieldUnknown();
+    if (member.key != "stream") return errors::FieldUnknown(member.key);
     if (member.kind != Member::Kind::kBool) {
       return errors::ParameterInvalid("stream", "true or false");
     }
@@ -305,7 +305,7 @@ absl::StatusOr<BatchForm> ParseJsonBatch(const std::string& body, int max_items)
       item.form = errors::ParameterInvalid("stream", "a field of the batch, not of one request");
     }
   }
-  if (out.items.empty()) return errors::BatchLimit(0, max_items);
+  if (out.items.empty()) return errors::BatchEmpty();
   return out;
 }
 
@@ -504,7 +504,7 @@ absl::StatusOr<UploadForm> ParseUploadForm(const http::Request& request) {
         }
         form.pin = member.text == "true";
       } else {
-        return errors::FieldUnknown();
+        return errors::FieldUnknown(member.key);
       }
     }
   } else {
@@ -516,7 +516,7 @@ absl::StatusOr<UploadForm> ParseUploadForm(const http::Request& request) {
       } else if (part.name == "pin") {
         CHORD_RETURN_IF_ERROR(ParseFlag("pin", part.body, form.pin));
       } else {
-        return errors::FieldUnknown();
+        return errors::FieldUnknown(part.name);
       }
     }
   }

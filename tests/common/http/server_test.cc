@@ -618,8 +618,8 @@ TEST_F(ServerTest, EveryExchangeIsToldWithClosedLabels) {
   EXPECT_EQ(exchanges_[0].response_bytes, 5);
   EXPECT_EQ(exchanges_[1].method, "OTHER");
   EXPECT_EQ(exchanges_[1].route, "");
-  EXPECT_EQ(exchanges_[1].reason, "ROUTE_UNKNOWN");
-  EXPECT_EQ(exchanges_[2].reason, "REQUEST_MALFORMED");
+  EXPECT_TRUE(errors::Is(exchanges_[1].refusal, Reason::kRouteUnknown));
+  EXPECT_TRUE(errors::Is(exchanges_[2].refusal, Reason::kRequestMalformed));
 }
 
 }  // namespace
