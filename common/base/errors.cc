@@ -220,6 +220,10 @@ absl::Status BodyMalformed(absl::string_view expected) {
   return Make(Reason::kBodyMalformed,
               absl::StrCat("The request body could not be read. Send ", expected, "."));
 }
+absl::Status JsonMalformed(absl::string_view what) {
+  return Make(Reason::kBodyMalformed,
+              absl::StrCat("The request body could not be read as JSON: ", what, "."));
+}
 absl::Status RouteUnknown() {
   return Make(Reason::kRouteUnknown,
               "There is nothing at this address. POST /api/ground asks a prompt; GET /healthz, "

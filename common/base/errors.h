@@ -82,8 +82,10 @@ absl::Status FieldUnknown(absl::string_view name);           // FIELD_UNKNOWN
 absl::Status QueryParameterUnknown(absl::string_view name);  // FIELD_UNKNOWN
 
 // Requests as a whole.
-absl::Status BodyTooLarge(int64_t limit);                   // BODY_TOO_LARGE
-absl::Status BodyMalformed(absl::string_view expected);     // BODY_MALFORMED
+absl::Status BodyTooLarge(int64_t limit);                // BODY_TOO_LARGE
+absl::Status BodyMalformed(absl::string_view expected);  // BODY_MALFORMED
+// `what` is our own word for the fault, or the quoted name of a key.
+absl::Status JsonMalformed(absl::string_view what);         // BODY_MALFORMED
 absl::Status RouteUnknown();                                // ROUTE_UNKNOWN (NOT_FOUND)
 absl::Status CallUnknown();                                 // CALL_UNKNOWN (UNIMPLEMENTED)
 absl::Status ServiceUnknown();                              // SERVICE_UNKNOWN (NOT_FOUND)
