@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/base/cache_tier.h"
 
 namespace chord::obs {
 
@@ -70,7 +71,6 @@ enum class DeviceBytes { kPlanned, kUsed, kPeak };
 enum class TokenKind { kImage, kPrompt, kGenerated, kForced };
 enum class CacheEvent { kHit, kMiss, kEvicted };
 enum class ImageEvent { kUploaded, kAsked, kHit, kMiss, kEvicted, kExpired, kDeleted, kRefused };
-enum class CacheTier { kNone, kEmbeddings, kKv };
 enum class RetryOutcome { kAnswered, kFailed, kOverBudget, kNoWorker };
 enum class SessionEvent { kCreated, kHit, kMiss, kEvicted, kExpired };
 enum class ModelState { kLoading, kReady, kDraining, kError };

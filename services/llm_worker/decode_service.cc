@@ -9,6 +9,7 @@
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
 #include "common/obs/log.h"
+#include "common/rpc/cache_tier.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_map.h"
@@ -51,20 +52,6 @@ absl::StatusOr<DecodeInput> FromProto(const v1::DecodeRequest& request) {
   return out;
 }
 
-v1::CacheTier ToProto(CacheTier from) {
-  switch (from) {
-    case CacheTier::kNoImage:
-      break;
-    case CacheTier::kRows:
-      return v1::CACHE_TIER_NONE;
-    case CacheTier::kEmbeddings:
-      return v1::CACHE_TIER_EMBEDDINGS;
-    case CacheTier::kKv:
-      return v1::CACHE_TIER_KV;
-  }
-  return v1::CACHE_TIER_UNSPECIFIED;
-}
-
 v1::DecodeDone ToProto(DecodeResult result) {
   v1::DecodeDone out;
   out.set_text(std::move(result.text));
@@ -74,14 +61,15 @@ v1::DecodeDone ToProto(DecodeResult result) {
   out.mutable_forced()->Assign(result.forced.begin(), result.forced.end());
   for (const ListChoice& choice : result.choices) {
     v1::ListChoice& to = *out.add_choices();
-    to.set_offset(choice.offset);
+    to.set_offset(static_cast<int32_t>(choice.offset));
     to.set_log_close(choice.log_close);
     to.set_log_more(choice.log_more);
   }
-  out.set_image(ToProto(result.image));
+  out.set_image(rpc::ToProto(result.image));
   out.set_grammar(result.grammar);
   out.set_cached_tokens(result.cached_tokens);
-  out.set_cut(result.cut);
+  out.set_truncated(result.truncated);
+  out.set_list_closed(result.list_closed);
   out.set_prompt_tokens(result.prompt_tokens);
   out.set_completion_tokens(static_cast<int>(result.ids.size()));
   out.set_decode_steps(result.decode_steps);
@@ -174,8 +162,9 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     if (input.grammar) job.grammar = std::move(prepared.box_request);
     job.ticket = std::move(ticket);
     job.received = received_;
-    job.on_accepted = [self = shared_from_this(), prompt_tokens](CacheTier from, bool needs_rows) {
-      return self->Accepted(prompt_tokens, from, needs_rows);
+    job.on_accepted = [self = shared_from_this(), prompt_tokens](std::optional<CacheTier> from,
+                                                                 bool needs_embeddings) {
+      return self->Accepted(prompt_tokens, from, needs_embeddings);
     };
     job.on_delta = [self = shared_from_this()](std::string text) { self->Delta(std::move(text)); };
     job.on_end = [self = shared_from_this()](absl::StatusOr<DecodeResult> result) {
@@ -194,14 +183,14 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
   }
 
   // On the loop's thread.
-  absl::Status Accepted(int prompt_tokens, CacheTier from, bool needs_rows) {
-    if (needs_rows) CHORD_RETURN_IF_ERROR(TakeRowBytes());
+  absl::Status Accepted(int prompt_tokens, std::optional<CacheTier> from, bool needs_embeddings) {
+    if (needs_embeddings) CHORD_RETURN_IF_ERROR(TakeRowBytes());
     absl::MutexLock lock(&mu_);
     if (ended_) return errors::Cancelled();
     accepted_.emplace();
     accepted_->set_prompt_tokens(prompt_tokens);
-    accepted_->set_image(ToProto(from));
-    accepted_->set_needs_rows(needs_rows);
+    accepted_->set_image(rpc::ToProto(from));
+    accepted_->set_needs_embeddings(needs_embeddings);
     WriteNext();
     return absl::OkStatus();
   }
@@ -275,19 +264,7 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
       const auto forced = std::count(result->forced.begin(), result->forced.end(), true);
       metrics.Tokens(obs::TokenKind::kForced, forced);
       metrics.Tokens(obs::TokenKind::kGenerated, log_.new_tokens - forced);
-      switch (result->image) {
-        case CacheTier::kNoImage:
-          break;
-        case CacheTier::kRows:
-          metrics.ServedBy(obs::CacheTier::kNone);
-          break;
-        case CacheTier::kEmbeddings:
-          metrics.ServedBy(obs::CacheTier::kEmbeddings);
-          break;
-        case CacheTier::kKv:
-          metrics.ServedBy(obs::CacheTier::kKv);
-          break;
-      }
+      if (result->image) metrics.ServedBy(*result->image);
     } else if (absl::IsCancelled(result.status())) {
       metrics.Cancelled(WhereNow());
     } else if (absl::IsDeadlineExceeded(result.status())) {
