@@ -82,7 +82,6 @@ enum class ImageEvent {
   kRefused,
   kMaxValue = kRefused
 };
-using chord::CacheTier;
 enum class RetryOutcome { kAnswered, kFailed, kOverBudget, kNoWorker, kMaxValue = kNoWorker };
 enum class SessionEvent { kCreated, kHit, kMiss, kEvicted, kExpired, kMaxValue = kExpired };
 enum class ModelState { kLoading, kReady, kDraining, kError, kMaxValue = kError };

@@ -68,8 +68,9 @@ class DecodeCall final : public grpc::ClientReadReactor<v1::DecodeEvent> {
       absl::MutexLock lock(&join_.mu);
       join_.accepted = true;
       // A worker that does not know about kept images leaves the field unset and waits for rows.
-      join_.has_image = !accepted.needs_rows() && (accepted.image() == v1::CACHE_TIER_EMBEDDINGS ||
-                                                   accepted.image() == v1::CACHE_TIER_KV);
+      join_.has_image =
+          !accepted.needs_embeddings() &&
+          (accepted.image() == v1::CACHE_TIER_EMBEDDINGS || accepted.image() == v1::CACHE_TIER_KV);
       join_.changed.SignalAll();
     } else if (event_.has_done()) {
       done = std::move(*event_.mutable_done());
