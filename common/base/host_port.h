@@ -1,23 +1,23 @@
+// Network addresses as users write them. Pure: no name is resolved.
 #pragma once
 
-#include <optional>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace chord {
 
 struct HostPort {
-  std::string host;  // without brackets; empty: every address of this host
-  int port = 0;
-  bool operator==(const HostPort&) const = default;
+  std::string host;  // without brackets; empty when only a port was given
+  int port = 0;      // 0 – 65535
+
+  // "host:port", with brackets around an IPv6 address.
+  std::string ToString() const;
 };
 
-// "host:port", "[v6]:port", ":port" or "port"; the port 0 to 65535 in decimal. nullopt when it is
-// none of these: also for a v6 address without brackets, whose port cannot be told.
-std::optional<HostPort> ParseHostPort(absl::string_view text);
-
-// "host:port", with brackets around a host that has colons.
-std::string FormatHostPort(absl::string_view host, int port);
+// Takes "host:port", "[ipv6]:port", ":port" and "port". INVALID_ARGUMENT otherwise; the message
+// names the accepted forms and not the option that the text came from.
+absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
 
 }  // namespace chord

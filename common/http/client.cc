@@ -85,8 +85,8 @@ class ClientImpl final : public Client {
   }
 
   absl::Status Resolve() {
-    const std::optional<HostPort> where = ParseHostPort(options_.address);
-    if (!where || where->port == 0) {
+    const absl::StatusOr<HostPort> where = ParseHostPort(options_.address);
+    if (!where.ok() || where->port == 0) {
       return errors::ConfigInvalid("The HTTP address must be HOST:PORT.");
     }
     error_code ec;

@@ -24,7 +24,7 @@ bool IsCorsOrigin(absl::string_view text) {
   const bool has_port = text.back() != ']' && absl::StrContains(text, ':');
   if (!has_port) return true;
   const auto parsed = ParseHostPort(text);
-  return parsed && !parsed->host.empty() && parsed->port > 0;
+  return parsed.ok() && !parsed->host.empty() && parsed->port > 0;
 }
 
 CorsPolicy::CorsPolicy(std::vector<std::string> allowed_origins)

@@ -81,8 +81,8 @@ struct Server::Impl {
 };
 
 absl::StatusOr<tcp::endpoint> Server::Impl::Resolve() {
-  const std::optional<HostPort> where = ParseHostPort(options.address);
-  if (!where) return Refused("it is not of the form host:port.");
+  const absl::StatusOr<HostPort> where = ParseHostPort(options.address);
+  if (!where.ok()) return Refused("it is not of the form host:port.");
   const auto port = static_cast<uint16_t>(where->port);
   if (where->host.empty()) return tcp::endpoint(tcp::v4(), port);
   error_code ec;
@@ -165,7 +165,7 @@ Server::~Server() { Shutdown(absl::Now()); }
 
 int Server::port() const { return impl_->endpoint.port(); }
 std::string Server::address() const {
-  return FormatHostPort(impl_->endpoint.address().to_string(), port());
+  return HostPort{impl_->endpoint.address().to_string(), port()}.ToString();
 }
 void Server::Shutdown(absl::Time deadline) { impl_->Shutdown(deadline); }
 
