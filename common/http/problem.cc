@@ -1,8 +1,7 @@
 #include "common/http/problem.h"
 
-#include <algorithm>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -11,21 +10,6 @@
 
 namespace chord::http {
 namespace {
-
-struct ReasonStatus {
-  absl::string_view reason;
-  int http_status;
-};
-// Reasons that HTTP can tell more exactly than their canonical code does.
-constexpr ReasonStatus kByReason[] = {
-    {"BODY_TOO_LARGE", 413},           {"IMAGE_TOO_MANY_BYTES", 413},
-    {"CONTENT_TYPE_UNSUPPORTED", 415}, {"IMAGE_FORMAT_UNKNOWN", 415},
-    {"IMAGE_FORMAT_UNSUPPORTED", 415}, {"IMAGE_CODING_UNSUPPORTED", 415},
-    {"IMAGE_ANIMATED", 415},           {"METHOD_NOT_ALLOWED", 405},
-    {"HEADERS_TOO_LARGE", 431},        {"HTTP_VERSION_UNSUPPORTED", 505},
-    {"EXPECTATION_UNSUPPORTED", 417},  {"REQUEST_TIMEOUT", 408},
-    {"MODEL_MISMATCH", 503},           {"DEVICE_MEMORY", 503},
-};
 
 int ByCode(absl::StatusCode code) {
   switch (code) {
@@ -62,11 +46,8 @@ int ByCode(absl::StatusCode code) {
 }  // namespace
 
 int HttpStatus(const absl::Status& status) {
-  const std::string reason = ErrorReason(status);
-  for (const ReasonStatus& row : kByReason) {
-    if (row.reason == reason) return row.http_status;
-  }
-  return ByCode(status.code());
+  const std::optional<Reason> reason = ReasonOf(status);
+  return reason ? Info(*reason).http_status : ByCode(status.code());
 }
 
 absl::string_view ReasonPhrase(int http_status) {

@@ -126,9 +126,9 @@ class GatewayImpl final : public Gateway {
     http.on_exchange = [this](const http::Server::Exchange& exchange) {
       metrics_.HttpResponse(exchange.status);
       // Handlers tell of their own refusals; these never reached one.
-      if (exchange.reason.empty()) return;
-      metrics_.Rejected(exchange.reason);
-      LogRefusal(exchange.request_id, exchange.reason);
+      if (exchange.refusal.ok()) return;
+      metrics_.Rejected(exchange.refusal);
+      LogRefusal(exchange.request_id, exchange.refusal);
     };
     CHORD_ASSIGN_OR_RETURN(
         http_, http::Server::Start(http, HttpRoutes(*grounder_, *executor_, metrics_, [this] {

@@ -40,13 +40,13 @@ ModelAnswer FromProto(const internal::v1::DecodeDone& done) {
   for (const auto& choice : done.choices()) {
     out.choices.push_back({choice.offset(), choice.log_close(), choice.log_more()});
   }
-  out.cut = done.cut();
+  out.cut = done.truncated();
   return out;
 }
 
 bool DoesNotFit(const absl::Status& status) {
-  const std::string reason = ErrorReason(status);
-  return reason == "CONTEXT_TOO_LONG" || reason == "PROMPT_TOO_MANY_TOKENS";
+  return errors::Is(status, Reason::kContextTooLong) ||
+         errors::Is(status, Reason::kPromptTooManyTokens);
 }
 
 }  // namespace
@@ -322,9 +322,9 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
                     : from == internal::v1::CACHE_TIER_KV         ? Served::kKv
                     : from == internal::v1::CACHE_TIER_EMBEDDINGS ? Served::kEmbeddings
                                                                   : Served::kPixels;
-  metrics_.ServedBy(out.usage.image == Served::kKv           ? obs::CacheTier::kKv
-                    : out.usage.image == Served::kEmbeddings ? obs::CacheTier::kEmbeddings
-                                                             : obs::CacheTier::kNone);
+  metrics_.ServedBy(out.usage.image == Served::kKv           ? CacheTier::kKv
+                    : out.usage.image == Served::kEmbeddings ? CacheTier::kEmbeddings
+                                                             : CacheTier::kNone);
   // The workers' queues overlap, so the longer wait is the one that was felt.
   out.timing.queue =
       asked.waited + std::max(Ms(output.decode.queue_ms()), Ms(output.encode.queue_ms()));
@@ -336,7 +336,7 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   if (output.encoded) out.vision_worker = asked.vision.name;
   out.request_id = input.request_id;
   out.model = options_.model_name;
-  out.cut = output.decode.cut();
+  out.cut = output.decode.truncated();
 
   // A worker that does not say how it came by the image keeps nothing of it.
   const ImageAffinity home = {asked.language.name, asked.language.incarnation,

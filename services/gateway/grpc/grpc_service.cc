@@ -361,7 +361,7 @@ class ListCall final : public Call<grpc::ServerUnaryReactor> {
                               : ParseAs(bytes, "GroundListRequest", &request, kMaxFields * limit);
     bytes->Clear();
     const int count = request.requests_size();
-    if (status.ok() && count < 1) status = errors::BatchLimit(count, limit);
+    if (status.ok() && count < 1) status = errors::BatchEmpty();
     if (!status.ok()) return Refuse(status);
     v1::GroundListResponse response;
     for (int i = 0; i < count; ++i) response.add_results();
@@ -436,7 +436,7 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
       answer.set_tag(Echo(shared->tag()));
       const absl::Status busy = errors::Overloaded(door_.grounder.admission().RetryAfter());
       *answer.mutable_error() = ErrorProto(busy, id_);
-      door_.metrics.Rejected(ErrorReason(busy));
+      door_.metrics.Rejected(busy);
       answers_.push_back(rpc::SerializeRaw(answer));
     }
     Advance();
@@ -630,7 +630,7 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
     const absl::Status plan = images.Plan(bytes_).status();
     planned_ = plan.ok();
     // A header that goes on in the next chunk looks like a file that was cut.
-    if (planned_ || ErrorReason(plan) == "IMAGE_CORRUPT") {
+    if (planned_ || errors::Is(plan, Reason::kImageCorrupt)) {
       if (planned_) bytes_.reserve(static_cast<size_t>(total_));
       return absl::OkStatus();
     }

@@ -165,7 +165,7 @@ TEST(BatchForm, RefusesBodiesThatAreNoList) {
         R"({"requests": [{"prompt": "x", "prompt": "y"}]})", R"({"requests": [{}])"}) {
     EXPECT_EQ(BatchRefusal(Json(body)), "BODY_MALFORMED") << body;
   }
-  EXPECT_EQ(BatchRefusal(Json(R"({"requests": []})")), "BATCH_TOO_LONG");
+  EXPECT_EQ(BatchRefusal(Json(R"({"requests": []})")), "BATCH_EMPTY");
   EXPECT_EQ(BatchRefusal(Json(R"({"requests": [{}, {}, {}, {}]})")), "BATCH_TOO_LONG");
   EXPECT_EQ(BatchRefusal(Json(R"({"requests": [{}], "else": 1})")), "FIELD_UNKNOWN");
   const auto long_tag = ParseBatchForm(
