@@ -65,7 +65,8 @@ Result ReplaceFilter(Runtime& rt, const Value& input, Arguments args) {
 Result Indent(Runtime& rt, const Value& input, Arguments args) {
   CHORD_ASSIGN_OR_RETURN(const Bound bound,
                          rt.Bind("indent", std::move(args), {"width", "first", "blank"}));
-  CHORD_ASSIGN_OR_RETURN(Text text, Soft(rt, input));
+  if (!input.is(Value::kString)) return rt.Fail("indent needs a string");
+  Text text = input.text();
   Text indention(std::string(4, ' '));
   if (bound[0] != nullptr && bound[0]->is(Value::kString)) {
     indention = bound[0]->text();
