@@ -789,7 +789,7 @@ void Session::Respond(Response response) {
   ReleaseBody();
   if (draining_ || peer_gone_) close_after_ = true;
 
-  const bool bodiless = response.status == 204 || response.status < 200;
+  const bool bodiless = response.status == 204 || response.status == 304 || response.status < 200;
   if (!bodiless) {
     response.fields.emplace_back("Content-Length", absl::StrCat(response.body.size()));
   }

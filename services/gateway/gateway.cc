@@ -27,6 +27,7 @@
 #include "services/gateway/http_service.h"
 #include "services/gateway/pictures.h"
 #include "services/gateway/request_scope.h"
+#include "services/gateway/web_page.h"
 
 namespace chord::gateway {
 namespace {
@@ -130,10 +131,11 @@ class GatewayImpl final : public Gateway {
       metrics_.Rejected(exchange.reason);
       LogRefusal(exchange.request_id, exchange.reason);
     };
-    CHORD_ASSIGN_OR_RETURN(
-        http_, http::Server::Start(http, HttpRoutes(*grounder_, *executor_, metrics_, [this] {
-                                     return draining_ ? errors::ShuttingDown() : pool_->Ready();
-                                   })));
+    std::vector<http::Route> routes = HttpRoutes(*grounder_, *executor_, metrics_, [this] {
+      return draining_ ? errors::ShuttingDown() : pool_->Ready();
+    });
+    for (http::Route& route : WebPageRoutes(FactsForPage())) routes.push_back(std::move(route));
+    CHORD_ASSIGN_OR_RETURN(http_, http::Server::Start(http, std::move(routes)));
     TellReady();
     obs::Log(obs::LogLevel::kInfo, "listening",
              {{"http", http_address()},
@@ -180,6 +182,18 @@ class GatewayImpl final : public Gateway {
              {{"calibrated", map->has_value()},
               {"questions", map->has_value() ? (*map)->fitted_on.questions : 0}});
     return *map ? std::make_shared<const grounding::ConfidenceMap>(*std::move(*map)) : nullptr;
+  }
+
+  PageFacts FactsForPage() const {
+    PageFacts facts;
+    facts.model = grounder_->options().model_name;
+    facts.grpc_address = grpc_address();
+    facts.max_image_bytes = settings_.max_image_bytes;
+    facts.max_image_pixels = settings_.max_image_pixels;
+    facts.max_prompt_bytes = settings_.max_prompt_bytes;
+    facts.review_threshold = settings_.review_threshold;
+    facts.advice_threshold = settings_.advice_threshold;
+    return facts;
   }
 
   void TellReady() {
