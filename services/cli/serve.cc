@@ -142,9 +142,11 @@ class Supervisor {
       }
       if (!announced && Ready(http_address)) {
         announced = true;
-        std::printf("Chord is ready after %.1f s.\n  HTTP  http://%s/api/ground\n  gRPC  %s\n",
-                    absl::ToDoubleSeconds(absl::Now() - begin), http_address.c_str(),
-                    grpc_address.c_str());
+        std::printf(
+            "Chord is ready after %.1f s.\n  HTTP  http://%s/api/ground\n  gRPC  %s\n"
+            "  Page  http://%s/\n",
+            absl::ToDoubleSeconds(absl::Now() - begin), http_address.c_str(), grpc_address.c_str(),
+            http_address.c_str());
         std::fflush(stdout);
         clearerr(stdout);  // nobody has to read that
       }

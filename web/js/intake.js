@@ -6,10 +6,34 @@ import {t} from './i18n.js';
 
 // Images that travel with the page, each with prompts that every model can answer about it.
 export const SAMPLES = [
-  {id: 'fruit', prompts: {en: ['all red apples', 'the banana', 'all fruit', 'the bicycle'], zh: ['所有红苹果', '香蕉', '葡萄', '自行车']}},
-  {id: 'night', prompts: {en: ['all owls', 'the leftmost owl', 'the cactus', 'the boat'], zh: ['所有猫头鹰', '最左边的猫头鹰', '仙人掌', '船']}},
-  {id: 'shore', prompts: {en: ['the octopus', 'the crab', 'the sailboat', 'the car'], zh: ['章鱼', '螃蟹', '帆船', '汽车']}},
-  {id: 'farm', prompts: {en: ['the tractor', 'the cow', 'the sheep', 'the guitar'], zh: ['拖拉机', '奶牛', '房子', '吉他']}},
+  {
+    id: 'fruit',
+    prompts: {
+      en: ['all red apples', 'the biggest apple', 'the pineapple', 'the bicycle'],
+      zh: ['所有红苹果', '葡萄', '菠萝', '自行车'],
+    },
+  },
+  {
+    id: 'night',
+    prompts: {
+      en: ['all owls', 'the leftmost owl', 'the cactus', 'the boat'],
+      zh: ['所有猫头鹰', '最左边的猫头鹰', '仙人掌', '船'],
+    },
+  },
+  {
+    id: 'shore',
+    prompts: {
+      en: ['the octopus', 'the crab', 'the sailboat', 'the car'],
+      zh: ['章鱼', '螃蟹', '帆船', '汽车'],
+    },
+  },
+  {
+    id: 'farm',
+    prompts: {
+      en: ['all mammals', 'the tractor', 'the house', 'the guitar'],
+      zh: ['所有哺乳动物', '拖拉机', '奶牛', '吉他'],
+    },
+  },
 ];
 
 export class Intake {

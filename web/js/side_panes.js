@@ -1,5 +1,5 @@
 // The History, Code and JSON panes, and the tabs above them.
-import {$, announce, copyText, el, reconcile, setText, show} from './dom.js';
+import {$, announce, copyText, el, icon, reconcile, setText, show} from './dom.js';
 import {t} from './i18n.js';
 import {curl, grpcurl, python, reachable} from './snippets.js';
 import {verdictOf} from './results.js';
@@ -77,7 +77,7 @@ export class SidePanes {
     return el('li', {class: 'turn'},
               el('button', {type: 'button', class: 'turn-main', onclick: () => this.actions.show(turn)},
                  el('span', {class: 'turn-prompt'}), el('span', {class: 'turn-outcome'})),
-              el('button', {type: 'button', class: 'quiet turn-again', onclick: () => this.actions.again(turn)}, '↻'));
+              el('button', {type: 'button', class: 'quiet turn-again', onclick: () => this.actions.again(turn)}, icon('again')));
   }
 
   #updateHistory(row, turn, earlier) {
