@@ -1,5 +1,7 @@
-"""Images for the browser tests: demo scenes stored in every EXIF orientation, and large ones."""
+"""Images for the browser tests: demo scenes stored in every EXIF orientation, large ones, and what the page
+draws of them."""
 
+import base64
 import io
 import json
 
@@ -34,3 +36,22 @@ def enlarged(image, pixels):
     """`image` scaled to about `pixels`, not more."""
     factor = (pixels / (image.width * image.height)) ** 0.5
     return image.resize((int(image.width * factor), int(image.height * factor)), Image.Resampling.BILINEAR)
+
+
+# --- what the page has drawn ---
+
+def stage_box(page, box, size):
+    """Where a box of the image lies in the stage, in CSS px, by measuring the drawn image."""
+    left, top, right, bottom = drawn_area(page)
+    sx, sy = (right - left) / size[0], (bottom - top) / size[1]
+    return [left + box[0] * sx, top + box[1] * sy, left + box[2] * sx, top + box[3] * sy]
+
+
+def stage_pixels(page):
+    data = page.js("return document.getElementById('canvas').toDataURL('image/png')")
+    return Image.open(io.BytesIO(base64.b64decode(data.split(",")[1])))
+
+
+def drawn_area(page):
+    """The canvas is transparent where there is no image."""
+    return stage_pixels(page).getchannel("A").getbbox()

@@ -1,32 +1,14 @@
 """Images come in by every way, lie upright, and boxes lie where the thing is."""
 
 import base64
-import io
 
 import pytest
 from chord_server import iou
 from page import DEMO
 from PIL import Image, ImageChops, ImageStat
-from pictures import enlarged, stored, upright
+from pictures import enlarged, stage_box, stage_pixels, stored, upright
 
 OCTOPUS = [204, 243, 351, 376]
-
-
-def stage_box(page, box, size):
-    """Where a box of the image lies in the stage, in CSS px, by measuring the drawn image."""
-    left, top, right, bottom = drawn_area(page)
-    sx, sy = (right - left) / size[0], (bottom - top) / size[1]
-    return [left + box[0] * sx, top + box[1] * sy, left + box[2] * sx, top + box[3] * sy]
-
-
-def stage_pixels(page):
-    data = page.js("return document.getElementById('canvas').toDataURL('image/png')")
-    return Image.open(io.BytesIO(base64.b64decode(data.split(",")[1])))
-
-
-def drawn_area(page):
-    """The canvas is transparent where there is no image."""
-    return stage_pixels(page).getchannel("A").getbbox()
 
 
 def mean_difference(a, b):

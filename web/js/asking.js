@@ -1,6 +1,9 @@
 // One request from start to end: upload unless the server has the image, ask, collect what arrives.
 import {ApiError, ground, uploadImage} from './api.js';
 
+// Why an upload may be refused although the image itself is welcome: there is no room to keep it. The page
+// has checked the size before, so "too many bytes" speaks of the room.
+const NO_ROOM = ['IMAGE_STORE_FULL', 'IMAGE_TOO_MANY_BYTES'];
 const BUSY_RETRIES = 8;
 const BUSY_WAIT_MS = 250;
 
@@ -33,8 +36,10 @@ async function place(target, turn, signal, changed) {
     turn.uploadMs += performance.now() - begin;
     return {image_id: target.imageId};
   } catch (error) {
-    if (error.code === 'IMAGE_STORE_FULL') return {image: file};
-    throw error;
+    if (!NO_ROOM.includes(error.code)) throw error;
+    delete turn.fields.session_id;  // a conversation lives as long as its image is kept
+    turn.session = null;
+    return {image: file};
   }
 }
 
