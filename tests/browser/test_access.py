@@ -153,7 +153,7 @@ def test_everything_has_a_name_in_both_languages(page):
         page.add(DEMO / "farm.png")
         page.ask("the cow")
         names = page.js("""
-          return [...document.querySelectorAll('button, input, textarea, [role]')].filter((n) => n.getClientRects().length)
+          return [...document.querySelectorAll('button, input:not(.visually-hidden), textarea, [role]')].filter((n) => n.getClientRects().length)
               .map((n) => [n.outerHTML.slice(0, 80), (n.getAttribute('aria-label') || n.textContent || n.labels?.[0]?.textContent || n.getAttribute('aria-labelledby') || '').trim()])""")
         assert [html for html, name in names if not name and "announcer" not in html and "note" not in html and "failure" not in html] == []
         if language == "zh-CN":
