@@ -3,7 +3,7 @@ import {loadFacts} from './js/api.js';
 import {ask} from './js/asking.js';
 import {BoxEditor, clampBox} from './js/box_editor.js';
 import {Composer, pointPrompt, renderTips} from './js/composer.js';
-import {$, announce, reconcile, setText, show} from './js/dom.js';
+import {$, announce, reconcile, setFlag, setText, show} from './js/dom.js';
 import {labelOf, setReviewThreshold} from './js/findings.js';
 import {applyTexts, explain, language, setLanguage, t} from './js/i18n.js';
 import {ImageSource} from './js/image_source.js';
@@ -16,8 +16,11 @@ import {ImageEntry, Turn, Workspace} from './js/workspace.js';
 
 const workspace = new Workspace();
 const changed = () => workspace.changed();
-
-// --- asking ---------------------------------------------------------------------------------------
+const STAGE_TEXTS = {
+  uploading: 'stageUploading',
+  looking: 'stageLooking',
+  answering: 'stageAnswering',
+};
 
 async function askAbout(entry, prompt, region) {
   const {mode} = workspace;
@@ -36,7 +39,7 @@ async function askAbout(entry, prompt, region) {
   workspace.hiddenLabels.clear();
   let stage = '';
   await ask(entry, turn, () => {
-    if (turn.stage !== stage && turn.running) announce(t(`stage${turn.stage[0].toUpperCase()}${turn.stage.slice(1)}`));
+    if (turn.stage !== stage && turn.running) announce(t(STAGE_TEXTS[turn.stage]));
     stage = turn.stage;
     changed();
   });
@@ -74,8 +77,6 @@ function askAgain(turn) {
   askCurrent(turn.prompt);
 }
 
-// --- images ---------------------------------------------------------------------------------------
-
 async function addFiles(files, suggestions) {
   const problems = [];
   for (const file of files) {
@@ -96,21 +97,23 @@ async function addFiles(files, suggestions) {
   }
   workspace.problem = problems.length ? problems.join(' ') : null;
   changed();
-  if (workspace.current && !problems.length && !matchMedia('(pointer: coarse)').matches) composer.focus();
+  if (workspace.current && !problems.length && !matchMedia('(pointer: coarse)').matches)
+    composer.focus();
 }
 
 function removeImage(entry) {
   if (workspace.running && entry.turns.includes(workspace.running)) workspace.running.cancel();
   workspace.remove(entry);
-  queueMicrotask(() => (document.querySelector('#thumbnails [aria-current]') ?? document.querySelector('.welcome .pick')).focus());
+  queueMicrotask(() => {
+    const next = document.querySelector('#thumbnails [aria-current]');
+    (next ?? document.querySelector('.welcome .pick')).focus();
+  });
 }
 
 function reportProblem(error) {
   workspace.problem = explain(error).text;
   changed();
 }
-
-// --- findings and regions ---------------------------------------------------------------------------
 
 function hover(finding) {
   if (workspace.hovered === finding) return;
@@ -171,7 +174,6 @@ function setDrawing(on) {
   changed();
 }
 
-// The keyboard has no drag: the middle half of the image is where it begins.
 function toggleDrawing() {
   if (viewer.drawing || workspace.editing) {
     setDrawing(false);
@@ -188,19 +190,20 @@ function drawn(box, finished) {
     changed();
     return;
   }
-  if (x2 - x1 >= 4 && y2 - y1 >= 4) edit(box, null);
-  else workspace.region = null;
+  if (x2 - x1 >= 4 && y2 - y1 >= 4)
+    edit(box, null);
+  else
+    workspace.region = null;
   changed();
 }
 
+// The keyboard has no drag: the middle half of the image is where it begins.
 function startRegionByKeyboard() {
   const {width, height} = workspace.current.source;
   edit([width / 4, height / 4, 3 * width / 4, 3 * height / 4], null);
   changed();
   queueMicrotask(() => editor.focus());
 }
-
-// --- parts ------------------------------------------------------------------------------------------
 
 const viewer = new Viewer({stage: $('stage'), canvas: $('canvas'), overlay: $('overlay')}, {
   hover,
@@ -237,8 +240,6 @@ const panes = new SidePanes(workspace, {
 });
 const intake = new Intake({onFiles: addFiles, onProblem: reportProblem});
 
-// --- drawing ----------------------------------------------------------------------------------------
-
 function renderImage() {
   const {current} = workspace;
   document.body.classList.toggle('empty', !current);
@@ -261,6 +262,7 @@ function renderImage() {
   const found = shown ? verdictOf(shown) : t('nothingAsked');
   $('canvas').setAttribute('aria-label', t('stageLabel', {name: source.name, found}));
   $('stage').setAttribute('aria-label', t('imageTitle'));
+  setText($('image-verdict'), shown && !shown.running ? found : '');
   const facts = [source.name, t('imageFacts', source)];
   if (source.orientation !== 1) facts.push(t('imageTurned'));
   setText($('image-facts'), facts.join(' · '));
@@ -268,18 +270,24 @@ function renderImage() {
 }
 
 function renderStrip() {
-  reconcile($('thumbnails'), workspace.images, (entry) => entry.id,
-            (entry) => thumbnail(entry, {select: (e) => workspace.select(e), remove: removeImage}),
-            (node, entry) => {
-              const [tile, remove] = node.children;
-              node.classList.toggle('current', entry === workspace.current);
-              if (entry === workspace.current) tile.setAttribute('aria-current', 'true');
-              else tile.removeAttribute('aria-current');
-              const {shown} = entry;
-              tile.lastChild.className = `badge ${shown?.running ? 'busy' : shown?.absent ? 'none' : ''}`;
-              setText(tile.lastChild, shown?.stage === 'done' ? String(shown.findings.length) : shown?.running ? '…' : '');
-              remove.setAttribute('aria-label', t('removeImage', {name: entry.source.name}));
-            });
+  const actions = {select: (entry) => workspace.select(entry), remove: removeImage};
+  reconcile(
+      $('thumbnails'), workspace.images, (entry) => entry.id, (entry) => thumbnail(entry, actions),
+      updateThumbnail);
+}
+
+function updateThumbnail(node, entry) {
+  const [tile, remove] = node.children;
+  const current = entry === workspace.current;
+  node.classList.toggle('current', current);
+  setFlag(tile, 'aria-current', current ? 'true' : null);
+  const {shown} = entry;
+  const badge = tile.lastChild;
+  badge.classList.toggle('busy', Boolean(shown?.running));
+  badge.classList.toggle('none', Boolean(shown?.absent));
+  const count = shown?.stage === 'done' ? String(shown.findings.length) : '';
+  setText(badge, shown?.running ? '…' : count);
+  remove.setAttribute('aria-label', t('removeImage', {name: entry.source.name}));
 }
 
 function renderEditing() {
@@ -288,7 +296,9 @@ function renderEditing() {
   const {width, height} = current?.source ?? {width: 0, height: 0};
   editor.set(editing?.box ?? null, width, height);
   if (!editing) return;
-  setText($('editing-title'), editing.finding ? t('editTitle', {label: labelOf(editing.finding)}) : t('regionTitle'));
+  setText(
+      $('editing-title'),
+      editing.finding ? t('editTitle', {label: labelOf(editing.finding)}) : t('regionTitle'));
   show($('edit-save'), Boolean(editing.finding));
   editing.box.forEach((value, i) => {
     const input = $(`edit-${i}`);
@@ -326,8 +336,6 @@ function renderFrame() {
   render();
 }
 
-// --- wiring -----------------------------------------------------------------------------------------
-
 function wire() {
   workspace.addEventListener('change', render);
   $('problem-close').addEventListener('click', () => {
@@ -346,18 +354,26 @@ function wire() {
   $('zoom-out').addEventListener('click', () => viewer.zoomOut());
   $('zoom-fit').addEventListener('click', () => viewer.fit());
   $('zoom-level').addEventListener('click', () => viewer.actualSize());
-  $('stage').addEventListener('viewchange', () => setText($('zoom-level'), `${Math.round(100 * viewer.viewport.scale)} %`));
+  $('stage').addEventListener(
+      'viewchange', () => setText($('zoom-level'), `${Math.round(100 * viewer.viewport.scale)} %`));
   $('toggle-labels').addEventListener('click', () => {
     workspace.labels = !workspace.labels;
     changed();
   });
-  // detail 0: pressed by keyboard or by assistive technology
-  $('draw-region').addEventListener('click', (event) => (event.detail === 0 && !workspace.editing ? startRegionByKeyboard() : toggleDrawing()));
+  $('draw-region').addEventListener('click', (event) => {
+    const byKeyboard = event.detail === 0;  // or by assistive technology
+    if (byKeyboard && !workspace.editing)
+      startRegionByKeyboard();
+    else
+      toggleDrawing();
+  });
   $('ask-all').addEventListener('click', askAll);
   $('edit-ask').addEventListener('click', () => composer.submit());
   $('edit-save').addEventListener('click', keepEdit);
   $('edit-cancel').addEventListener('click', endEdit);
-  for (const i of [0, 1, 2, 3]) $(`edit-${i}`).addEventListener('change', (event) => editNumber(i, event.target));
+  for (const i of [0, 1, 2, 3]) {
+    $(`edit-${i}`).addEventListener('change', (event) => editNumber(i, event.target));
+  }
   addEventListener('keydown', onKey);
 }
 
@@ -375,10 +391,14 @@ function onKey(event) {
     event.preventDefault();
     composer.focus();
   } else if (event.key === 'Escape' && !event.isComposing) {
-    if (workspace.running) workspace.running.cancel();
-    else if (viewer.drawing) setDrawing(false);
-    else if (workspace.editing) endEdit();
-    else if (workspace.current?.selected) select(workspace.current.selected);
+    if (workspace.running)
+      workspace.running.cancel();
+    else if (viewer.drawing)
+      setDrawing(false);
+    else if (workspace.editing)
+      endEdit();
+    else if (workspace.current?.selected)
+      select(workspace.current.selected);
   }
 }
 

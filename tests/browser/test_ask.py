@@ -235,23 +235,26 @@ def test_classes_can_be_switched_off(page):
     assert len(page.findings()) == 2
 
 
-# Answers with points come from models that give them; chord-nano gives boxes. So the answer of the real
-# server is completed on its way to the page.
-WITH_POINTS = """
-  const real = window.fetch;
-  window.fetch = async (url, options) => {
-    const response = await real(url, options);
-    if (!String(url).endsWith('api/ground')) return response;
-    const text = (await response.text()).replace('"objects":[', '"points":[{"label":"crab","point":[110,470],"confidence":0.91},' +
-        '{"label":"crab","point":[60,300],"confidence":0.4}],"ignored":[').replace(/event: object\\ndata: .*\\n\\n/g, '').replace(/"ignored":\\[.*?\\],"image_size"/, '"objects":[],"image_size"');
-    return new Response(text, {headers: {'Content-Type': 'text/event-stream'}});
-  };
-"""
+def rewrite_answers(page, script):
+    """For answers that chord-nano does not give: `script` changes `answer`, what the real server answered, on
+    its way to the page. The stream then has no other event."""
+    page.js("""
+      const real = window.fetch;
+      window.fetch = async (url, options) => {
+        const response = await real(url, options);
+        if (!String(url).endsWith('api/ground')) return response;
+        const answer = JSON.parse((await response.text()).match(/event: response\\ndata: (.*)/)[1]);
+        CHANGE;
+        return new Response(`event: response\\ndata: ${JSON.stringify(answer)}\\n\\n`);
+      };""".replace("CHANGE", script))
 
 
 def test_point_mode_asks_for_points_and_draws_them(page):
     page.add(DEMO / "shore.png")
-    page.js(WITH_POINTS)
+    rewrite_answers(page, """
+      answer.objects = [], answer.boxes = [];
+      answer.points = [{label: 'crab', point: [110, 470], confidence: 0.91},
+                       {label: 'crab', point: [60, 300], confidence: 0.4}];""")
     page.js("document.querySelector('input[value=points]').click()")
     page.ask("the crab")
     assert sent_prompts(page)[-1]["prompt"] == "point to the crab"
@@ -270,6 +273,14 @@ def test_point_mode_says_when_a_model_gives_boxes(page):
     page.js("document.querySelector('input[value=points]').click()")
     page.ask("the crab")
     assert page.findings() and page.visible("#mode-note")
+
+
+def test_an_answer_in_prose_is_quoted(page):
+    page.add(DEMO / "shore.png")
+    rewrite_answers(page, "answer.objects = [], answer.boxes = [], answer.confidence = 0, answer.text = 'I see no <b>crab</b>.'")
+    page.ask("the crab")
+    assert page.text("#verdict") == "No boxes in the answer"
+    assert page.visible("#prose") and page.text("#prose") == "I see no <b>crab</b>."
 
 
 def test_stage_timings_are_listed(page):

@@ -1,5 +1,5 @@
-// The HTTP API of the server, as far as the page uses it (docs/http_api.md). Addresses are relative, so
-// that the page works behind a proxy that adds a path.
+// The HTTP API of the server, as far as the page uses it (docs/http_api.md). Addresses are
+// relative, so that the page works behind a proxy that adds a path.
 import {readEvents} from './sse.js';
 
 // A server that says nothing for so long is given up. Its own deadlines are shorter.
@@ -44,11 +44,12 @@ export function uploadImage(file, {name, onProgress, signal}) {
     const abort = () => request.abort();
     request.open('POST', 'api/images');
     request.timeout = UPLOAD_MS;
-    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.upload.onprogress = (event) =>
+        event.lengthComputable && onProgress(event.loaded / event.total);
     request.onload = () => {
       if (request.status === 200) return resolve(JSON.parse(request.responseText));
-      return reject(new ApiError(
-          parseProblem(request.responseText, request.status, request.getResponseHeader('X-Request-Id'))));
+      return reject(new ApiError(parseProblem(
+          request.responseText, request.status, request.getResponseHeader('X-Request-Id'))));
     };
     request.onerror = () => reject(connectionLost());
     request.ontimeout = () => reject(new ApiError({code: 'NO_ANSWER'}));
@@ -78,7 +79,8 @@ export async function ground(fields, {onDelta, onObject, signal}) {
   try {
     const response = await fetch('api/ground', {method: 'POST', body: form, signal: either});
     if (!response.ok) {
-      throw new ApiError(parseProblem(await response.text(), response.status, response.headers.get('X-Request-Id')));
+      throw new ApiError(parseProblem(
+          await response.text(), response.status, response.headers.get('X-Request-Id')));
     }
     for await (const {event, data} of readEvents(response.body)) {
       heard();

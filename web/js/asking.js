@@ -1,8 +1,8 @@
 // One request from start to end: upload unless the server has the image, ask, collect what arrives.
 import {ApiError, ground, uploadImage} from './api.js';
 
-// Why an upload may be refused although the image itself is welcome: there is no room to keep it. The page
-// has checked the size before, so "too many bytes" speaks of the room.
+// Why an upload may be refused although the image itself is welcome: there is no room to keep it.
+// The page has checked the size before, so "too many bytes" speaks of the room.
 const NO_ROOM = ['IMAGE_STORE_FULL', 'IMAGE_TOO_MANY_BYTES'];
 const BUSY_RETRIES = 8;
 const BUSY_WAIT_MS = 250;
@@ -19,7 +19,7 @@ function lifted(finding, region) {
   return moved;
 }
 
-// → the fields that name the image: {image_id}, or {image} where the server has no room to keep it.
+// The fields that name the image: {image_id}, or {image} where the server has no room to keep it.
 async function place(target, turn, signal, changed) {
   if (target.imageId) return {image_id: target.imageId};
   turn.stage = 'uploading';
@@ -61,8 +61,8 @@ async function askOnce(target, turn, signal, changed) {
   });
 }
 
-// The server forgets images after a while, and a conversation that was just cancelled may be busy for a
-// moment: neither is the user's business.
+// The server forgets images after a while, and a conversation that was just cancelled may be busy
+// for a moment: neither is the user's business.
 async function askPersistently(target, turn, signal, changed) {
   for (let busy = 0, uploaded = false;;) {
     turn.objects = [];

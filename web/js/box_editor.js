@@ -8,7 +8,14 @@ import {t} from './i18n.js';
 const MIN_SIDE = 4;  // image px
 // Which of x1, y1, x2, y2 a handle moves.
 const HANDLES = {
-  nw: [0, 1], n: [1], ne: [2, 1], e: [2], se: [2, 3], s: [3], sw: [0, 3], w: [0],
+  nw: [0, 1],
+  n: [1],
+  ne: [2, 1],
+  e: [2],
+  se: [2, 3],
+  s: [3],
+  sw: [0, 3],
+  w: [0],
 };
 
 // [x1, y1, x2, y2] in whole pixels inside the image, at least MIN_SIDE wide and high.
@@ -47,8 +54,12 @@ export class BoxEditor {
     stage.addEventListener('viewchange', () => this.#place());
     this.node.addEventListener('pointerdown', (event) => this.#onDown(event));
     this.node.addEventListener('pointermove', (event) => this.#onMove(event));
-    this.node.addEventListener('pointerup', () => { this.#grip = null; });
-    this.node.addEventListener('pointercancel', () => { this.#grip = null; });
+    this.node.addEventListener('pointerup', () => {
+      this.#grip = null;
+    });
+    this.node.addEventListener('pointercancel', () => {
+      this.#grip = null;
+    });
     this.node.addEventListener('keydown', (event) => this.#onKey(event));
   }
 
@@ -58,7 +69,8 @@ export class BoxEditor {
     this.size = [width, height];
     this.node.hidden = !box;
     this.node.setAttribute('aria-label', t('editorLabel'));
-    for (const handle of this.node.children) handle.setAttribute('aria-label', t('handleLabel', {side: t(`side_${handle.dataset.side}`)}));
+    for (const handle of this.node.children)
+      handle.setAttribute('aria-label', t('handleLabel', {side: t(`side_${handle.dataset.side}`)}));
     this.#place();
   }
 
@@ -85,14 +97,20 @@ export class BoxEditor {
     if (!this.#grip) return;
     event.stopPropagation();
     const {scale} = this.viewer.viewport;
-    this.#change(this.#grip.box, this.#grip.side, (event.clientX - this.#grip.x) / scale, (event.clientY - this.#grip.y) / scale);
+    this.#change(
+        this.#grip.box, this.#grip.side, (event.clientX - this.#grip.x) / scale,
+        (event.clientY - this.#grip.y) / scale);
   }
 
   #onKey(event) {
     const step = event.shiftKey ? 10 : 1;
     const [dx, dy] = {
-      ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step],
-    }[event.key] ?? [0, 0];
+      ArrowLeft: [-step, 0],
+      ArrowRight: [step, 0],
+      ArrowUp: [0, -step],
+      ArrowDown: [0, step],
+    }[event.key] ??
+        [0, 0];
     if (!dx && !dy) return;
     event.preventDefault();
     event.stopPropagation();
@@ -102,8 +120,10 @@ export class BoxEditor {
   #change(box, side, dx, dy) {
     const [width, height] = this.size;
     let next = [...box];
-    if (side === null) next = moveBox(box, dx, dy, width, height);
-    else for (const i of HANDLES[side]) next[i] += i % 2 === 0 ? dx : dy;
+    if (side === null)
+      next = moveBox(box, dx, dy, width, height);
+    else
+      for (const i of HANDLES[side]) next[i] += i % 2 === 0 ? dx : dy;
     this.onChange(clampBox(next, width, height));
   }
 }

@@ -6,7 +6,9 @@ const byteLength = (text) => new TextEncoder().encode(text).length;
 
 // What is asked in point mode: models are taught "point to …".
 export function pointPrompt(prompt) {
-  return /^(please\s+)?point\b/i.test(prompt) || /^(请)?(指|点)/.test(prompt) ? prompt : `point to ${prompt}`;
+  return /^(please\s+)?point\b/i.test(prompt) || /^(请)?(指|点)/.test(prompt) ?
+      prompt :
+      `point to ${prompt}`;
 }
 
 export class Composer {
@@ -31,7 +33,9 @@ export class Composer {
     $('cancel').addEventListener('click', () => actions.cancel());
     $('region-chip').addEventListener('click', () => actions.clearRegion());
     for (const radio of document.getElementsByName('mode')) {
-      radio.addEventListener('change', () => { workspace.mode = radio.value; });
+      radio.addEventListener('change', () => {
+        workspace.mode = radio.value;
+      });
     }
   }
 
@@ -55,9 +59,12 @@ export class Composer {
     const prompt = this.prompt.value.trim();
     const limit = this.workspace.facts.limits.prompt_bytes;
     let note = '';
-    if (!prompt) note = t('promptMissing');
-    else if (byteLength(prompt) > limit) note = t('promptTooLong', {limit});
-    else if (!this.workspace.current) note = t('imageMissing');
+    if (!prompt)
+      note = t('promptMissing');
+    else if (byteLength(prompt) > limit)
+      note = t('promptTooLong', {limit});
+    else if (!this.workspace.current)
+      note = t('imageMissing');
     setText($('prompt-note'), note);
     this.prompt.toggleAttribute('aria-invalid', Boolean(note));
     if (note) this.focus();
@@ -86,7 +93,8 @@ export class Composer {
       chip.setAttribute('aria-label', t('regionRemove', {text}));
     }
     const examples = current?.suggestions?.[language()] ?? t('examples');
-    reconcile($('suggestions'), examples, (text) => text, (text) => this.#suggestion(text), () => {});
+    reconcile(
+        $('suggestions'), examples, (text) => text, (text) => this.#suggestion(text), () => {});
   }
 
   // Find and Cancel take each other's place; the focus goes along.
@@ -102,16 +110,20 @@ export class Composer {
   #suggestion(text) {
     const use = () => {
       this.text = text;
-      if (this.workspace.current) this.submit();
-      else this.focus();
+      if (this.workspace.current)
+        this.submit();
+      else
+        this.focus();
     };
     return el('button', {type: 'button', class: 'chip', onclick: use}, text);
   }
 }
 
 export function renderTips() {
-  reconcile($('tips-list'), t('tips'), (_, index) => index, () => el('li', {}, el('strong'), ' ', el('span')), (node, [rule, example]) => {
-    setText(node.firstChild, rule);
-    setText(node.lastChild, example);
-  });
+  reconcile(
+      $('tips-list'), t('tips'), (_, index) => index,
+      () => el('li', {}, el('strong'), ' ', el('span')), (node, [rule, example]) => {
+        setText(node.firstChild, rule);
+        setText(node.lastChild, example);
+      });
 }

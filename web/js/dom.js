@@ -7,8 +7,10 @@ export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? '' : value);
+    if (name.startsWith('on'))
+      node.addEventListener(name.slice(2), value);
+    else
+      node.setAttribute(name, value === true ? '' : value);
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
@@ -34,7 +36,8 @@ export function reconcile(parent, items, keyOf, create, update) {
   items.forEach((item, index) => {
     const key = String(keyOf(item, index));
     let node = old.get(key);
-    if (node) old.delete(key);
+    if (node)
+      old.delete(key);
     else {
       node = create(item, index);
       node.dataset.key = key;
@@ -48,6 +51,14 @@ export function reconcile(parent, items, keyOf, create, update) {
 // Sets text only where it differs: a live region that is written again is read again.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
+}
+
+// Sets an attribute, or removes it where `value` is null.
+export function setFlag(node, name, value) {
+  if (value === null)
+    node.removeAttribute(name);
+  else
+    node.setAttribute(name, value);
 }
 
 export function show(node, visible) {
@@ -71,6 +82,7 @@ export async function copyText(text) {
     await navigator.clipboard.writeText(text);
     return;
   }
+
   // Plain HTTP on another host has no clipboard API.
   const area = el('textarea', {class: 'visually-hidden', 'aria-hidden': 'true'});
   area.value = text;

@@ -2,7 +2,10 @@
 import {describe, isReview, labelOf} from './findings.js';
 import {canvasOf, toBlob} from './image_source.js';
 
-const COLOURS = {sure: '#16a34a', review: '#ea8a00'};
+const COLOURS = {
+  sure: '#16a34a',
+  review: '#ea8a00'
+};
 
 export function stem(name) {
   return name.replace(/\.[^.]*$/, '') || 'image';
@@ -37,11 +40,13 @@ export function drawFindings(canvas, findings, withLabels) {
       context.arc(x1, y1, 3 * line, 0, 2 * Math.PI);
       context.stroke();
     }
-    if (withLabels) drawLabel(context, describe(finding), x1 - line / 2, y1 - line / 2, text, colour, 0);
+    if (withLabels)
+      drawLabel(context, describe(finding), x1 - line / 2, y1 - line / 2, text, colour, 0);
   }
 }
 
-// → {blob, reduced}: a PNG in original pixels; reduced where the browser cannot hold a canvas of that size.
+// → {blob, reduced}: a PNG in original pixels; reduced where the browser cannot hold a canvas of
+// that size.
 export async function annotatedImage(source, findings, withLabels) {
   try {
     const canvas = await source.full();
@@ -54,7 +59,9 @@ export async function annotatedImage(source, findings, withLabels) {
   const canvas = canvasOf(source.display.width, source.display.height);
   canvas.getContext('2d').drawImage(source.display, 0, 0);
   const shrink = (values) => values?.map((value) => value * scale);
-  drawFindings(canvas, findings.map((f) => ({...f, box: shrink(f.box), point: shrink(f.point)})), withLabels);
+  drawFindings(
+      canvas, findings.map((f) => ({...f, box: shrink(f.box), point: shrink(f.point)})),
+      withLabels);
   return {blob: await toBlob(canvas), reduced: true};
 }
 
@@ -82,7 +89,13 @@ export function cocoJson(items) {
       if (finding.point) Object.assign(annotation, {keypoints: [x1, y1, 2], num_keypoints: 1});
       annotations.push(annotation);
     }
-    return {id: imageId, file_name: source.name, width: source.width, height: source.height, prompt: turn.sentPrompt};
+    return {
+      id: imageId,
+      file_name: source.name,
+      width: source.width,
+      height: source.height,
+      prompt: turn.sentPrompt
+    };
   });
   return {
     info: {description: 'Made with Chord'},

@@ -13,7 +13,8 @@ export function percent(share) {
 
 // While the answer is being written a box has no confidence yet.
 export function isReview(finding) {
-  return finding.needs_review ?? (typeof finding.confidence === 'number' && finding.confidence < reviewThreshold);
+  return finding.needs_review ??
+      (typeof finding.confidence === 'number' && finding.confidence < reviewThreshold);
 }
 
 export function labelOf(finding) {
@@ -21,7 +22,9 @@ export function labelOf(finding) {
 }
 
 export function describe(finding) {
-  return typeof finding.confidence === 'number' ? `${labelOf(finding)} ${percent(finding.confidence)}` : labelOf(finding);
+  return typeof finding.confidence === 'number' ?
+      `${labelOf(finding)} ${percent(finding.confidence)}` :
+      labelOf(finding);
 }
 
 // "412, 88 – 530, 301"

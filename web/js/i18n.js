@@ -2,7 +2,10 @@
 import {english} from './messages_en.js';
 import {chinese} from './messages_zh.js';
 
-const MESSAGES = {en: english, zh: chinese};
+const MESSAGES = {
+  en: english,
+  zh: chinese
+};
 const STORED = 'chord.language';
 
 function preferred() {
@@ -12,7 +15,8 @@ function preferred() {
   } catch {
     // Storage is switched off; the choice then lasts as long as the page.
   }
-  const known = navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase()).find((tag) => tag in MESSAGES);
+  const known = navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase())
+                    .find((tag) => tag in MESSAGES);
   return known ?? 'en';
 }
 
@@ -29,19 +33,23 @@ export function t(key, values = {}) {
   return message.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-// What to tell about an error: {text, requestId, code}. The server's sentence is the most exact one, but
-// English; in Chinese the page's own text comes first.
+// What to tell about an error: {text, requestId, code}. The server's sentence is the most exact
+// one, but English; in Chinese the page's own text comes first.
 export function explain(error) {
   const key = `error_${error.code}`;
   const own = key in MESSAGES[current];
-  const text = own && (current !== 'en' || !error.detail || !error.requestId)
-      ? t(key, {...error.values, detail: error.detail})
-      : error.detail || t('failed');
+  const text = own && (current !== 'en' || !error.detail || !error.requestId) ?
+      t(key, {...error.values, detail: error.detail}) :
+      error.detail || t('failed');
   const wait = error.retryAfter > 0 ? t('retryIn', {seconds: Math.ceil(error.retryAfter)}) : '';
   return {text: text + wait, requestId: error.requestId ?? '', code: error.code};
 }
 
-const ATTRIBUTES = {tLabel: 'aria-label', tTitle: 'title', tPlaceholder: 'placeholder'};
+const ATTRIBUTES = {
+  tLabel: 'aria-label',
+  tTitle: 'title',
+  tPlaceholder: 'placeholder'
+};
 
 // Writes the texts of all elements that name one by data-t, data-t-label, data-t-title.
 export function applyTexts() {
@@ -49,7 +57,8 @@ export function applyTexts() {
   for (const node of document.querySelectorAll('[data-t]')) node.textContent = t(node.dataset.t);
   for (const [name, attribute] of Object.entries(ATTRIBUTES)) {
     const selector = `[data-${name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}]`;
-    for (const node of document.querySelectorAll(selector)) node.setAttribute(attribute, t(node.dataset[name]));
+    for (const node of document.querySelectorAll(selector))
+      node.setAttribute(attribute, t(node.dataset[name]));
   }
 }
 

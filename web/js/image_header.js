@@ -1,9 +1,10 @@
-// What a file says about its image before any pixel is decoded: format, stored size and EXIF orientation.
+// What a file says about its image before any pixel is decoded: format, stored size and EXIF
+// orientation.
 //
-// Browsers disagree about orientation (Chromium honours it in JPEG, not in WebP) and the page must draw
-// boxes that the server gives in upright pixels. So nothing is left to the browser: the orientation is
-// read here by the server's rules (common/image), the EXIF block is hidden from the decoder, and the page
-// turns the image itself.
+// Browsers disagree about orientation (Chromium honours it in JPEG, not in WebP) and the page must
+// draw boxes that the server gives in upright pixels. So nothing is left to the browser: the
+// orientation is read here by the server's rules (common/image), the EXIF block is hidden from the
+// decoder, and the page turns the image itself.
 
 export class ImageError extends Error {
   // `code` is one of the server's reasons, so that both sides are explained by the same text.
@@ -16,15 +17,24 @@ export class ImageError extends Error {
 
 const ascii = (bytes, at, length) => String.fromCharCode(...bytes.subarray(at, at + length));
 const be16 = (bytes, at) => (bytes[at] << 8) | bytes[at + 1];
-const be32 = (bytes, at) => ((bytes[at] << 24) | (bytes[at + 1] << 16) | (bytes[at + 2] << 8) | bytes[at + 3]) >>> 0;
+const be32 = (bytes, at) =>
+    ((bytes[at] << 24) | (bytes[at + 1] << 16) | (bytes[at + 2] << 8) | bytes[at + 3]) >>> 0;
 const le24 = (bytes, at) => bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16);
 const le32 = (bytes, at) => (le24(bytes, at) | (bytes[at + 3] << 24)) >>> 0;
 
 const ORIENTATION_TAG = 0x0112;
 // Bytes of the integer types of TIFF that the server understands.
-const TYPE_BYTES = {3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 13: 4};
+const TYPE_BYTES = {
+  3: 2,
+  4: 4,
+  6: 1,
+  8: 2,
+  9: 4,
+  13: 4
+};
 
-// Of a TIFF block, with or without "Exif\0\0" in front. 1 when it has none, or one that is not valid.
+// Of a TIFF block, with or without "Exif\0\0" in front. 1 when it has none, or one that is not
+// valid.
 export function exifOrientation(block) {
   const tiff = ascii(block, 0, 6) === 'Exif\0\0' ? block.subarray(6) : block;
   const order = ascii(tiff, 0, 2);
@@ -51,9 +61,8 @@ export function exifOrientation(block) {
   return 1;
 }
 
-// --- formats ------------------------------------------------------------------------------------
-// Each reader returns {format, width, height, orientation, hide}; `hide` lists the byte ranges that keep
-// EXIF from a decoder: [begin, end, replacement].
+// Each reader returns {format, width, height, orientation, hide}; `hide` lists the byte ranges that
+// keep EXIF from a decoder: [begin, end, replacement].
 
 const corrupt = (format) => new ImageError('IMAGE_CORRUPT', {format});
 
@@ -67,7 +76,8 @@ function readJpeg(bytes) {
     const marker = bytes[at++];
     if (marker <= 1 || (marker >= 0xd0 && marker <= 0xd7)) continue;
     const length = be16(bytes, at);
-    if (marker === 0xd8 || marker === 0xd9 || length < 2 || at + length > bytes.length) throw corrupt('JPEG');
+    if (marker === 0xd8 || marker === 0xd9 || length < 2 || at + length > bytes.length)
+      throw corrupt('JPEG');
     const body = bytes.subarray(at + 2, at + length);
     if (marker === 0xda) break;
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
@@ -113,7 +123,9 @@ function webpSize(bytes, type, at) {
     const bits = le32(bytes, at + 1);
     return [(bits & 0x3fff) + 1, ((bits >>> 14) & 0x3fff) + 1];
   }
-  return [(bytes[at + 6] | (bytes[at + 7] << 8)) & 0x3fff, (bytes[at + 8] | (bytes[at + 9] << 8)) & 0x3fff];
+  return [
+    (bytes[at + 6] | (bytes[at + 7] << 8)) & 0x3fff, (bytes[at + 8] | (bytes[at + 9] << 8)) & 0x3fff
+  ];
 }
 
 function readWebp(bytes) {
@@ -128,7 +140,8 @@ function readWebp(bytes) {
     const body = at + 8;
     if (body + length > end) throw corrupt('WebP');
     if (type === 'VP8X') flags = bytes[body];
-    if (flags & 2 || type === 'ANIM' || type === 'ANMF') throw new ImageError('IMAGE_ANIMATED', {format: 'WebP'});
+    if (flags & 2 || type === 'ANIM' || type === 'ANMF')
+      throw new ImageError('IMAGE_ANIMATED', {format: 'WebP'});
     if (!header.width && ['VP8X', 'VP8L', 'VP8 '].includes(type)) {
       [header.width, header.height] = webpSize(bytes, type, body);
     } else if (type === 'EXIF') {
@@ -144,12 +157,20 @@ function readWebp(bytes) {
   return header;
 }
 
-// --- what is not taken ----------------------------------------------------------------------------
-
 const REFUSED = [
-  ['GIF8', 'GIF'], ['II*\0', 'TIFF'], ['MM\0*', 'TIFF'], ['II+\0', 'TIFF'], ['MM\0+', 'TIFF'],
-  ['\0\0\0\x0cjP  ', 'JPEG 2000'], ['\xffO\xffQ', 'JPEG 2000'], ['\0\0\0\x0cJXL ', 'JPEG XL'],
-  ['\xff\x0a', 'JPEG XL'], ['%PDF-', 'PDF'], ['8BPS', 'PSD'], ['\0\0\x01\0', 'ICO'], ['BM', 'BMP'],
+  ['GIF8', 'GIF'],
+  ['II*\0', 'TIFF'],
+  ['MM\0*', 'TIFF'],
+  ['II+\0', 'TIFF'],
+  ['MM\0+', 'TIFF'],
+  ['\0\0\0\x0cjP  ', 'JPEG 2000'],
+  ['\xffO\xffQ', 'JPEG 2000'],
+  ['\0\0\0\x0cJXL ', 'JPEG XL'],
+  ['\xff\x0a', 'JPEG XL'],
+  ['%PDF-', 'PDF'],
+  ['8BPS', 'PSD'],
+  ['\0\0\x01\0', 'ICO'],
+  ['BM', 'BMP'],
 ];
 
 function refusedFormat(bytes) {
@@ -169,7 +190,8 @@ export function readHeader(bytes) {
   if (bytes.length === 0) throw new ImageError('IMAGE_EMPTY');
   if (ascii(bytes, 0, 3) === '\xff\xd8\xff') return checked(readJpeg(bytes));
   if (ascii(bytes, 0, 8) === '\x89PNG\r\n\x1a\n') return checked(readPng(bytes));
-  if (ascii(bytes, 0, 4) === 'RIFF' && ascii(bytes, 8, 4) === 'WEBP') return checked(readWebp(bytes));
+  if (ascii(bytes, 0, 4) === 'RIFF' && ascii(bytes, 8, 4) === 'WEBP')
+    return checked(readWebp(bytes));
   const format = refusedFormat(bytes);
   if (format) throw new ImageError('IMAGE_FORMAT_UNSUPPORTED', {format});
   throw new ImageError('IMAGE_FORMAT_UNKNOWN');
@@ -197,8 +219,6 @@ export function withoutExif(file, header) {
   parts.push(file.slice(at));
   return new Blob(parts, {type: `image/${header.format.toLowerCase()}`});
 }
-
-// --- turning --------------------------------------------------------------------------------------
 
 export function uprightSize({width, height, orientation}) {
   return orientation >= 5 ? {width: height, height: width} : {width, height};

@@ -1,4 +1,5 @@
-// An image of the user: the file as it is (that is what goes to the server) and what the page draws.
+// An image of the user: the file as it is (that is what goes to the server) and what the page
+// draws.
 import {ImageError, readHeader, uprightSize, uprightTransform, withoutExif} from './image_header.js';
 
 // The canvas for display has at most this many pixels and this side: enough for every screen, and a
@@ -16,7 +17,9 @@ export function canvasOf(width, height) {
 
 export function toBlob(canvas, type = 'image/png', quality = undefined) {
   return new Promise((resolve, reject) => {
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new ImageError('CANVAS_TOO_LARGE'))), type, quality);
+    canvas.toBlob(
+        (blob) => (blob ? resolve(blob) : reject(new ImageError('CANVAS_TOO_LARGE'))), type,
+        quality);
   });
 }
 
@@ -42,7 +45,8 @@ export class ImageSource {
     this.format = header.format;
     this.orientation = header.orientation;
     this.stored = {width: header.width, height: header.height};
-    ({width: this.width, height: this.height} = uprightSize(header));  // upright, as in every answer
+    ({width: this.width, height: this.height} =
+         uprightSize(header));              // upright, as in every answer
     this.blob = withoutExif(file, header);  // decodes as stored
   }
 
@@ -52,7 +56,8 @@ export class ImageSource {
       resizeWidth: Math.max(1, Math.round(this.stored.width * scale)),
       resizeHeight: Math.max(1, Math.round(this.stored.height * scale)),
       resizeQuality: 'high',
-    } : {};
+    } :
+                                {};
     try {
       return await createImageBitmap(this.blob, options);
     } catch {
@@ -61,8 +66,9 @@ export class ImageSource {
   }
 
   async #prepareDisplay() {
-    const scale = Math.min(1, Math.sqrt(DISPLAY_PIXELS / (this.width * this.height)),
-                           DISPLAY_SIDE / Math.max(this.width, this.height));
+    const scale = Math.min(
+        1, Math.sqrt(DISPLAY_PIXELS / (this.width * this.height)),
+        DISPLAY_SIDE / Math.max(this.width, this.height));
     const bitmap = await this.#decode(scale);
     this.display = canvasOf(this.width * scale, this.height * scale);
     this.#paint(this.display, bitmap);
@@ -91,20 +97,22 @@ export class ImageSource {
     const down = this.display.height / this.height;
     const context = small.getContext('2d');
     context.imageSmoothingQuality = 'high';
-    context.drawImage(this.display, (this.width - cut) / 2 * across, (this.height - cut) / 2 * down,
-                      cut * across, cut * down, 0, 0, small.width, small.height);
+    context.drawImage(
+        this.display, (this.width - cut) / 2 * across, (this.height - cut) / 2 * down, cut * across,
+        cut * down, 0, 0, small.width, small.height);
     return small;
   }
 
-  // A canvas with the original pixels, upright. Rejects with CANVAS_TOO_LARGE where the browser has no
-  // canvas of that size.
+  // A canvas with the original pixels, upright. Rejects with CANVAS_TOO_LARGE where the browser has
+  // no canvas of that size.
   async full() {
     const canvas = canvasOf(this.width, this.height);
     const bitmap = await this.#decode(1);
     this.#paint(canvas, bitmap);
     bitmap.close();
     const probe = canvas.getContext('2d').getImageData(0, 0, 1, 1).data;
-    if (probe[3] !== 255) throw new ImageError('CANVAS_TOO_LARGE');  // too large canvases stay transparent
+    if (probe[3] !== 255)
+      throw new ImageError('CANVAS_TOO_LARGE');  // too large canvases stay transparent
     return canvas;
   }
 

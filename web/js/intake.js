@@ -1,8 +1,8 @@
 // Where images come from: files, drag and drop, the clipboard, the camera, the examples.
 import {$, el, icon, setText, show} from './dom.js';
+import {t} from './i18n.js';
 import {ImageError} from './image_header.js';
 import {canvasOf, toBlob} from './image_source.js';
-import {t} from './i18n.js';
 
 // Images that travel with the page, each with prompts that every model can answer about it.
 export const SAMPLES = [
@@ -57,8 +57,10 @@ export class Intake {
         input.value = '';  // the same file may be chosen again
       });
     }
-    for (const button of document.querySelectorAll('.pick')) button.addEventListener('click', () => $('file').click());
-    for (const button of document.querySelectorAll('.shoot')) button.addEventListener('click', () => this.#shoot());
+    for (const button of document.querySelectorAll('.pick'))
+      button.addEventListener('click', () => $('file').click());
+    for (const button of document.querySelectorAll('.shoot'))
+      button.addEventListener('click', () => this.#shoot());
   }
 
   #wireDrop() {
@@ -75,7 +77,9 @@ export class Intake {
       show($('drop-hint'), true);
     });
     addEventListener('dragover', (event) => carriesFiles(event) && event.preventDefault());
-    addEventListener('dragleave', () => { if (depth > 0 && --depth === 0) end(); });
+    addEventListener('dragleave', () => {
+      if (depth > 0 && --depth === 0) end();
+    });
     addEventListener('drop', (event) => {
       if (!carriesFiles(event)) return;
       event.preventDefault();
@@ -91,9 +95,8 @@ export class Intake {
     this.onFiles(files, null);
   }
 
-  // --- camera ---------------------------------------------------------------------------------------
-
-  // Telephones have a camera application that the file input opens; elsewhere the page shows the video.
+  // Telephones have a camera application that the file input opens; elsewhere the page shows the
+  // video.
   async #shoot() {
     const handheld = matchMedia('(pointer: coarse)').matches;
     if (handheld || !navigator.mediaDevices?.getUserMedia) {
@@ -102,7 +105,8 @@ export class Intake {
     }
     try {
       const video = $('camera-video');
-      video.srcObject = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'environment', width: {ideal: 1920}, height: {ideal: 1080}}});
+      video.srcObject = await navigator.mediaDevices.getUserMedia(
+          {video: {facingMode: 'environment', width: {ideal: 1920}, height: {ideal: 1080}}});
       await video.play();
       $('camera').showModal();
     } catch {
@@ -131,11 +135,18 @@ export class Intake {
     video.srcObject = null;
   }
 
-  // --- examples -------------------------------------------------------------------------------------
-
   #sampleTile(sample) {
-    return el('li', {}, el('button', {type: 'button', class: 'sample', 'data-sample': sample.id, onclick: () => this.#openSample(sample)},
-                          el('img', {src: `samples/${sample.id}.webp`, alt: '', loading: 'lazy', width: 120, height: 90}), el('span')));
+    return el(
+        'li', {},
+        el('button', {
+          type: 'button',
+          class: 'sample',
+          'data-sample': sample.id,
+          onclick: () => this.#openSample(sample)
+        },
+           el('img',
+              {src: `samples/${sample.id}.webp`, alt: '', loading: 'lazy', width: 120, height: 90}),
+           el('span')));
   }
 
   async #openSample({id, prompts}) {
@@ -143,23 +154,37 @@ export class Intake {
       const response = await fetch(`samples/${id}.webp`);
       if (!response.ok) throw new ImageError('SAMPLE');
       const blob = await response.blob();
-      this.onFiles([new File([blob], `${id}.webp`, {type: 'image/webp', lastModified: 0})], prompts);
+      this.onFiles(
+          [new File([blob], `${id}.webp`, {type: 'image/webp', lastModified: 0})], prompts);
     } catch {
       this.onProblem(new ImageError('SAMPLE'));
     }
   }
 
   render() {
-    for (const tile of document.querySelectorAll('.sample')) setText(tile.lastElementChild, t('sampleNames')[tile.dataset.sample]);
+    for (const tile of document.querySelectorAll('.sample'))
+      setText(tile.lastElementChild, t('sampleNames')[tile.dataset.sample]);
   }
 }
 
 // The strip of thumbnails. `actions`: select(entry), remove(entry).
 export function thumbnail(entry, actions) {
-  const picture = el('canvas', {'aria-hidden': 'true', width: entry.source.thumbnail.width, height: entry.source.thumbnail.height});
+  const picture = el('canvas', {
+    'aria-hidden': 'true',
+    width: entry.source.thumbnail.width,
+    height: entry.source.thumbnail.height
+  });
   picture.getContext('2d').drawImage(entry.source.thumbnail, 0, 0);
-  return el('li', {class: 'tile-item'},
-            el('button', {type: 'button', class: 'tile', 'aria-label': entry.source.name, title: entry.source.name, onclick: () => actions.select(entry)},
-               picture, el('span', {class: 'badge', 'aria-hidden': 'true'})),
-            el('button', {type: 'button', class: 'tile-remove', onclick: () => actions.remove(entry)}, icon('close')));
+  return el(
+      'li', {class: 'tile-item'},
+      el('button', {
+        type: 'button',
+        class: 'tile',
+        'aria-label': entry.source.name,
+        title: entry.source.name,
+        onclick: () => actions.select(entry)
+      },
+         picture, el('span', {class: 'badge', 'aria-hidden': 'true'})),
+      el('button', {type: 'button', class: 'tile-remove', onclick: () => actions.remove(entry)},
+         icon('close')));
 }

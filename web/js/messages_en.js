@@ -3,7 +3,6 @@ const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(bytes < 10 * 2 ** 20 ?
 const megapixels = (pixels) => `${(pixels / 1e6).toFixed(pixels < 10e6 ? 1 : 0)} megapixels`;
 
 export const english = {
-  // --- frame of the page ---
   skip: 'Skip to the prompt',
   tagline: 'Find things in an image by describing them.',
   model: 'Model',
@@ -16,8 +15,6 @@ export const english = {
   copy: 'Copy',
   copied: 'Copied',
   copyFailed: 'The browser does not allow copying. Select the text and copy it.',
-
-  // --- prompt ---
   composerTitle: 'Prompt',
   promptLabel: 'What to find in the image',
   promptPlaceholder: 'What do you want to find? For example: the white vase',
@@ -30,7 +27,8 @@ export const english = {
   modeBoxes: 'Boxes',
   modePoints: 'Points',
   suggestionsLabel: 'Examples',
-  examples: ['the white vase', 'all windows', 'the man with glasses', 'the chair at the bottom right'],
+  examples:
+      ['the white vase', 'all windows', 'the man with glasses', 'the chair at the bottom right'],
   tipsTitle: 'Good prompts',
   tips: [
     ['Name the thing.', '“white vase”, not “that thing over there”'],
@@ -42,8 +40,6 @@ export const english = {
   keys: 'Keys: / prompt · Enter find · Esc cancel · in the image + − 0 1 and arrows',
   regionOnly: ({width, height}) => `Inside ${width} × ${height} px`,
   regionRemove: ({text}) => `${text}. Remove: ask about the whole image again`,
-
-  // --- image ---
   imageTitle: 'Image',
   dropTitle: 'Drop images here',
   dropHint: 'or paste one from the clipboard',
@@ -51,9 +47,15 @@ export const english = {
   choose: 'Choose images',
   camera: 'Camera',
   takePhoto: 'Take the photo',
-  limits: ({bytes, pixels}) => `JPEG, PNG or WebP, up to ${megabytes(bytes)} and ${megapixels(pixels)}. Nothing is sent before you ask.`,
+  limits: ({bytes, pixels}) => `JPEG, PNG or WebP, up to ${megabytes(bytes)} and ${
+      megapixels(pixels)}. Nothing is sent before you ask.`,
   samplesTitle: 'Or start with one of these',
-  sampleNames: {fruit: 'Fruit on a table', night: 'Owls at night', shore: 'At the shore', farm: 'On the farm'},
+  sampleNames: {
+    fruit: 'Fruit on a table',
+    night: 'Owls at night',
+    shore: 'At the shore',
+    farm: 'On the farm'
+  },
   toolbarLabel: 'View',
   zoomIn: 'Zoom in (+)',
   zoomOut: 'Zoom out (−)',
@@ -62,7 +64,8 @@ export const english = {
   toggleLabels: 'Labels in the image',
   drawRegion: 'Select a region to ask about',
   drawRegionHint: 'Drag over the region to ask about, or set its corners in the panel.',
-  stageHelp: 'Arrow keys pan, plus and minus zoom, 0 fits the image to the window, 1 shows it in actual size. What was found is listed under Result.',
+  stageHelp:
+      'Arrow keys pan, plus and minus zoom, 0 fits the image to the window, 1 shows it in actual size. What was found is listed under Result.',
   stageLabel: ({name, found}) => `${name}, ${found}`,
   imageFacts: ({width, height, format}) => `${width} × ${height} · ${format}`,
   imageTurned: 'turned by its EXIF data',
@@ -72,13 +75,12 @@ export const english = {
   askAll: 'Find in all',
   imageAdded: ({name}) => `${name} added.`,
   opening: 'Opening …',
-
-  // --- answer ---
   panelTitle: 'Answer',
   tabResult: 'Result',
   tabHistory: 'History',
   tabCode: 'Code',
-  placeholderEmpty: 'Add an image and describe what to find. Boxes, confidences and times appear here.',
+  placeholderEmpty:
+      'Add an image and describe what to find. Boxes, confidences and times appear here.',
   placeholderReady: 'Describe what to find and press Find.',
   stageUploading: 'Uploading',
   stageLooking: 'Looking',
@@ -89,6 +91,7 @@ export const english = {
   foundPoints: ({n}) => plural(n, 'point', 'points'),
   absent: 'Not in this image',
   absentRegion: 'Not in this region',
+  noBoxes: 'No boxes in the answer',
   nothingAsked: 'nothing asked yet',
   confidenceIs: ({value}) => `confidence ${value}`,
   absentConfidence: ({value}) => `${value} sure that it is not there`,
@@ -120,22 +123,26 @@ export const english = {
   time_decode: 'Writing the answer',
   time_other: 'Other',
   time_total: 'Server total',
-  cacheNote: {none: '', embeddings: 'image embeddings reused', kv: 'image reused, nothing recomputed'},
-
-  // --- regions ---
+  cacheNote:
+      {none: '', embeddings: 'image embeddings reused', kv: 'image reused, nothing recomputed'},
   editTitle: ({label}) => `Edit the box of “${label}”`,
   regionTitle: 'Region',
   askRegion: 'Ask inside it',
-  saveBox: 'Keep the change',
+  saveBox: 'Keep',
   discard: 'Discard',
   editorLabel: 'Box. Arrow keys move it, with Shift by ten pixels; Tab reaches its handles.',
   handleLabel: ({side}) => `Move the ${side}`,
-  side_n: 'top edge', side_s: 'bottom edge', side_w: 'left edge', side_e: 'right edge',
-  side_nw: 'top left corner', side_ne: 'top right corner', side_sw: 'bottom left corner', side_se: 'bottom right corner',
-
-  // --- history, code, JSON ---
+  side_n: 'top edge',
+  side_s: 'bottom edge',
+  side_w: 'left edge',
+  side_e: 'right edge',
+  side_nw: 'top left corner',
+  side_ne: 'top right corner',
+  side_sw: 'bottom left corner',
+  side_se: 'bottom right corner',
   conversation: 'One conversation',
-  conversationHint: 'In a conversation the model remembers earlier prompts about this image: “all cups”, then “the one on the left”.',
+  conversationHint:
+      'In a conversation the model remembers earlier prompts about this image: “all cups”, then “the one on the left”.',
   newConversation: 'Start a new one',
   conversationStarted: 'A new conversation starts with the next prompt.',
   historyEmpty: 'No prompts yet.',
@@ -148,8 +155,6 @@ export const english = {
   jsonEmpty: 'Ask something first; the answer appears here.',
   jsonRegion: 'Coordinates in this answer count from the corner of the region.',
   jsonHint: 'The answer as the server gave it.',
-
-  // --- what can go wrong ---
   requestId: 'Request',
   copyRequestId: 'Copy the request id',
   retry: 'Try again',
@@ -157,19 +162,27 @@ export const english = {
   failed: 'That did not work',
   error_CONNECTION_LOST: 'The server cannot be reached. Check the connection, then try again.',
   error_NO_ANSWER: 'The server has not answered for a long time. Try again.',
-  error_UNREADABLE_ANSWER: ({detail}) => `Something between the page and the server answered in its place (${detail}). Check the proxy.`,
-  error_PAGE_ERROR: ({detail}) => `The page has an error: ${detail}. Reload it, and please report this.`,
+  error_UNREADABLE_ANSWER: ({detail}) =>
+      `Something between the page and the server answered in its place (${
+          detail}). Check the proxy.`,
+  error_PAGE_ERROR: ({detail}) =>
+      `The page has an error: ${detail}. Reload it, and please report this.`,
   error_CAMERA: 'The camera cannot be used. Allow it in the browser, or choose a file.',
   error_CANVAS_TOO_LARGE: 'This browser cannot hold an image of that size.',
   error_SAMPLE: 'The example could not be loaded. Check the connection.',
   error_IMAGE_EMPTY: 'The file is empty.',
   error_IMAGE_CORRUPT: ({format}) => `The ${format ?? 'image'} file is damaged or incomplete.`,
   error_IMAGE_FORMAT_UNKNOWN: 'This is not an image that can be used. Take JPEG, PNG or WebP.',
-  error_IMAGE_FORMAT_UNSUPPORTED: ({format}) => `${format ?? 'This format'} cannot be used. Convert it to JPEG, PNG or WebP.`,
-  error_IMAGE_ANIMATED: ({format}) => `Animated ${format ?? 'images'} cannot be used. Save one frame.`,
-  error_IMAGE_TOO_MANY_BYTES: ({bytes, limit}) => `The file has ${megabytes(bytes)}; the server takes ${megabytes(limit)}. Save it smaller.`,
-  error_IMAGE_TOO_LARGE: ({width, height, limit}) => `The image has ${width} × ${height} pixels; the server takes ${megapixels(limit)}. Scale it down.`,
-  error_IMAGE_ASPECT_RATIO: ({width, height}) => `The image is too long and narrow (${width} × ${height}); at most 200 : 1.`,
+  error_IMAGE_FORMAT_UNSUPPORTED: ({format}) =>
+      `${format ?? 'This format'} cannot be used. Convert it to JPEG, PNG or WebP.`,
+  error_IMAGE_ANIMATED: ({format}) =>
+      `Animated ${format ?? 'images'} cannot be used. Save one frame.`,
+  error_IMAGE_TOO_MANY_BYTES: ({bytes, limit}) =>
+      `The file has ${megabytes(bytes)}; the server takes ${megabytes(limit)}. Save it smaller.`,
+  error_IMAGE_TOO_LARGE: ({width, height, limit}) => `The image has ${width} × ${
+      height} pixels; the server takes ${megapixels(limit)}. Scale it down.`,
+  error_IMAGE_ASPECT_RATIO: ({width, height}) =>
+      `The image is too long and narrow (${width} × ${height}); at most 200 : 1.`,
   error_IMAGE_ZERO_SIDE: 'The image has no pixels.',
   withName: ({name, text}) => `${name}: ${text}`,
 };

@@ -2,7 +2,6 @@ const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(bytes < 10 * 2 ** 20 ?
 const megapixels = (pixels) => `${Math.round(pixels / 1e4)} 万像素`;
 
 export const chinese = {
-  // --- 页面 ---
   skip: '跳到输入框',
   tagline: '用一句话描述，在图中找到它。',
   model: '模型',
@@ -15,8 +14,6 @@ export const chinese = {
   copy: '复制',
   copied: '已复制',
   copyFailed: '浏览器不允许复制，请选中文字后手动复制。',
-
-  // --- 提示词 ---
   composerTitle: '提示词',
   promptLabel: '要在图中找什么',
   promptPlaceholder: '想找什么？例如：白色花瓶',
@@ -41,8 +38,6 @@ export const chinese = {
   keys: '按键：/ 输入 · Enter 查找 · Esc 取消 · 图中可用 + − 0 1 和方向键',
   regionOnly: ({width, height}) => `区域 ${width} × ${height} 像素`,
   regionRemove: ({text}) => `${text}。移除后将重新查找整张图片`,
-
-  // --- 图片 ---
   imageTitle: '图片',
   dropTitle: '把图片拖到这里',
   dropHint: '也可以直接粘贴',
@@ -50,7 +45,8 @@ export const chinese = {
   choose: '选择图片',
   camera: '拍照',
   takePhoto: '拍摄',
-  limits: ({bytes, pixels}) => `JPEG、PNG 或 WebP，不超过 ${megabytes(bytes)}、${megapixels(pixels)}。查找之前不会上传任何内容。`,
+  limits: ({bytes, pixels}) => `JPEG、PNG 或 WebP，不超过 ${megabytes(bytes)}、${
+      megapixels(pixels)}。查找之前不会上传任何内容。`,
   samplesTitle: '或者试试这些',
   sampleNames: {fruit: '桌上的水果', night: '夜里的猫头鹰', shore: '海边', farm: '农场'},
   toolbarLabel: '视图',
@@ -71,8 +67,6 @@ export const chinese = {
   askAll: '查找全部图片',
   imageAdded: ({name}) => `已添加 ${name}。`,
   opening: '正在打开……',
-
-  // --- 回答 ---
   panelTitle: '回答',
   tabResult: '结果',
   tabHistory: '历史',
@@ -88,6 +82,7 @@ export const chinese = {
   foundPoints: ({n}) => `${n} 个点`,
   absent: '图中没有',
   absentRegion: '区域中没有',
+  noBoxes: '回答中没有框',
   nothingAsked: '尚未查找',
   confidenceIs: ({value}) => `置信度 ${value}`,
   absentConfidence: ({value}) => `有 ${value} 的把握不在图中`,
@@ -120,19 +115,21 @@ export const chinese = {
   time_other: '其他',
   time_total: '服务器合计',
   cacheNote: {none: '', embeddings: '复用了图像嵌入', kv: '复用了图像，无需重新计算'},
-
-  // --- 区域 ---
   editTitle: ({label}) => `修改“${label}”的框`,
   regionTitle: '区域',
   askRegion: '在其中查找',
-  saveBox: '保留修改',
+  saveBox: '保留',
   discard: '放弃',
   editorLabel: '框。方向键移动，按住 Shift 每次十像素；Tab 可到各个控制点。',
   handleLabel: ({side}) => `移动${side}`,
-  side_n: '上边', side_s: '下边', side_w: '左边', side_e: '右边',
-  side_nw: '左上角', side_ne: '右上角', side_sw: '左下角', side_se: '右下角',
-
-  // --- 历史、代码、JSON ---
+  side_n: '上边',
+  side_s: '下边',
+  side_w: '左边',
+  side_e: '右边',
+  side_nw: '左上角',
+  side_ne: '右上角',
+  side_sw: '左下角',
+  side_se: '右下角',
   conversation: '连续对话',
   conversationHint: '在对话中，模型记得关于这张图片的上文：先问“所有杯子”，再问“左边的那个”。',
   newConversation: '开始新对话',
@@ -147,8 +144,6 @@ export const chinese = {
   jsonEmpty: '先查找一次，回答会显示在这里。',
   jsonRegion: '这里的坐标从区域的左上角算起。',
   jsonHint: '服务器返回的原始回答。',
-
-  // --- 出错 ---
   requestId: '请求',
   copyRequestId: '复制请求编号',
   retry: '重试',
@@ -156,7 +151,8 @@ export const chinese = {
   failed: '未能完成',
   error_CONNECTION_LOST: '无法连接服务器。请检查网络后重试。',
   error_NO_ANSWER: '服务器长时间没有回答，请重试。',
-  error_UNREADABLE_ANSWER: ({detail}) => `页面与服务器之间有其他程序作了回答（${detail}），请检查代理。`,
+  error_UNREADABLE_ANSWER: ({detail}) =>
+      `页面与服务器之间有其他程序作了回答（${detail}），请检查代理。`,
   error_PAGE_ERROR: ({detail}) => `页面出错：${detail}。请刷新页面，并反馈此问题。`,
   error_CAMERA: '无法使用摄像头。请在浏览器中允许，或选择文件。',
   error_CANVAS_TOO_LARGE: '浏览器放不下这么大的图片。',
@@ -164,11 +160,15 @@ export const chinese = {
   error_IMAGE_EMPTY: '文件是空的。',
   error_IMAGE_CORRUPT: ({format}) => `${format ?? '图片'} 文件已损坏或不完整。`,
   error_IMAGE_FORMAT_UNKNOWN: '无法识别这个文件，请使用 JPEG、PNG 或 WebP。',
-  error_IMAGE_FORMAT_UNSUPPORTED: ({format}) => `不支持 ${format ?? '这种格式'}，请转换为 JPEG、PNG 或 WebP。`,
+  error_IMAGE_FORMAT_UNSUPPORTED: ({format}) =>
+      `不支持 ${format ?? '这种格式'}，请转换为 JPEG、PNG 或 WebP。`,
   error_IMAGE_ANIMATED: ({format}) => `不支持动态 ${format ?? '图片'}，请保存其中一帧。`,
-  error_IMAGE_TOO_MANY_BYTES: ({bytes, limit}) => `文件有 ${megabytes(bytes)}，服务器最多接受 ${megabytes(limit)}，请压缩后再试。`,
-  error_IMAGE_TOO_LARGE: ({width, height, limit}) => `图片有 ${width} × ${height} 像素，服务器最多接受${megapixels(limit)}，请缩小后再试。`,
-  error_IMAGE_ASPECT_RATIO: ({width, height}) => `图片过于狭长（${width} × ${height}），长宽比最多 200 : 1。`,
+  error_IMAGE_TOO_MANY_BYTES: ({bytes, limit}) =>
+      `文件有 ${megabytes(bytes)}，服务器最多接受 ${megabytes(limit)}，请压缩后再试。`,
+  error_IMAGE_TOO_LARGE: ({width, height, limit}) =>
+      `图片有 ${width} × ${height} 像素，服务器最多接受${megapixels(limit)}，请缩小后再试。`,
+  error_IMAGE_ASPECT_RATIO: ({width, height}) =>
+      `图片过于狭长（${width} × ${height}），长宽比最多 200 : 1。`,
   error_IMAGE_ZERO_SIDE: '图片没有像素。',
   error_IMAGE_ID_UNKNOWN: '服务器已不再保存这张图片，请重试。',
   error_IMAGE_STORE_FULL: '服务器的图片空间已满，请稍后重试。',

@@ -1,5 +1,5 @@
 // The Result pane: progress, verdict, filters, list of findings, downloads, times.
-import {$, announce, download, el, icon, reconcile, setText, show} from './dom.js';
+import {$, announce, download, el, icon, reconcile, setFlag, setText, show} from './dom.js';
 import {annotatedImage, cocoJson, stem} from './export.js';
 import {coordinates, describe, isReview, labelOf, percent} from './findings.js';
 import {explain, t} from './i18n.js';
@@ -30,10 +30,11 @@ export class Results {
     const {turn, workspace} = this;
     const placeholder = !turn && !workspace.editing;
     show($('result-placeholder'), placeholder);
-    setText($('result-placeholder'), t(workspace.current ? 'placeholderReady' : 'placeholderEmpty'));
+    setText(
+        $('result-placeholder'), t(workspace.current ? 'placeholderReady' : 'placeholderEmpty'));
     show($('progress'), Boolean(turn?.running));
     show($('failure'), turn?.stage === 'failed');
-    const answered = Boolean(turn) && (turn.stage === 'done' || turn.stage === 'cancelled' || turn.findings.length > 0);
+    const answered = ['done', 'cancelled'].includes(turn?.stage) || turn?.findings.length > 0;
     show($('answer'), answered || Boolean(workspace.editing));
     if (turn?.running) this.#renderProgress(turn);
     if (turn?.stage === 'failed') this.#renderFailure(turn);
@@ -43,22 +44,28 @@ export class Results {
     this.#renderTiming(turn);
     show($('exports'), turn?.stage === 'done');
     const answeredImages = this.#answeredImages().length;
-    setText($('save-coco').lastElementChild, answeredImages > 1 ? t('saveCocoAll', {n: answeredImages}) : 'COCO JSON');
+    setText(
+        $('save-coco').lastElementChild,
+        answeredImages > 1 ? t('saveCocoAll', {n: answeredImages}) : 'COCO JSON');
   }
 
   #renderProgress(turn) {
     const order = ['uploading', 'looking', 'answering'];
     const at = order.indexOf(turn.stage);
     for (const [i, item] of [...$('stages').children].entries()) {
-      item.className = i < at ? 'past' : i === at ? 'now' : '';
-      if (i === at) item.setAttribute('aria-current', 'step');
-      else item.removeAttribute('aria-current');
+      item.classList.toggle('past', i < at);
+      item.classList.toggle('now', i === at);
+      setFlag(item, 'aria-current', i === at ? 'step' : null);
     }
-    setText($('upload-share'), turn.stage === 'uploading' && turn.uploaded > 0 ? percent(turn.uploaded) : '');
+    setText(
+        $('upload-share'),
+        turn.stage === 'uploading' && turn.uploaded > 0 ? percent(turn.uploaded) : '');
     setText($('found-so-far'), turn.objects.length ? t('soFar', {n: turn.objects.length}) : '');
     const bar = $('bar');
-    if (turn.stage === 'uploading' && turn.uploaded > 0 && turn.uploaded < 1) bar.value = turn.uploaded;
-    else bar.removeAttribute('value');  // how long looking and answering take is not known
+    if (turn.stage === 'uploading' && turn.uploaded > 0 && turn.uploaded < 1)
+      bar.value = turn.uploaded;
+    else
+      bar.removeAttribute('value');  // how long looking and answering take is not known
   }
 
   #renderFailure(turn) {
@@ -70,15 +77,15 @@ export class Results {
   }
 
   #renderVerdict(turn) {
-    const verdict = $('verdict');
-    verdict.className = `verdict ${!turn || turn.running ? '' : turn.absent ? 'absent' : 'present'}`;
-    setText(verdict, turn ? verdictOf(turn) : '');
+    setText($('verdict'), turn ? verdictOf(turn) : '');
     setText($('verdict-detail'), turn ? detailOf(turn) : '');
     const advice = turn?.answer?.advice ?? '';
     show($('server-advice'), Boolean(advice));
     setText($('server-advice').lastElementChild, advice);
-    const boxesInstead = turn?.stage === 'done' && turn.mode === 'points' && turn.points.length === 0 && turn.objects.length > 0;
-    show($('mode-note'), Boolean(boxesInstead));
+    // A model that answers in prose instead of a list: its own words say more than "not there".
+    show($('prose'), Boolean(turn?.inProse));
+    setText($('prose').lastElementChild, turn?.inProse ? turn.answer.text : '');
+    show($('mode-note'), Boolean(turn?.boxesInstead));
     setText($('mode-note').lastElementChild, t('noPoints'));
   }
 
@@ -86,21 +93,26 @@ export class Results {
     const done = turn?.stage === 'done' && turn.findings.length > 0;
     show($('filters'), done);
     show($('legend'), done);
-    setText($('legend-review'), t('legendReview', {value: percent(this.workspace.facts.thresholds.review)}));
+    setText(
+        $('legend-review'),
+        t('legendReview', {value: percent(this.workspace.facts.thresholds.review)}));
     const percentNow = Math.round(100 * this.workspace.threshold);
     if ($('threshold').value !== String(percentNow)) $('threshold').value = percentNow;
     setText($('threshold-value'), `${percentNow} %`);
     $('threshold').setAttribute('aria-valuetext', `${percentNow} %`);
     if (!done) return;
     const counts = new Map();
-    for (const finding of turn.findings) counts.set(finding.label, (counts.get(finding.label) ?? 0) + 1);
+    for (const finding of turn.findings)
+      counts.set(finding.label, (counts.get(finding.label) ?? 0) + 1);
     show($('classes'), counts.size > 1);
-    reconcile($('classes'), [...counts], ([label]) => label, ([label]) => this.#classChip(label), (chip, [label, n]) => {
-      chip.setAttribute('aria-pressed', String(!this.workspace.hiddenLabels.has(label)));
-      chip.setAttribute('aria-label', t('classShown', {label: labelOf({label}), n}));
-      setText(chip.firstChild, labelOf({label}));
-      setText(chip.lastChild, String(n));
-    });
+    reconcile(
+        $('classes'), [...counts], ([label]) => label, ([label]) => this.#classChip(label),
+        (chip, [label, n]) => {
+          chip.setAttribute('aria-pressed', String(!this.workspace.hiddenLabels.has(label)));
+          chip.setAttribute('aria-label', t('classShown', {label: labelOf({label}), n}));
+          setText(chip.firstChild, labelOf({label}));
+          setText(chip.lastChild, String(n));
+        });
   }
 
   #classChip(label) {
@@ -109,15 +121,16 @@ export class Results {
       if (!hiddenLabels.delete(label)) hiddenLabels.add(label);
       this.workspace.changed();
     };
-    return el('button', {type: 'button', class: 'chip toggle', onclick: toggle}, el('span'), el('span', {class: 'count'}));
+    return el(
+        'button', {type: 'button', class: 'chip toggle', onclick: toggle}, el('span'),
+        el('span', {class: 'count'}));
   }
-
-  // --- list -----------------------------------------------------------------------------------------
 
   #renderList(turn) {
     const shown = this.shownFindings;
-    reconcile($('findings'), shown, (finding) => turn.findings.indexOf(finding), () => this.#row(),
-              (row, finding) => this.#updateRow(row, finding, turn.findings.indexOf(finding)));
+    reconcile(
+        $('findings'), shown, (finding) => turn.findings.indexOf(finding), () => this.#row(),
+        (row, finding) => this.#updateRow(row, finding, turn.findings.indexOf(finding)));
     const hidden = (turn?.findings.length ?? 0) - shown.length;
     show($('hidden-note'), hidden > 0);
     setText($('hidden-note'), hidden > 0 ? t('hiddenNote', {n: hidden}) : '');
@@ -126,14 +139,23 @@ export class Results {
   #row() {
     const row = el('li', {class: 'finding'});
     const {actions} = this;
-    const main = el('button', {type: 'button', class: 'finding-main', onclick: () => actions.select(row.finding)},
-                    el('span', {class: 'finding-number'}), el('span', {class: 'finding-label'}),
-                    el('span', {class: 'tag edited'}), el('span', {class: 'tag review'}), el('span', {class: 'finding-confidence'}),
-                    el('span', {class: 'finding-bar', 'aria-hidden': 'true'}, el('span')),
-                    el('span', {class: 'finding-place'}));
-    const tool = (name, symbol, run) => el('button', {type: 'button', class: 'quiet', 'data-tool': name, onclick: () => run(row.finding)}, icon(symbol), el('span'));
-    row.append(main, el('div', {class: 'finding-tools'},
-                        tool('zoomToIt', 'zoom', actions.frame), tool('editBox', 'edit', actions.edit), tool('askInside', 'search', actions.askInside)));
+    const part = (name, ...children) => el('span', {class: name}, ...children);
+    const select = () => actions.select(row.finding);
+    const bar = el('span', {class: 'finding-bar', 'aria-hidden': 'true'}, el('span'));
+    const main =
+        el('button', {type: 'button', class: 'finding-main', onclick: select},
+           part('finding-number'), part('finding-label'), part('tag edited'), part('tag review'),
+           part('finding-confidence'), bar, part('finding-place'));
+    const tool = (name, symbol, act) => {
+      const attributes = {type: 'button', class: 'quiet', 'data-tool': name};
+      return el(
+          'button', {...attributes, onclick: () => act(row.finding)}, icon(symbol), el('span'));
+    };
+    const tools = el('div', {class: 'finding-tools'});
+    tools.append(
+        tool('zoomToIt', 'zoom', actions.frame), tool('editBox', 'edit', actions.edit),
+        tool('askInside', 'search', actions.askInside));
+    row.append(main, tools);
     row.addEventListener('pointerenter', () => actions.hover(row.finding));
     row.addEventListener('pointerleave', () => actions.hover(null));
     row.addEventListener('focusin', () => actions.hover(row.finding));
@@ -161,7 +183,7 @@ export class Results {
     show(part('.finding-tools'), selected && this.turn.stage === 'done');
     for (const tool of row.querySelectorAll('[data-tool]')) {
       setText(tool.lastElementChild, t(tool.dataset.tool));
-      show(tool, Boolean(finding.box) || tool.dataset.tool === 'never');
+      show(tool, Boolean(finding.box));
     }
   }
 
@@ -171,27 +193,26 @@ export class Results {
     row?.scrollIntoView({block: 'nearest'});
   }
 
-  // --- times ----------------------------------------------------------------------------------------
-
   #renderTiming(turn) {
     show($('timing'), turn?.stage === 'done');
     if (turn?.stage !== 'done') return;
     const {timing, usage} = turn.answer;
     const stages = stagesOf(turn);
     const sum = stages.reduce((total, [, ms]) => total + ms, 0) || 1;
-    reconcile($('timing-bar'), stages, ([name]) => name, ([name]) => el('span', {class: `time-${name}`}),
-              (node, [, ms]) => { node.style.width = `${100 * ms / sum}%`; });
+    reconcile(
+        $('timing-bar'), stages, ([name]) => name, ([name]) => el('span', {class: `time-${name}`}),
+        (node, [, ms]) => {
+          node.style.width = `${100 * ms / sum}%`;
+        });
     const rows = [...stages, ['total', timing.total_ms]];
-    reconcile($('timing-list'), rows, ([name]) => name,
-              ([name]) => el('div', {class: `time-${name}`}, el('dt'), el('dd')),
-              (node, [name, ms]) => {
-                const note = name === 'vision' ? t('cacheNote')[usage.cache] : '';
-                setText(node.firstChild, t(`time_${name}`) + (note ? ` · ${note}` : ''));
-                setText(node.lastChild, milliseconds(ms));
-              });
+    reconcile(
+        $('timing-list'), rows, ([name]) => name,
+        ([name]) => el('div', {class: `time-${name}`}, el('dt'), el('dd')), (node, [name, ms]) => {
+          const note = name === 'vision' ? t('cacheNote')[usage.cache] : '';
+          setText(node.firstChild, t(`time_${name}`) + (note ? ` · ${note}` : ''));
+          setText(node.lastChild, milliseconds(ms));
+        });
   }
-
-  // --- downloads ------------------------------------------------------------------------------------
 
   async #saveImage() {
     const {current, labels} = this.workspace;
@@ -210,31 +231,37 @@ export class Results {
 
   #saveCoco() {
     const {workspace} = this;
-    const items = this.#answeredImages().map((entry) => ({
-      source: entry.source,
-      turn: entry.shown,
-      findings: entry.shown.findings.filter((finding) => (entry === workspace.current ? workspace.visible(finding) : finding.confidence >= workspace.threshold)),
-    }));
+    const kept = (entry) => entry.shown.findings.filter(
+        (finding) => entry === workspace.current ? workspace.visible(finding) :
+                                                   finding.confidence >= workspace.threshold);
+    const items = this.#answeredImages().map(
+        (entry) => ({source: entry.source, turn: entry.shown, findings: kept(entry)}));
     const name = items.length > 1 ? 'images' : stem(items[0].source.name);
-    download(new Blob([JSON.stringify(cocoJson(items), null, 1)], {type: 'application/json'}), `${name}_coco.json`);
+    download(
+        new Blob([JSON.stringify(cocoJson(items), null, 1)], {type: 'application/json'}),
+        `${name}_coco.json`);
   }
 }
 
 export function milliseconds(ms) {
-  return ms >= 10_000 ? `${(ms / 1000).toFixed(1)} s` : `${ms >= 10 ? Math.round(ms) : ms.toFixed(1)} ms`;
+  return ms >= 10_000 ? `${(ms / 1000).toFixed(1)} s` :
+                        `${ms >= 10 ? Math.round(ms) : ms.toFixed(1)} ms`;
 }
 
 // [name, ms] of what followed each other; together the time the user waited for the server.
 function stagesOf(turn) {
-  const {queue_ms: queue, vision_ms: vision, prefill_ms: prefill, decode_ms: decode, total_ms: total} = turn.answer.timing;
-  const stages = [['upload', turn.uploadMs], ['queue', queue], ['vision', vision], ['prefill', prefill], ['decode', decode],
-                  ['other', Math.max(0, total - queue - vision - prefill - decode)]];
+  const {timing} = turn.answer;
+  const named =
+      ['queue', 'vision', 'prefill', 'decode'].map((name) => [name, timing[`${name}_ms`]]);
+  const other = timing.total_ms - named.reduce((sum, [, ms]) => sum + ms, 0);
+  const stages = [['upload', turn.uploadMs], ...named, ['other', Math.max(0, other)]];
   return stages.filter(([name, ms]) => ms >= 1 || name === 'decode');
 }
 
 export function verdictOf(turn) {
   if (turn.stage === 'failed') return t('failed');
   if (turn.stage === 'cancelled') return t('cancelled');
+  if (turn.inProse) return t('noBoxes');
   if (turn.absent) return t(turn.region ? 'absentRegion' : 'absent');
   if (turn.points.length && !turn.objects.length) return t('foundPoints', {n: turn.points.length});
   return t('found', {n: turn.findings.length});
@@ -243,7 +270,8 @@ export function verdictOf(turn) {
 function detailOf(turn) {
   if (turn.stage !== 'done') return '';
   const value = percent(turn.answer.confidence);
-  const parts = [turn.absent ? t('absentConfidence', {value}) : t('confidenceIs', {value})];
+  const parts = [];
+  if (!turn.inProse) parts.push(t(turn.absent ? 'absentConfidence' : 'confidenceIs', {value}));
   if (turn.answer.finish_reason === 'length') parts.push(t('cutOff'));
   parts.push(milliseconds(turn.totalMs));
   return parts.join(' · ');

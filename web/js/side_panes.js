@@ -1,10 +1,14 @@
 // The History, Code and JSON panes, and the tabs above them.
-import {$, announce, copyText, el, icon, reconcile, setText, show} from './dom.js';
+import {$, announce, copyText, el, icon, reconcile, setFlag, setText, show} from './dom.js';
 import {t} from './i18n.js';
-import {curl, grpcurl, python, reachable} from './snippets.js';
 import {verdictOf} from './results.js';
+import {curl, grpcurl, python, reachable} from './snippets.js';
 
-const SNIPPETS = {curl, python, grpcurl};
+const SNIPPETS = {
+  curl,
+  python,
+  grpcurl
+};
 
 // The WAI-ARIA tabs pattern: arrows move between tabs, only the chosen one is in the tab order.
 export function wireTabs(list, onChange) {
@@ -37,17 +41,22 @@ export class SidePanes {
     this.workspace = workspace;
     this.actions = actions;
     this.chooseTab = wireTabs(document.querySelector('.tabs'), () => workspace.changed());
-    $('conversation').addEventListener('change', (event) => { workspace.conversation = event.target.checked; });
+    $('conversation').addEventListener('change', (event) => {
+      workspace.conversation = event.target.checked;
+    });
     $('new-conversation').addEventListener('click', () => {
       workspace.current?.newConversation();
       announce(t('conversationStarted'));
       workspace.changed();
     });
-    for (const radio of document.getElementsByName('code')) radio.addEventListener('change', () => workspace.changed());
+    for (const radio of document.getElementsByName('code'))
+      radio.addEventListener('change', () => workspace.changed());
     $('code-by-id').addEventListener('change', () => workspace.changed());
     $('copy-code').addEventListener('click', () => this.#copy($('code').textContent));
     $('copy-json').addEventListener('click', () => this.#copy($('json').textContent));
-    $('failure-copy').addEventListener('click', () => this.#copy($('failure-request').textContent.split(' ')[0]));
+    $('failure-copy')
+        .addEventListener(
+            'click', () => this.#copy($('failure-request').textContent.split(' ')[0]));
   }
 
   get turn() {
@@ -68,27 +77,33 @@ export class SidePanes {
     const turns = [...(this.workspace.current?.turns ?? [])].reverse();
     setText($('history-count'), turns.length ? String(turns.length) : '');
     $('history').dataset.empty = t('historyEmpty');
-    reconcile($('history'), turns, (turn) => turn.id, (turn) => this.#historyRow(turn), (row, turn, i) => this.#updateHistory(row, turn, turns[i + 1]));
+    reconcile(
+        $('history'), turns, (turn) => turn.id, (turn) => this.#historyRow(turn),
+        (row, turn, i) => this.#updateHistory(row, turn, turns[i + 1]));
     if (!$('pane-code').hidden) this.#renderCode();
     if (!$('pane-json').hidden) this.#renderJson();
   }
 
   #historyRow(turn) {
-    return el('li', {class: 'turn'},
-              el('button', {type: 'button', class: 'turn-main', onclick: () => this.actions.show(turn)},
-                 el('span', {class: 'turn-prompt'}), el('span', {class: 'turn-outcome'})),
-              el('button', {type: 'button', class: 'quiet turn-again', onclick: () => this.actions.again(turn)}, icon('again')));
+    return el(
+        'li', {class: 'turn'},
+        el('button', {type: 'button', class: 'turn-main', onclick: () => this.actions.show(turn)},
+           el('span', {class: 'turn-prompt'}), el('span', {class: 'turn-outcome'})),
+        el('button',
+           {type: 'button', class: 'quiet turn-again', onclick: () => this.actions.again(turn)},
+           icon('again')));
   }
 
   #updateHistory(row, turn, earlier) {
     const shown = turn === this.turn;
     row.classList.toggle('begins', Boolean(earlier) && earlier.session !== turn.session);
     row.classList.toggle('shown', shown);
-    if (shown) row.firstChild.setAttribute('aria-current', 'true');
-    else row.firstChild.removeAttribute('aria-current');
+    setFlag(row.firstChild, 'aria-current', shown ? 'true' : null);
     setText(row.querySelector('.turn-prompt'), turn.prompt);
     const outcome = turn.running ? '…' : verdictOf(turn);
-    setText(row.querySelector('.turn-outcome'), turn.region ? `${outcome} · ${t('historyRegion')}` : outcome);
+    setText(
+        row.querySelector('.turn-outcome'),
+        turn.region ? `${outcome} · ${t('historyRegion')}` : outcome);
     row.lastChild.setAttribute('aria-label', t('askAgain', {prompt: turn.prompt}));
     row.lastChild.title = t('askAgain', {prompt: turn.prompt});
   }
@@ -104,12 +119,12 @@ export class SidePanes {
     byId.disabled = !target.imageId || Boolean(turn.region);
     const kind = [...document.getElementsByName('code')].find((radio) => radio.checked).value;
     return setText($('code'), SNIPPETS[kind]({
-      url: new URL('.', location.href).href,
-      grpcAddress: reachable(workspace.facts.grpc_address, location.hostname),
-      fileName: target.name,
-      imageId: target.imageId && (byId.checked || turn.region) ? target.imageId : '',
-      fields: turn.fields,
-    }));
+                     url: new URL('.', location.href).href,
+                     grpcAddress: reachable(workspace.facts.grpc_address, location.hostname),
+                     fileName: target.name,
+                     imageId: target.imageId && (byId.checked || turn.region) ? target.imageId : '',
+                     fields: turn.fields,
+                   }));
   }
 
   #renderJson() {

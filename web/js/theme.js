@@ -1,15 +1,22 @@
 // Light, dark or as the system has it. The choice is kept.
 const STORED = 'chord.theme';
 const THEMES = ['auto', 'light', 'dark'];
-const ICONS = {auto: 'auto', light: 'sun', dark: 'moon'};
+const ICONS = {
+  auto: 'auto',
+  light: 'sun',
+  dark: 'moon'
+};
 
 let current = 'auto';
 
-export const themeLabel = () => ({auto: 'themeAuto', light: 'themeLight', dark: 'themeDark'})[current];
+export const themeLabel = () =>
+    ({auto: 'themeAuto', light: 'themeLight', dark: 'themeDark'})[current];
 
 function apply() {
-  if (current === 'auto') delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = current;
+  if (current === 'auto')
+    delete document.documentElement.dataset.theme;
+  else
+    document.documentElement.dataset.theme = current;
   document.querySelector('#theme use').setAttribute('href', `#i-${ICONS[current]}`);
 }
 

@@ -1,15 +1,18 @@
-// Draws the current image with what was found in it, and lets the user zoom and pan by wheel, pinch,
-// drag, buttons and keyboard.
+// Draws the current image with what was found in it, and lets the user zoom and pan by wheel,
+// pinch, drag, buttons and keyboard.
 import {el, reconcile, setText} from './dom.js';
-import {t} from './i18n.js';
 import {describe, isReview} from './findings.js';
+import {t} from './i18n.js';
 import {Viewport} from './viewport.js';
 
 const WHEEL_SPEED = 0.0015;
 const BUTTON_FACTOR = 1.4;
 const PAN_STEP = 60;
-const DRAG_START = 4;           // CSS px before a press becomes a drag
-const SHARP_FROM_SCALE = 3;     // CSS px per drawn px from which single pixels are shown
+const DRAG_START = 4;  // CSS px before a press becomes a drag
+// CSS px. A box that is nearer to the border has its label inside, or on its other side.
+const LABEL_WIDTH = 150;
+const LABEL_HEIGHT = 26;
+const SHARP_FROM_SCALE = 3;  // CSS px per drawn px from which single pixels are shown
 
 export class Viewer {
   viewport = new Viewport();
@@ -18,7 +21,8 @@ export class Viewer {
   #frame = 0;
   #source = null;
 
-  // `handlers`: hover(finding | null), select(finding | null), draw(box) when a region has been drawn.
+  // `handlers`: hover(finding | null), select(finding | null), draw(box) when a region has been
+  // drawn.
   constructor({stage, canvas, overlay}, handlers) {
     this.stage = stage;
     this.canvas = canvas;
@@ -28,8 +32,6 @@ export class Viewer {
     new ResizeObserver(() => this.#resized()).observe(stage);
     this.#listen();
   }
-
-  // --- content ------------------------------------------------------------------------------------
 
   setSource(source) {
     if (this.#source === source) return;
@@ -70,31 +72,44 @@ export class Viewer {
     const {findings = [], region = null, labels = true} = this.marks ?? {};
     this.overlay.classList.toggle('no-labels', !labels);
     const all = region ? [{region: true, box: region}, ...findings] : findings;
-    reconcile(this.overlay, this.#source ? all : [], (_, index) => index,
-              () => el('div', {class: 'mark'}, el('span', {class: 'mark-label'})),
-              (node, finding) => this.#placeMark(node, finding));
+    reconcile(
+        this.overlay, this.#source ? all : [], (_, index) => index,
+        () => el('div', {class: 'mark'}, el('span', {class: 'mark-label'})),
+        (node, finding) => this.#placeMark(node, finding));
   }
 
   #placeMark(node, finding) {
     const {selected, hovered, editing} = this.marks;
-    const [px, py] = finding.point ?? [0, 0];
-    const at = this.viewport.toView(finding.box ?? [px, py, px + 1, py + 1]);
+    const at = this.#markPlace(finding);
     const point = Boolean(finding.point);
-    node.finding = finding.region ? null : finding;
-    node.className = 'mark';
-    node.classList.toggle('point', point);
-    node.classList.toggle('region', Boolean(finding.region));
-    node.classList.toggle('review', isReview(finding));
-    node.classList.toggle('active', finding === selected || finding === hovered);
-    node.classList.toggle('selected', finding === selected);
-    node.classList.toggle('dimmed', Boolean(editing) || Boolean(hovered && finding !== hovered && !finding.region));
-    node.classList.toggle('label-inside', !point && at.top < 26);
-    Object.assign(node.style, point
-        ? {left: `${at.left + at.width / 2}px`, top: `${at.top + at.height / 2}px`, width: '', height: ''}
-        : {left: `${at.left}px`, top: `${at.top}px`, width: `${at.width}px`, height: `${at.height}px`});
-    // Small boxes lie over large ones, so that both can be pointed at.
-    node.style.zIndex = finding.region ? 0 : point ? 2000 : 1 + Math.max(0, 1000 - Math.round(Math.sqrt(at.width * at.height)));
-    setText(node.firstChild, finding.region ? t('region') : describe(finding));
+    const region = Boolean(finding.region);
+    const active = finding === selected || finding === hovered;
+    const classes = {
+      point,
+      region,
+      active,
+      review: isReview(finding),
+      selected: finding === selected,
+      dimmed: Boolean(editing) || (Boolean(hovered) && finding !== hovered && !region),
+      'label-inside': !point && at.top < LABEL_HEIGHT,
+      'label-left': !point && at.left + LABEL_WIDTH > this.stage.clientWidth &&
+          at.left + at.width > LABEL_WIDTH,
+    };
+    for (const [name, on] of Object.entries(classes)) node.classList.toggle(name, on);
+    node.finding = region ? null : finding;
+    for (const side of ['left', 'top', 'width', 'height']) {
+      node.style[side] = at[side] === undefined ? '' : `${at[side]}px`;
+    }
+    node.style.zIndex = layerOf(finding, at);
+    setText(node.firstChild, region ? t('region') : describe(finding));
+  }
+
+  // In CSS px; a point has a place and the size that the style sheet gives it.
+  #markPlace({box, point}) {
+    if (box) return this.viewport.toView(box);
+    const [x, y] = point;
+    const {left, top, width, height} = this.viewport.toView([x, y, x + 1, y + 1]);
+    return {left: left + width / 2, top: top + height / 2};
   }
 
   #resized() {
@@ -106,13 +121,25 @@ export class Viewer {
     this.#draw();  // at once: a canvas that was resized is empty
   }
 
-  // --- zoom and pan -------------------------------------------------------------------------------
+  zoomIn() {
+    this.#moved(() => this.viewport.zoomBy(BUTTON_FACTOR));
+  }
 
-  zoomIn() { this.#moved(() => this.viewport.zoomBy(BUTTON_FACTOR)); }
-  zoomOut() { this.#moved(() => this.viewport.zoomBy(1 / BUTTON_FACTOR)); }
-  fit() { this.#moved(() => this.viewport.fit()); }
-  actualSize() { this.#moved(() => this.viewport.zoomTo(1)); }
-  frame(box) { this.#moved(() => this.viewport.frame(box)); }
+  zoomOut() {
+    this.#moved(() => this.viewport.zoomBy(1 / BUTTON_FACTOR));
+  }
+
+  fit() {
+    this.#moved(() => this.viewport.fit());
+  }
+
+  actualSize() {
+    this.#moved(() => this.viewport.zoomTo(1));
+  }
+
+  frame(box) {
+    this.#moved(() => this.viewport.frame(box));
+  }
 
   #moved(change) {
     change();
@@ -151,7 +178,8 @@ export class Viewer {
     if (!this.#source || event.button > 0 || event.target.closest('.editor')) return;
     this.#pointers.set(event.pointerId, this.#at(event));
     const start = this.#at(event);
-    this.#drag = {start, last: start, moved: false, finding: event.target.closest('.mark')?.finding ?? null};
+    const finding = event.target.closest('.mark')?.finding ?? null;
+    this.#drag = {start, moved: false, finding};
     if (this.drawing || event.pointerType === 'mouse') capturePointer(this.stage, event.pointerId);
   }
 
@@ -162,8 +190,10 @@ export class Viewer {
       return;
     }
     const before = this.#pointers.get(event.pointerId);
-    if (this.#pointers.size === 2) this.#pinch(event.pointerId, here);
-    else if (this.#drag) this.#dragTo(here, before, event.pointerType);
+    if (this.#pointers.size === 2)
+      this.#pinch(event.pointerId, here);
+    else if (this.#drag)
+      this.#dragTo(here, before, event.pointerType);
     this.#pointers.set(event.pointerId, here);
   }
 
@@ -197,28 +227,36 @@ export class Viewer {
     const drag = this.#drag;
     this.#drag = null;
     if (!drag || event.type === 'pointercancel') return;
-    if (this.drawing && drag.moved) this.handlers.draw(this.#boxBetween(drag.start, this.#at(event)), true);
-    else if (!drag.moved && !this.drawing) this.handlers.select(drag.finding);
+    if (this.drawing && drag.moved)
+      this.handlers.draw(this.#boxBetween(drag.start, this.#at(event)), true);
+    else if (!drag.moved && !this.drawing)
+      this.handlers.select(drag.finding);
   }
 
   #boxBetween(a, b) {
     const {width, height} = this.#source;
-    const limit = ([x, y]) => [Math.min(Math.max(Math.round(x), 0), width), Math.min(Math.max(Math.round(y), 0), height)];
-    const [ax, ay] = limit(this.viewport.toImage(...a));
-    const [bx, by] = limit(this.viewport.toImage(...b));
-    return [Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)];
+    const within = (value, limit) => Math.min(Math.max(Math.round(value), 0), limit);
+    const [ax, ay] = this.viewport.toImage(...a);
+    const [bx, by] = this.viewport.toImage(...b);
+    const [left, right] = [within(Math.min(ax, bx), width), within(Math.max(ax, bx), width)];
+    const [top, bottom] = [within(Math.min(ay, by), height), within(Math.max(ay, by), height)];
+    return [left, top, right, bottom];
   }
 
   #onDoubleClick(event) {
     if (event.target.closest('.editor') || this.drawing) return;
     const box = event.target.closest('.mark')?.finding?.box;
-    if (box) this.frame(box);
-    else if (this.viewport.fitted) this.#moved(() => this.viewport.zoomAt(...this.#at(event), 2.5));
-    else this.fit();
+    if (box)
+      this.frame(box);
+    else if (this.viewport.fitted)
+      this.#moved(() => this.viewport.zoomAt(...this.#at(event), 2.5));
+    else
+      this.fit();
   }
 
   #onKey(event) {
-    if (event.target !== this.stage || !this.#source || event.ctrlKey || event.metaKey || event.altKey) return;
+    const modified = event.ctrlKey || event.metaKey || event.altKey;
+    if (event.target !== this.stage || !this.#source || modified) return;
     const keys = {
       ArrowLeft: () => this.viewport.panBy(PAN_STEP, 0),
       ArrowRight: () => this.viewport.panBy(-PAN_STEP, 0),
@@ -235,6 +273,13 @@ export class Viewer {
     event.preventDefault();
     this.#moved(change);
   }
+}
+
+// Small boxes lie over large ones, so that both can be pointed at; points lie over all.
+function layerOf(finding, {width, height}) {
+  if (finding.region) return 0;
+  if (finding.point) return 2000;
+  return 1 + Math.max(0, 1000 - Math.round(Math.sqrt(width * height)));
 }
 
 // The pointer may have been released by the time this runs.

@@ -1,8 +1,8 @@
 // Where an image lies in a view: image px · scale + offset = CSS px. Pure arithmetic.
 
-const FIT_MARGIN = 16;     // CSS px around a fitted image
-const FIT_MAX_SCALE = 3;   // small images are enlarged, within reason
-const MAX_SCALE = 32;      // CSS px of one image px
+const FIT_MARGIN = 16;    // CSS px around a fitted image
+const FIT_MAX_SCALE = 3;  // small images are enlarged, within reason
+const MAX_SCALE = 32;     // CSS px of one image px
 
 export class Viewport {
   scale = 1;
@@ -20,15 +20,18 @@ export class Viewport {
   setView(width, height) {
     const centre = this.toImage(this.#view.width / 2, this.#view.height / 2);
     this.#view = {width: Math.max(1, width), height: Math.max(1, height)};
-    if (this.fitted) this.fit();
-    else this.#centreOn(centre);
+    if (this.fitted)
+      this.fit();
+    else
+      this.#centreOn(centre);
   }
 
   get fitScale() {
     const {width, height} = this.#view;
     const margin = Math.min(FIT_MARGIN, width / 20, height / 20);
-    return Math.min((width - 2 * margin) / this.#image.width, (height - 2 * margin) / this.#image.height,
-                    FIT_MAX_SCALE);
+    return Math.min(
+        (width - 2 * margin) / this.#image.width, (height - 2 * margin) / this.#image.height,
+        FIT_MAX_SCALE);
   }
 
   fit() {
@@ -45,7 +48,8 @@ export class Viewport {
 
   // Keeps the image point under (x, y), in CSS px of the view.
   zoomAt(x, y, factor) {
-    const scale = Math.min(Math.max(this.scale * factor, this.fitScale / 2), Math.max(MAX_SCALE, this.fitScale));
+    const scale = Math.min(
+        Math.max(this.scale * factor, this.fitScale / 2), Math.max(MAX_SCALE, this.fitScale));
     const [imageX, imageY] = this.toImage(x, y);
     this.scale = scale;
     this.x = x - imageX * scale;

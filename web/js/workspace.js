@@ -1,5 +1,5 @@
-// What the page knows: the images of the strip, their requests and what is selected. Plain data and one
-// way to tell that it changed; drawing is elsewhere.
+// What the page knows: the images of the strip, their requests and what is selected. Plain data and
+// one way to tell that it changed; drawing is elsewhere.
 
 let nextId = 1;
 
@@ -8,8 +8,8 @@ function randomName() {
   return `web_${[...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('')}`;
 }
 
-// Something that can be asked about: a whole image or a region of one. Uploaded once; `imageId` is what
-// the server calls it, null while it does not have it.
+// Something that can be asked about: a whole image or a region of one. Uploaded once; `imageId` is
+// what the server calls it, null while it does not have it.
 export class Target {
   imageId = null;
   #file = null;
@@ -44,7 +44,8 @@ export class ImageEntry {
     if (!region) return this.target;
     const key = region.join(',');
     if (!this.#regions.has(key)) {
-      this.#regions.set(key, new Target(`region_${region.join('_')}.png`, () => this.source.crop(region)));
+      this.#regions.set(
+          key, new Target(`region_${region.join('_')}.png`, () => this.source.crop(region)));
     }
     return this.#regions.get(key);
   }
@@ -60,11 +61,11 @@ export class Turn {
   uploaded = 0;         // 0 – 1 while uploading
   uploadMs = 0;         // 0: nothing had to be uploaded
   totalMs = 0;          // as the user saw it, to the end
-  objects = [];         // {label, box, confidence, needs_review, edited}; confidence null until the end
-  points = [];          // {label, point, confidence}
-  answer = null;        // as the server gave it
+  objects = [];   // {label, box, confidence, needs_review, edited}; confidence null until the end
+  points = [];    // {label, point, confidence}
+  answer = null;  // as the server gave it
   error = null;
-  fields = {};          // sent beside the image
+  fields = {};  // sent beside the image
 
   constructor({prompt, sentPrompt, mode, region, session}) {
     this.id = nextId++;
@@ -84,20 +85,31 @@ export class Turn {
     return [...this.objects, ...this.points];
   }
 
+  // Points were asked for and the model does not give them.
+  get boxesInstead() {
+    return this.mode === 'points' && this.points.length === 0 && this.objects.length > 0 &&
+        this.stage === 'done';
+  }
+
+  // Nothing was found, and the model did not say so in its list but in words.
+  get inProse() {
+    return this.absent && this.answer.confidence === 0 && this.answer.text.trim() !== '';
+  }
+
   get absent() {
     return this.stage === 'done' && this.findings.length === 0;
   }
 }
 
 export class Workspace extends EventTarget {
-  facts = null;    // page.json
+  facts = null;  // page.json
   images = [];
   current = null;
   running = null;  // the turn being answered, one at a time
   hovered = null;  // a finding under the pointer or focus
   threshold = 0;   // findings under it are hidden
   hiddenLabels = new Set();
-  labels = true;   // drawn beside boxes
+  labels = true;  // drawn beside boxes
   mode = 'boxes';
   conversation = true;
   region = null;   // of the current image, for the next request
@@ -123,7 +135,8 @@ export class Workspace extends EventTarget {
   remove(entry) {
     const at = this.images.indexOf(entry);
     this.images.splice(at, 1);
-    if (this.current === entry) this.select(this.images[Math.min(at, this.images.length - 1)] ?? null);
+    if (this.current === entry)
+      this.select(this.images[Math.min(at, this.images.length - 1)] ?? null);
     this.changed();
   }
 
