@@ -2,7 +2,7 @@
 import {loadFacts} from './js/api.js';
 import {ask} from './js/asking.js';
 import {BoxEditor, clampBox} from './js/box_editor.js';
-import {Composer, pointPrompt, renderTips} from './js/composer.js';
+import {Composer, pointPrompt, renderTips, wireTips} from './js/composer.js';
 import {$, announce, reconcile, setFlag, setText, show} from './js/dom.js';
 import {labelOf, setReviewThreshold} from './js/findings.js';
 import {applyTexts, explain, language, setLanguage, t} from './js/i18n.js';
@@ -262,7 +262,7 @@ function renderImage() {
   const found = shown ? verdictOf(shown) : t('nothingAsked');
   $('canvas').setAttribute('aria-label', t('stageLabel', {name: source.name, found}));
   $('stage').setAttribute('aria-label', t('imageTitle'));
-  setText($('image-verdict'), shown && !shown.running ? found : '');
+  setText($('image-verdict'), shown?.stage === 'done' ? found : '');
   const facts = [source.name, t('imageFacts', source)];
   if (source.orientation !== 1) facts.push(t('imageTurned'));
   setText($('image-facts'), facts.join(' · '));
@@ -414,6 +414,7 @@ async function start() {
   }
   setReviewThreshold(workspace.facts.thresholds.review);
   wire();
+  wireTips();
   renderFrame();
   document.documentElement.dataset.ready = 'true';
 }

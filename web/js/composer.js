@@ -119,6 +119,20 @@ export class Composer {
   }
 }
 
+// The tips cover the image while they are open: Esc and a click elsewhere close them.
+export function wireTips() {
+  const tips = $('tips');
+  document.addEventListener('click', (event) => {
+    if (!tips.contains(event.target)) tips.open = false;
+  });
+  tips.addEventListener('keydown', (event) => {
+    if (event.key !== 'Escape' || !tips.open) return;
+    event.stopPropagation();
+    tips.open = false;
+    tips.firstElementChild.focus();
+  });
+}
+
 export function renderTips() {
   reconcile(
       $('tips-list'), t('tips'), (_, index) => index,

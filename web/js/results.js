@@ -78,6 +78,11 @@ export class Results {
 
   #renderVerdict(turn) {
     setText($('verdict'), turn ? verdictOf(turn) : '');
+    const answered = turn?.stage === 'done';
+    document.querySelector('.verdict').hidden = !turn || turn.running;
+    show($('verdict-icon'), answered);
+    $('verdict-icon').classList.toggle('absent', Boolean(turn?.absent));
+    $('verdict-icon').firstElementChild.setAttribute('href', turn?.absent ? '#i-none' : '#i-check');
     setText($('verdict-detail'), turn ? detailOf(turn) : '');
     const advice = turn?.answer?.advice ?? '';
     show($('server-advice'), Boolean(advice));
@@ -208,7 +213,7 @@ export class Results {
     reconcile(
         $('timing-list'), rows, ([name]) => name,
         ([name]) => el('div', {class: `time-${name}`}, el('dt'), el('dd')), (node, [name, ms]) => {
-          const note = name === 'vision' ? t('cacheNote')[usage.cache] : '';
+          const note = name === 'prefill' ? t('cacheNote')[usage.cache] : '';
           setText(node.firstChild, t(`time_${name}`) + (note ? ` · ${note}` : ''));
           setText(node.lastChild, milliseconds(ms));
         });

@@ -35,6 +35,13 @@ export function wireTabs(list, onChange) {
   return choose;
 }
 
+// Indented, with lists of numbers on one line.
+function prettyJson(value) {
+  return JSON.stringify(value, null, 2)
+      .replace(
+          /\[\s+(-?[\d.][^[\]{}"]*?)\s+\]/g, (_, numbers) => `[${numbers.replace(/\s+/g, ' ')}]`);
+}
+
 export class SidePanes {
   // `actions`: show(turn), again(turn), problem(error).
   constructor(workspace, actions) {
@@ -132,6 +139,6 @@ export class SidePanes {
     const answer = turn?.answer ?? null;
     $('copy-json').disabled = !answer;
     setText($('json-hint'), t(!answer ? 'jsonEmpty' : turn.region ? 'jsonRegion' : 'jsonHint'));
-    setText($('json'), answer ? JSON.stringify(answer, null, 2) : '');
+    setText($('json'), answer ? prettyJson(answer) : '');
   }
 }

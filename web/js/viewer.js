@@ -36,7 +36,10 @@ export class Viewer {
   setSource(source) {
     if (this.#source === source) return;
     this.#source = source;
-    if (source) this.viewport.setImage(source.width, source.height);
+    if (source) {
+      this.stage.style.setProperty('--image-aspect', `${source.width} / ${source.height}`);
+      this.viewport.setImage(source.width, source.height);
+    }
     this.redraw();
   }
 
