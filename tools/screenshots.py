@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Regenerates the pictures of the web page in docs/images from a real `chord serve` with chord-nano.
+"""Regenerates the screenshots of the web page in docs/images from a real `chord serve` with chord-nano.
 
     ~/.cache/chord/venv/bin/python tools/screenshots.py [FOLDER]
 
@@ -58,7 +58,7 @@ def phone(page):
 
 # chord-nano is rarely unsure of what it finds in the examples: a stricter threshold shows what that looks like.
 STRICT = ("--gateway-flag", "review_threshold=0.9", "--gateway-flag", "advice_threshold=0.9")
-PICTURES = {
+SCREENSHOTS = {
     (): {"page_welcome": welcome, "page_answer": answer, "page_region": region, "page_phone": phone},
     STRICT: {"page_uncertain": uncertain},
 }
@@ -70,13 +70,13 @@ def shrink(path):
     image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def take(folder, downloads, flags, pictures):
+def take(folder, downloads, flags, screenshots):
     with Chord(*flags) as chord:
         chord.wait_ready()
         driver = browser.start_driver(downloads)
         try:
             page = browser.Page(driver, chord.http_address, downloads)
-            for name, show in pictures.items():
+            for name, show in screenshots.items():
                 path = folder / f"{name}.png"
                 show(page)
                 page.js("scrollTo(0, 0)")
@@ -91,8 +91,8 @@ def take(folder, downloads, flags, pictures):
 def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as downloads:
-        for flags, pictures in PICTURES.items():
-            take(folder, downloads, flags, pictures)
+        for flags, screenshots in SCREENSHOTS.items():
+            take(folder, downloads, flags, screenshots)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-// The page: joins the parts (js/) and holds what belongs to none of them.
-import {loadFacts} from './js/api.js';
+// The entry point: creates the modules of js/ and holds the actions that concern several of them.
+import {loadConfig} from './js/api.js';
 import {ask} from './js/asking.js';
 import {BoxEditor, clampBox} from './js/box_editor.js';
 import {Composer, pointPrompt, renderTips, wireTips} from './js/composer.js';
@@ -82,8 +82,8 @@ async function addFiles(files, suggestions) {
   for (const file of files) {
     const name = file.name || 'pasted.png';
     try {
-      setText($('image-facts'), t('opening'));
-      const source = await ImageSource.open(file, name, workspace.facts.limits);
+      setText($('image-info'), t('opening'));
+      const source = await ImageSource.open(file, name, workspace.config.limits);
       const known = workspace.images.find((entry) => entry.source.key === source.key);
       if (known) {
         workspace.select(known);
@@ -263,9 +263,9 @@ function renderImage() {
   $('canvas').setAttribute('aria-label', t('stageLabel', {name: source.name, found}));
   $('stage').setAttribute('aria-label', t('imageTitle'));
   setText($('image-verdict'), shown?.stage === 'done' ? found : '');
-  const facts = [source.name, t('imageFacts', source)];
-  if (source.orientation !== 1) facts.push(t('imageTurned'));
-  setText($('image-facts'), facts.join(' · '));
+  const info = [source.name, t('imageInfo', source)];
+  if (source.orientation !== 1) info.push(t('imageTurned'));
+  setText($('image-info'), info.join(' · '));
   $('toggle-labels').setAttribute('aria-pressed', String(labels));
 }
 
@@ -324,15 +324,15 @@ function renderFrame() {
   applyTexts();
   renderTips();
   intake.render();
-  const {limits} = workspace.facts;
+  const {limits} = workspace.config;
   setText($('limits'), t('limits', {bytes: limits.image_bytes, pixels: limits.image_pixels}));
   setText($('language-name'), t('otherLanguage'));
   $('language-name').lang = language() === 'zh' ? 'en' : 'zh-CN';
   $('language').setAttribute('aria-label', t('switchLanguage'));
   setText($('theme-name'), t(themeLabel()));
   $('theme').title = t(themeLabel());
-  setText($('model-name'), workspace.facts.model);
-  show($('model'), Boolean(workspace.facts.model));
+  setText($('model-name'), workspace.config.model);
+  show($('model'), Boolean(workspace.config.model));
   render();
 }
 
@@ -355,7 +355,7 @@ function wire() {
   $('zoom-fit').addEventListener('click', () => viewer.fit());
   $('zoom-level').addEventListener('click', () => viewer.actualSize());
   $('stage').addEventListener(
-      'viewchange', () => setText($('zoom-level'), `${Math.round(100 * viewer.viewport.scale)} %`));
+      'viewchange', () => setText($('zoom-level'), `${Math.round(100 * viewer.viewport.scale)}%`));
   $('toggle-labels').addEventListener('click', () => {
     workspace.labels = !workspace.labels;
     changed();
@@ -406,13 +406,13 @@ async function start() {
   initTheme();
   applyTexts();
   try {
-    workspace.facts = await loadFacts();
+    workspace.config = await loadConfig();
   } catch (error) {
     show($('problem'), true);
     setText($('problem-text'), explain(error.code ? error : {code: 'CONNECTION_LOST'}).text);
     return;
   }
-  setReviewThreshold(workspace.facts.thresholds.review);
+  setReviewThreshold(workspace.config.thresholds.review);
   wire();
   wireTips();
   renderFrame();

@@ -134,7 +134,7 @@ class GatewayImpl final : public Gateway {
     std::vector<http::Route> routes = HttpRoutes(*grounder_, *executor_, metrics_, [this] {
       return draining_ ? errors::ShuttingDown() : pool_->Ready();
     });
-    for (http::Route& route : WebPageRoutes(FactsForPage())) routes.push_back(std::move(route));
+    for (http::Route& route : WebPageRoutes(MakePageConfig())) routes.push_back(std::move(route));
     CHORD_ASSIGN_OR_RETURN(http_, http::Server::Start(http, std::move(routes)));
     TellReady();
     obs::Log(obs::LogLevel::kInfo, "listening",
@@ -184,16 +184,16 @@ class GatewayImpl final : public Gateway {
     return *map ? std::make_shared<const grounding::ConfidenceMap>(*std::move(*map)) : nullptr;
   }
 
-  PageFacts FactsForPage() const {
-    PageFacts facts;
-    facts.model = grounder_->options().model_name;
-    facts.grpc_address = grpc_address();
-    facts.max_image_bytes = settings_.max_image_bytes;
-    facts.max_image_pixels = settings_.max_image_pixels;
-    facts.max_prompt_bytes = settings_.max_prompt_bytes;
-    facts.review_threshold = settings_.review_threshold;
-    facts.advice_threshold = settings_.advice_threshold;
-    return facts;
+  PageConfig MakePageConfig() const {
+    PageConfig page;
+    page.model = grounder_->options().model_name;
+    page.grpc_address = grpc_address();
+    page.max_image_bytes = settings_.max_image_bytes;
+    page.max_image_pixels = settings_.max_image_pixels;
+    page.max_prompt_bytes = settings_.max_prompt_bytes;
+    page.review_threshold = settings_.review_threshold;
+    page.advice_threshold = settings_.advice_threshold;
+    return page;
   }
 
   void TellReady() {

@@ -19,7 +19,6 @@ constexpr absl::string_view kContentSecurityPolicy =
 http::Fields PageFields() {
   return {{"Cache-Control", "no-cache"},  // kept by browsers, checked by its entity tag
           {"Content-Security-Policy", std::string(kContentSecurityPolicy)},
-          {"Cross-Origin-Opener-Policy", "same-origin"},
           {"Cross-Origin-Resource-Policy", "same-origin"},
           {"Permissions-Policy", "camera=(self), microphone=(), geolocation=()"},
           {"Referrer-Policy", "no-referrer"}};
@@ -45,26 +44,26 @@ http::Route AssetRoute(std::string path, const WebAsset& asset) {
   return route;
 }
 
-std::string FactsJson(const PageFacts& facts) {
+std::string ConfigJson(const PageConfig& config) {
   const nlohmann::ordered_json json = {
-      {"model", facts.model},
-      {"grpc_address", facts.grpc_address},
+      {"model", config.model},
+      {"grpc_address", config.grpc_address},
       {"limits",
-       {{"image_bytes", facts.max_image_bytes},
-        {"image_pixels", facts.max_image_pixels},
-        {"prompt_bytes", facts.max_prompt_bytes}}},
-      {"thresholds", {{"review", facts.review_threshold}, {"advice", facts.advice_threshold}}},
+       {{"image_bytes", config.max_image_bytes},
+        {"image_pixels", config.max_image_pixels},
+        {"prompt_bytes", config.max_prompt_bytes}}},
+      {"thresholds", {{"review", config.review_threshold}, {"advice", config.advice_threshold}}},
   };
   return json.dump(-1, ' ', /*ensure_ascii=*/false,
                    nlohmann::ordered_json::error_handler_t::replace) +
          "\n";
 }
 
-http::Route FactsRoute(const PageFacts& facts) {
+http::Route ConfigRoute(const PageConfig& config) {
   http::Route route;
   route.method = "GET";
   route.path = "/page.json";
-  route.handler = [json = FactsJson(facts)](const http::Request&) {
+  route.handler = [json = ConfigJson(config)](const http::Request&) {
     http::Response out;
     out.content_type = "application/json";
     out.fields = {{"Cache-Control", "no-store"}};
@@ -77,13 +76,13 @@ http::Route FactsRoute(const PageFacts& facts) {
 
 }  // namespace
 
-std::vector<http::Route> WebPageRoutes(const PageFacts& facts) {
+std::vector<http::Route> WebPageRoutes(const PageConfig& config) {
   std::vector<http::Route> routes;
   for (const WebAsset& asset : EmbeddedAssets()) {
     routes.push_back(AssetRoute(std::string(asset.path), asset));
     if (asset.path == "/index.html") routes.push_back(AssetRoute("/", asset));
   }
-  routes.push_back(FactsRoute(facts));
+  routes.push_back(ConfigRoute(config));
   return routes;
 }
 

@@ -10,7 +10,7 @@
 namespace chord::gateway {
 
 // What the page tells its user before anything is sent.
-struct PageFacts {
+struct PageConfig {
   std::string model;             // name of the model that answers
   std::string grpc_address;      // host:port or unix:path, as listened on
   int64_t max_image_bytes = 0;   // of one file
@@ -21,7 +21,7 @@ struct PageFacts {
 };
 
 // "/" and every file of web/, with entity tags and a Content-Security-Policy that admits nothing
-// from elsewhere, and "/page.json" with `facts`. All are quick handlers without state.
-std::vector<http::Route> WebPageRoutes(const PageFacts& facts);
+// from elsewhere, and "/page.json" with `config`. All are quick handlers without state.
+std::vector<http::Route> WebPageRoutes(const PageConfig& config);
 
 }  // namespace chord::gateway

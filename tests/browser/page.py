@@ -53,18 +53,16 @@ def missing():
     return None
 
 
-def start_driver(downloads, dark=False, scale=1):
+def start_driver(downloads):
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-                 "--force-device-scale-factor=%s" % scale, "--force-color-profile=srgb",
+                 "--force-device-scale-factor=1", "--force-color-profile=srgb",
                  "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"):
         options.add_argument(flag)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=shutil.which("chromedriver")))
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RECORD})
-    if dark:
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
     return driver
 
 
@@ -82,7 +80,8 @@ class Page:
             {"width": width, "height": height, "deviceScaleFactor": 0, "mobile": phone})
         run("Emulation.setTouchEmulationEnabled", {"enabled": phone, "maxTouchPoints": 5})
         run("Emulation.setEmulatedMedia",
-            {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+            {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+                          {"name": "prefers-reduced-motion", "value": "reduce"}]})  # no colours in between
         agent = run("Browser.getVersion", {})["userAgent"].replace("Headless", "")
         run("Emulation.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": language})
         run("Storage.clearDataForOrigin", {"origin": self.url.rstrip("/"), "storageTypes": "all"})

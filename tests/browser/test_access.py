@@ -142,7 +142,7 @@ def test_progress_and_answers_are_spoken(page):
     page.ask("all red apples")
     spoken = page.js("return window.__spoken")
     assert spoken[0] == "Uploading" and "Looking" in spoken and spoken[-1].startswith("3 found. confidence")
-    assert "red apple 97 %" in spoken[-1]
+    assert "red apple 97%" in spoken[-1]
     page.ask("the bicycle")
     assert page.text("#announcer").startswith("Not in this image")
 

@@ -7,6 +7,7 @@ import signal
 import pytest
 from chord_server import Chord, iou
 from page import DEMO, Page
+from scenes import enlarged, stored, upright
 from selenium.webdriver.common.keys import Keys
 
 
@@ -31,7 +32,7 @@ def test_what_is_not_there_is_said_plainly(page):
     page.add(DEMO / "music.png")
     page.ask("the bicycle")
     assert page.text("#verdict") == "Not in this image"
-    assert "71 % sure that it is not there" in page.text("#verdict-detail")
+    assert "71% sure that it is not there" in page.text("#verdict-detail")
     assert page.findings() == [] and page.marks() == []
     assert page.visible("#server-advice") and "more common name" in page.text("#server-advice")
 
@@ -44,7 +45,7 @@ def test_what_is_uncertain_is_orange_with_a_legend_and_advice(page):
     [mark] = page.marks()
     assert "review" in mark["classes"]
     assert page.js("return getComputedStyle(document.querySelector('.mark')).borderTopColor") == "rgb(255, 159, 28)"
-    assert page.visible("#legend") and "70 %" in page.text("#legend")
+    assert page.visible("#legend") and "70%" in page.text("#legend")
     assert page.visible("#server-advice")
 
 
@@ -132,6 +133,27 @@ def test_stages_follow_each_other_and_boxes_come_before_the_end(page, chord):
     assert not page.visible("#progress")
 
 
+def test_the_upload_tells_how_far_it_is(page, tmp_path):
+    path = tmp_path / "slow.png"
+    path.write_bytes(stored(enlarged(upright("shore.png"), 1_500_000), "PNG", 1))
+    page.add(path)
+    page.js("""
+      window.__shares = [];
+      new MutationObserver(() => window.__shares.push(document.getElementById('upload-share').textContent))
+          .observe(document.getElementById('upload-share'), {childList: true, characterData: true, subtree: true});""")
+    throttle = lambda rate: page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {
+        "offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": rate})
+    page.driver.execute_cdp_cmd("Network.enable", {})
+    throttle(path.stat().st_size / 2)  # two seconds
+    try:
+        page.ask("the octopus")
+    finally:
+        throttle(-1)
+    shares = [int(text.rstrip("%")) for text in page.js("return window.__shares") if text]
+    assert len(shares) > 2 and shares == sorted(shares) and shares[0] < 90, shares
+    assert page.text("#verdict") == "1 found"
+
+
 def test_a_request_can_be_cancelled(page, chord):
     page.add(DEMO / "fruit.webp")
     os.kill(chord.pid("vision"), signal.SIGSTOP)
@@ -210,7 +232,7 @@ def test_the_threshold_hides_what_is_less_sure_at_once(page):
     page.ask("all mammals")
     before = page.findings()
     assert len(before) == 2
-    shares = sorted(int(f["confidence"].split()[0]) for f in before)
+    shares = sorted(int(f["confidence"].rstrip("%")) for f in before)
     page.js("""const s = document.getElementById('threshold'); s.value = arguments[0];
                s.dispatchEvent(new Event('input'));""", shares[0] + 2)
     page.settle()

@@ -10,7 +10,7 @@ import pytest
 from chord_server import BIN, ROOT
 from page import DEMO
 from PIL import Image
-from pictures import stored, upright
+from scenes import stored, upright
 
 
 def open_answer(page, path=DEMO / "fruit.webp", prompt="all red apples"):
@@ -68,6 +68,14 @@ def test_json_is_the_answer_as_it_came_and_can_be_copied(page):
     assert json.loads(page.js_async("return await navigator.clipboard.readText();")) == answer
 
 
+def test_copying_works_without_the_clipboard_api(page):
+    open_answer(page)
+    page.tab("json")
+    page.js("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as over plain HTTP
+    page.click("#copy-json")
+    page.wait(lambda: page.text("#announcer") == "Copied", "it is copied")
+
+
 def code(page, kind, by_id=False):
     page.tab("code")
     page.js("document.querySelector(arguments[0]).click()", f"input[value={kind}]")
@@ -91,7 +99,7 @@ def test_curl_repeats_the_request(page, prompt, by_id):
     done = subprocess.run(["sh", "-c", f"{command} -sS"], cwd=DEMO, capture_output=True, text=True, timeout=60)
     again = json.loads(done.stdout)
     assert "code" not in again, again
-    # Within the conversation the prompt is longer by what was said before; what is found is the same.
+    # Within the conversation the prompt is longer by the earlier turns; what is found is the same.
     assert len(again["boxes"]) == len(shown["boxes"])
 
 

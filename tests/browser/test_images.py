@@ -6,7 +6,7 @@ import pytest
 from chord_server import iou
 from page import DEMO
 from PIL import Image, ImageChops, ImageStat
-from pictures import enlarged, stage_box, stage_pixels, stored, upright
+from scenes import enlarged, stage_box, stage_pixels, stored, upright
 
 OCTOPUS = [204, 243, 351, 376]
 
@@ -80,7 +80,7 @@ def test_transparency_lies_on_white(page):
 
 REFUSED = {
     "empty.jpg": (b"", "empty"),
-    "notes.png": (b"Dear diary, today I looked at pictures.", "not an image"),
+    "notes.png": (b"Dear diary, today I looked at the sea.", "not an image"),
     "movie.gif": (b"GIF89a" + bytes(60), "GIF cannot be used"),
     "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "HEIC cannot be used"),
     "drawing.svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG cannot be used"),
@@ -162,7 +162,7 @@ def test_a_photo_is_taken_with_the_camera(page):
     page.wait(lambda: page.js("return document.getElementById('camera').open"), "the camera is shown")
     page.click("#camera-take")
     page.wait(lambda: page.visible("#viewer"), "the photo is shown")
-    assert page.text("#image-facts").startswith("camera_")
+    assert page.text("#image-info").startswith("camera_")
     assert page.js("return document.getElementById('camera-video').srcObject === null"), "the camera is off again"
 
 
@@ -183,7 +183,7 @@ def test_several_images_make_a_strip(page):
     assert len(page.all("#thumbnails > li")) == 3
     page.all("#thumbnails .tile")[1].click()
     page.settle()
-    assert "night.png" in page.text("#image-facts")
+    assert "night.png" in page.text("#image-info")
     page.add(DEMO / "music.png")
     page.type_prompt("the cow")
     page.click("#ask-all")

@@ -1,4 +1,4 @@
-"""The pictures in docs/images can be made again, and are of the page as it is."""
+"""The screenshots in docs/images can be made again, and show the page as it is."""
 
 import importlib.util
 
@@ -13,7 +13,7 @@ def load():
     return module
 
 
-def test_the_pictures_of_the_documentation_show_this_page(tmp_path):
+def test_the_screenshots_of_the_documentation_show_this_page(tmp_path):
     load().main(tmp_path)
     made = sorted(path.name for path in tmp_path.iterdir())
     kept = sorted(path.name for path in (ROOT / "docs" / "images").glob("page_*.png"))

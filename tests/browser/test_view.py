@@ -4,14 +4,14 @@ import pytest
 from chord_server import iou
 from page import DEMO, PHONE
 from PIL import Image
-from pictures import stage_box, stage_pixels
+from scenes import stage_box, stage_pixels
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 
 def zoom(page):
     page.settle()
-    return int(page.text("#zoom-level").split()[0])
+    return int(page.text("#zoom-level").rstrip("%"))
 
 
 def open_answer(page, image="fruit.webp", prompt="all red apples"):

@@ -2,7 +2,7 @@
 // relative, so that the page works behind a proxy that adds a path.
 import {readEvents} from './sse.js';
 
-// A server that says nothing for so long is given up. Its own deadlines are shorter.
+// A request without any event for this long is given up. The deadlines of the server are shorter.
 const SILENCE_MS = 300_000;
 const UPLOAD_MS = 600_000;
 
@@ -30,14 +30,14 @@ function parseProblem(text, status, requestId) {
 const connectionLost = () => new ApiError({code: 'CONNECTION_LOST'});
 const aborted = (signal) => signal.reason ?? new DOMException('', 'AbortError');
 
-export async function loadFacts() {
+export async function loadConfig() {
   const response = await fetch('page.json');
   if (!response.ok) throw new ApiError(parseProblem(await response.text(), response.status));
   return response.json();
 }
 
-// → {image_id, image_size, expires_at}. XMLHttpRequest, because fetch tells nothing of an upload's
-// progress. `onProgress` takes a share of 0 – 1.
+// Resolves to {image_id, image_size, expires_at}. Uses XMLHttpRequest because fetch does not report
+// the progress of an upload. `onProgress` takes a share of 0 – 1.
 export function uploadImage(file, {name, onProgress, signal}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -63,7 +63,7 @@ export function uploadImage(file, {name, onProgress, signal}) {
   });
 }
 
-// One request, streamed. `fields`: those of POST /api/ground. → the whole answer.
+// One streamed request. `fields` are those of POST /api/ground. Resolves to the whole answer.
 export async function ground(fields, {onDelta, onObject, signal}) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);

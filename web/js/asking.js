@@ -1,8 +1,8 @@
 // One request from start to end: upload unless the server has the image, ask, collect what arrives.
 import {ApiError, ground, uploadImage} from './api.js';
 
-// Why an upload may be refused although the image itself is welcome: there is no room to keep it.
-// The page has checked the size before, so "too many bytes" speaks of the room.
+// Refusals of an upload that mean "no room to keep this image". The page has already checked the
+// size of the file, so IMAGE_TOO_MANY_BYTES is about the room as well.
 const NO_ROOM = ['IMAGE_STORE_FULL', 'IMAGE_TOO_MANY_BYTES'];
 const BUSY_RETRIES = 8;
 const BUSY_WAIT_MS = 250;
@@ -62,7 +62,7 @@ async function askOnce(target, turn, signal, changed) {
 }
 
 // The server forgets images after a while, and a conversation that was just cancelled may be busy
-// for a moment: neither is the user's business.
+// for a moment: both are retried without telling the user.
 async function askPersistently(target, turn, signal, changed) {
   for (let busy = 0, uploaded = false;;) {
     turn.objects = [];

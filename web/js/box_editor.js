@@ -1,7 +1,7 @@
 // A box that can be moved and resized: by mouse, finger and keyboard.
 //
-// Arrows move it by a pixel, with Shift by ten; on a handle they move that side. The numbers in the
-// panel do the same for those who see neither.
+// Arrow keys move it by one pixel, with Shift by ten; on a handle they move that side. The number
+// fields of the panel do the same without sight of the image.
 import {el} from './dom.js';
 import {t} from './i18n.js';
 

@@ -57,7 +57,7 @@ export class Composer {
   // The prompt when it can be asked, else null, and the reason beside it.
   ready() {
     const prompt = this.prompt.value.trim();
-    const limit = this.workspace.facts.limits.prompt_bytes;
+    const limit = this.workspace.config.limits.prompt_bytes;
     let note = '';
     if (!prompt)
       note = t('promptMissing');
@@ -97,7 +97,7 @@ export class Composer {
         $('suggestions'), examples, (text) => text, (text) => this.#suggestion(text), () => {});
   }
 
-  // Find and Cancel take each other's place; the focus goes along.
+  // Find and Cancel replace each other; the focus moves with them.
   #swap(running) {
     const [from, to] = running ? [$('ask'), $('cancel')] : [$('cancel'), $('ask')];
     if (from.hidden) return;

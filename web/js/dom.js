@@ -1,4 +1,4 @@
-// Small helpers over the DOM. Text always goes in as text; nothing here takes markup.
+// DOM helpers. Text is always inserted as text; nothing here parses markup.
 
 export const $ = (id) => document.getElementById(id);
 

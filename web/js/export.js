@@ -45,8 +45,8 @@ export function drawFindings(canvas, findings, withLabels) {
   }
 }
 
-// → {blob, reduced}: a PNG in original pixels; reduced where the browser cannot hold a canvas of
-// that size.
+// Resolves to {blob, reduced}: a PNG in original pixels, or reduced where the browser has no canvas
+// of that size.
 export async function annotatedImage(source, findings, withLabels) {
   try {
     const canvas = await source.full();

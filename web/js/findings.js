@@ -8,7 +8,7 @@ export function setReviewThreshold(value) {
 }
 
 export function percent(share) {
-  return `${Math.round(100 * share)} %`;
+  return `${Math.round(100 * share)}%`;
 }
 
 // While the answer is being written a box has no confidence yet.

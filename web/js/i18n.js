@@ -33,7 +33,7 @@ export function t(key, values = {}) {
   return message.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
-// What to tell about an error: {text, requestId, code}. The server's sentence is the most exact
+// What to tell about an error: {text, requestId, code}. The server's text is the most exact
 // one, but English; in Chinese the page's own text comes first.
 export function explain(error) {
   const key = `error_${error.code}`;

@@ -124,7 +124,7 @@ export class ImageSource {
     return toBlob(part);
   }
 
-  // A new image of the same pixels has the same key; tells that a file has been added twice.
+  // Equal for a file that is added twice.
   get key() {
     return `${this.name}/${this.file.size}/${this.file.lastModified ?? 0}`;
   }

@@ -169,12 +169,12 @@ export class Intake {
 
 // The strip of thumbnails. `actions`: select(entry), remove(entry).
 export function thumbnail(entry, actions) {
-  const picture = el('canvas', {
+  const preview = el('canvas', {
     'aria-hidden': 'true',
     width: entry.source.thumbnail.width,
     height: entry.source.thumbnail.height
   });
-  picture.getContext('2d').drawImage(entry.source.thumbnail, 0, 0);
+  preview.getContext('2d').drawImage(entry.source.thumbnail, 0, 0);
   return el(
       'li', {class: 'tile-item'},
       el('button', {
@@ -184,7 +184,7 @@ export function thumbnail(entry, actions) {
         title: entry.source.name,
         onclick: () => actions.select(entry)
       },
-         picture, el('span', {class: 'badge', 'aria-hidden': 'true'})),
+         preview, el('span', {class: 'badge', 'aria-hidden': 'true'})),
       el('button', {type: 'button', class: 'tile-remove', onclick: () => actions.remove(entry)},
          icon('close')));
 }

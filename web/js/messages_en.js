@@ -67,7 +67,7 @@ export const english = {
   stageHelp:
       'Arrow keys pan, plus and minus zoom, 0 fits the image to the window, 1 shows it in actual size. What was found is listed under Result.',
   stageLabel: ({name, found}) => `${name}, ${found}`,
-  imageFacts: ({width, height, format}) => `${width} × ${height} · ${format}`,
+  imageInfo: ({width, height, format}) => `${width} × ${height} · ${format}`,
   imageTurned: 'turned by its EXIF data',
   stripLabel: 'Images',
   addImages: 'Add images',

@@ -59,7 +59,7 @@ export const chinese = {
   drawRegionHint: '在图上拖出一个区域，或在面板中输入坐标。',
   stageHelp: '方向键移动，加减号缩放，0 适合窗口，1 实际大小。找到的内容列在“结果”中。',
   stageLabel: ({name, found}) => `${name}，${found}`,
-  imageFacts: ({width, height, format}) => `${width} × ${height} · ${format}`,
+  imageInfo: ({width, height, format}) => `${width} × ${height} · ${format}`,
   imageTurned: '已按 EXIF 方向旋转',
   stripLabel: '图片列表',
   addImages: '添加图片',

@@ -87,7 +87,6 @@ export class Results {
     const advice = turn?.answer?.advice ?? '';
     show($('server-advice'), Boolean(advice));
     setText($('server-advice').lastElementChild, advice);
-    // A model that answers in prose instead of a list: its own words say more than "not there".
     show($('prose'), Boolean(turn?.inProse));
     setText($('prose').lastElementChild, turn?.inProse ? turn.answer.text : '');
     show($('mode-note'), Boolean(turn?.boxesInstead));
@@ -100,11 +99,11 @@ export class Results {
     show($('legend'), done);
     setText(
         $('legend-review'),
-        t('legendReview', {value: percent(this.workspace.facts.thresholds.review)}));
+        t('legendReview', {value: percent(this.workspace.config.thresholds.review)}));
     const percentNow = Math.round(100 * this.workspace.threshold);
     if ($('threshold').value !== String(percentNow)) $('threshold').value = percentNow;
-    setText($('threshold-value'), `${percentNow} %`);
-    $('threshold').setAttribute('aria-valuetext', `${percentNow} %`);
+    setText($('threshold-value'), `${percentNow}%`);
+    $('threshold').setAttribute('aria-valuetext', `${percentNow}%`);
     if (!done) return;
     const counts = new Map();
     for (const finding of turn.findings)
@@ -282,7 +281,7 @@ function detailOf(turn) {
   return parts.join(' · ');
 }
 
-// One sentence for a screen reader when a request ends.
+// What a screen reader says when a request ends.
 export function spoken(turn) {
   if (turn.stage === 'failed') return explain(turn.error).text;
   const list = turn.findings.slice(0, 5).map(describe).join(', ');

@@ -127,7 +127,7 @@ export class SidePanes {
     const kind = [...document.getElementsByName('code')].find((radio) => radio.checked).value;
     return setText($('code'), SNIPPETS[kind]({
                      url: new URL('.', location.href).href,
-                     grpcAddress: reachable(workspace.facts.grpc_address, location.hostname),
+                     grpcAddress: reachable(workspace.config.grpc_address, location.hostname),
                      fileName: target.name,
                      imageId: target.imageId && (byId.checked || turn.region) ? target.imageId : '',
                      fields: turn.fields,

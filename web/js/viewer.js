@@ -285,11 +285,10 @@ function layerOf(finding, {width, height}) {
   return 1 + Math.max(0, 1000 - Math.round(Math.sqrt(width * height)));
 }
 
-// The pointer may have been released by the time this runs.
 function capturePointer(stage, pointerId) {
   try {
     stage.setPointerCapture(pointerId);
   } catch {
-    // Then there is nothing to follow.
+    // The pointer is up: there is no movement to follow.
   }
 }

@@ -1,5 +1,5 @@
-// What the page knows: the images of the strip, their requests and what is selected. Plain data and
-// one way to tell that it changed; drawing is elsewhere.
+// The state of the page: images, their requests, the selection. Plain data with one change event;
+// nothing here touches the DOM.
 
 let nextId = 1;
 
@@ -8,8 +8,8 @@ function randomName() {
   return `web_${[...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('')}`;
 }
 
-// Something that can be asked about: a whole image or a region of one. Uploaded once; `imageId` is
-// what the server calls it, null while it does not have it.
+// What a request is about: a whole image or a region of one. It is uploaded once; `imageId` is its
+// handle, null while the server does not have it.
 export class Target {
   imageId = null;
   #file = null;
@@ -85,13 +85,13 @@ export class Turn {
     return [...this.objects, ...this.points];
   }
 
-  // Points were asked for and the model does not give them.
+  // Points were requested, and the model answered with boxes.
   get boxesInstead() {
     return this.mode === 'points' && this.points.length === 0 && this.objects.length > 0 &&
         this.stage === 'done';
   }
 
-  // Nothing was found, and the model did not say so in its list but in words.
+  // The answer is text without boxes and without an empty list, so "not there" has no confidence.
   get inProse() {
     return this.absent && this.answer.confidence === 0 && this.answer.text.trim() !== '';
   }
@@ -102,7 +102,7 @@ export class Turn {
 }
 
 export class Workspace extends EventTarget {
-  facts = null;  // page.json
+  config = null;  // page.json
   images = [];
   current = null;
   running = null;  // the turn being answered, one at a time
@@ -114,7 +114,7 @@ export class Workspace extends EventTarget {
   conversation = true;
   region = null;   // of the current image, for the next request
   editing = null;  // {box, finding | null}; finding: whose box it is
-  problem = null;  // {code, values} of a file that was not taken
+  problem = null;  // text about files that were refused
   #scheduled = false;
 
   // Listeners run once, before the next frame.

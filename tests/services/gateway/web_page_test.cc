@@ -19,21 +19,21 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::Pair;
 
-PageFacts Facts() {
-  PageFacts facts;
-  facts.model = "a \"quoted\" model";
-  facts.grpc_address = "127.0.0.1:50051";
-  facts.max_image_bytes = 20 << 20;
-  facts.max_image_pixels = 50'000'000;
-  facts.max_prompt_bytes = 4096;
-  facts.review_threshold = 0.7;
-  facts.advice_threshold = 0.75;
-  return facts;
+PageConfig Config() {
+  PageConfig config;
+  config.model = "a \"quoted\" model";
+  config.grpc_address = "127.0.0.1:50051";
+  config.max_image_bytes = 20 << 20;
+  config.max_image_pixels = 50'000'000;
+  config.max_prompt_bytes = 4096;
+  config.review_threshold = 0.7;
+  config.advice_threshold = 0.75;
+  return config;
 }
 
 // The answer of the page to GET `path`; 404 when it has no such route.
 http::Response Get(absl::string_view path, http::Fields fields = {}) {
-  for (const http::Route& route : WebPageRoutes(Facts())) {
+  for (const http::Route& route : WebPageRoutes(Config())) {
     if (route.path != path) continue;
     EXPECT_EQ(route.method, "GET");
     EXPECT_TRUE(route.quick) << "a page must open while all handlers are busy";
