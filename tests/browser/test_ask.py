@@ -297,6 +297,13 @@ def test_point_mode_says_when_a_model_gives_boxes(page):
     assert page.findings() and page.visible("#mode-note")
 
 
+@pytest.mark.parametrize("typed, sent", [
+    ("the crab", "point to the crab"), ("Point to the crab", "Point to the crab"), ("螃蟹", "以点的形式找出螃蟹"),
+    ("以点的形式找出螃蟹", "以点的形式找出螃蟹"), ("pointy hats", "point to pointy hats")])
+def test_point_prompts_begin_as_the_server_expects(page, typed, sent):
+    assert page.js_async("return (await import('/js/composer.js')).pointPrompt(args[0]);", typed) == sent
+
+
 def test_an_answer_in_prose_is_quoted(page):
     page.add(DEMO / "shore.png")
     rewrite_answers(page, "answer.objects = [], answer.boxes = [], answer.confidence = 0, answer.text = 'I see no <b>crab</b>.'")

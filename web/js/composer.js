@@ -4,11 +4,14 @@ import {language, t} from './i18n.js';
 
 const byteLength = (text) => new TextEncoder().encode(text).length;
 
-// What is asked in point mode: models are taught "point to …".
+// The beginnings by which the server recognises a request for points.
+const POINT_BEGINNINGS = ['point to ', 'point at ', '以点的形式', '用点标', '指向'];
+
+// What is sent in point mode.
 export function pointPrompt(prompt) {
-  return /^(please\s+)?point\b/i.test(prompt) || /^(请)?(指|点)/.test(prompt) ?
-      prompt :
-      `point to ${prompt}`;
+  const text = prompt.toLowerCase();
+  if (POINT_BEGINNINGS.some((beginning) => text.startsWith(beginning))) return prompt;
+  return /[\u4e00-\u9fff]/.test(prompt) ? `以点的形式找出${prompt}` : `point to ${prompt}`;
 }
 
 export class Composer {
@@ -74,7 +77,10 @@ export class Composer {
   submit() {
     if (this.workspace.running) return;
     const prompt = this.ready();
-    if (prompt) this.actions.ask(prompt);
+    if (!prompt) return;
+    if (matchMedia('(pointer: coarse)').matches)
+      this.prompt.blur();  // the screen keyboard goes away
+    this.actions.ask(prompt);
   }
 
   say(note) {
