@@ -1,7 +1,7 @@
 # cmake -DSOURCE_DIR=web -DOUT=web_assets_data.cc -P embed.cmake
 #
 # Compiles the web page into the gateway: every file under SOURCE_DIR that a browser can ask for becomes
-# one entry of EmbeddedAssets() (services/gateway/web_assets.h). Bytes are written as escapes, so that
+# one entry of EmbeddedAssets() (services/gateway/http/web_assets.h). Bytes are written as escapes, so that
 # images are embedded like text. The entity tag is the beginning of the file's SHA-256.
 file(GLOB_RECURSE files RELATIVE "${SOURCE_DIR}"
   "${SOURCE_DIR}/*.html" "${SOURCE_DIR}/*.css" "${SOURCE_DIR}/*.js" "${SOURCE_DIR}/*.svg"
@@ -22,7 +22,7 @@ foreach(file IN LISTS files)
 endforeach()
 
 file(WRITE "${OUT}" "// Made from web/ by web/embed.cmake.
-#include \"services/gateway/web_assets.h\"
+#include \"services/gateway/http/web_assets.h\"
 
 namespace chord::gateway {
 namespace {

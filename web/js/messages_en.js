@@ -32,7 +32,7 @@ export const english = {
   tipsTitle: 'Good prompts',
   tips: [
     ['Name the thing.', '“white vase”, not “that thing over there”'],
-    ['Attributes first, then relations.', '“the man with glasses next to the door”'],
+    ['Attributes first, then relations.', '“the man with glasses next to the window”'],
     ['Give positions a clear meaning.', '“top left”, “in the centre”, “the leftmost”'],
     ['Ask for “all …” to get several.', '“all red apples”'],
     ['Not for names of people or descriptions.', 'Chord says where, not who or why.'],
