@@ -4,7 +4,8 @@
 #   tools/setup.sh [--oracle] [--dev]
 #
 #   (always)   Debian packages, and libtorch from the Python package into $CHORD_HOME/venv
-#   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB)
+#   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB), and
+#              Chromium with two fonts, for the browser tests (0.5 GB)
 #   --dev      clang-format, clang-tidy, libFuzzer, gcovr
 #
 # CHORD_HOME (default ~/.cache/chord) takes the environment and the logs. Needs root or sudo only when
@@ -15,6 +16,7 @@ cd "$(dirname "$0")/.."
 source tools/steps.sh
 
 TORCH_VERSION=2.11.0
+AXE_VERSION=0.1.8  # carries axe-core 4.12
 # libtorch_cpu itself needs both, with or without a GPU.
 CUDA_RUNTIME=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 
@@ -29,7 +31,10 @@ packages=(
 with_oracle=0
 for argument in "$@"; do
   case "$argument" in
-    --oracle) with_oracle=1 ;;
+    --oracle)
+      with_oracle=1
+      packages+=(chromium chromium-driver fonts-inter fonts-wqy-microhei)
+      ;;
     --dev) packages+=(clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev gcovr) ;;
     *)
       sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
@@ -136,11 +141,12 @@ fi
 # --- Oracle ----------------------------------------------------------------------------------------
 install_oracle() {
   pip_install -r tools/requirements-oracle.txt
+  pip_install --no-deps "axe-playwright-python==$AXE_VERSION"
   "$python" -c 'import torch, torchvision, transformers; print(torch.__version__, transformers.__version__)'
   printf '%s' "$oracle_spec" >"$venv/.chord-oracle"
 }
 if ((with_oracle)); then
-  oracle_spec=$(sha256sum <tools/requirements-oracle.txt)
+  oracle_spec="$(sha256sum <tools/requirements-oracle.txt) axe=$AXE_VERSION"
   if stamped oracle "$oracle_spec"; then
     step_done "Oracle (transformers): present"
   else

@@ -494,7 +494,7 @@ void Connection::Respond(Response response) {
   if (phase_ == Phase::kClosed) return;
   reader_.reset();
   exchange_.body.Release();
-  const bool bodiless = response.status == 204 || response.status < 200;
+  const bool bodiless = response.status == 204 || response.status == 304 || response.status < 200;
   if (!bodiless) {
     response.fields.emplace_back("Content-Length", absl::StrCat(response.body.size()));
   }

@@ -25,6 +25,7 @@
 #include "services/gateway/grounder.h"
 #include "services/gateway/grpc/grpc_service.h"
 #include "services/gateway/http/http_service.h"
+#include "services/gateway/http/web_page.h"
 #include "services/gateway/images/image_service.h"
 #include "services/gateway/request_scope.h"
 
@@ -130,10 +131,11 @@ class GatewayImpl final : public Gateway {
       metrics_.Rejected(exchange.refusal);
       LogRefusal(exchange.request_id, exchange.refusal);
     };
-    CHORD_ASSIGN_OR_RETURN(
-        http_, http::Server::Start(http, HttpRoutes(*grounder_, *executor_, metrics_, [this] {
-                                     return draining_ ? errors::ShuttingDown() : pool_->Ready();
-                                   })));
+    std::vector<http::Route> routes = HttpRoutes(*grounder_, *executor_, metrics_, [this] {
+      return draining_ ? errors::ShuttingDown() : pool_->Ready();
+    });
+    for (http::Route& route : WebPageRoutes(MakePageConfig())) routes.push_back(std::move(route));
+    CHORD_ASSIGN_OR_RETURN(http_, http::Server::Start(http, std::move(routes)));
     TellReady();
     obs::Log(obs::LogLevel::kInfo, "listening",
              {{"http", http_address()},
@@ -180,6 +182,18 @@ class GatewayImpl final : public Gateway {
              {{"calibrated", map->has_value()},
               {"questions", map->has_value() ? (*map)->fitted_on.prompts : 0}});
     return *map ? std::make_shared<const grounding::ConfidenceMap>(*std::move(*map)) : nullptr;
+  }
+
+  PageConfig MakePageConfig() const {
+    PageConfig page;
+    page.model = grounder_->options().model_name;
+    page.grpc_address = grpc_address();
+    page.max_image_bytes = settings_.max_image_bytes;
+    page.max_image_pixels = settings_.max_image_pixels;
+    page.max_prompt_bytes = settings_.max_prompt_bytes;
+    page.review_threshold = settings_.review_threshold;
+    page.advice_threshold = settings_.advice_threshold;
+    return page;
   }
 
   void TellReady() {

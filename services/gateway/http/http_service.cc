@@ -266,26 +266,6 @@ http::Route NotYet(std::string path, std::string feature, obs::Method method,
   return route;
 }
 
-http::Route Page(std::string path, std::string content_type, absl::string_view content) {
-  http::Route route;
-  route.method = "GET";
-  route.path = std::move(path);
-  route.handler = [content_type = std::move(content_type), content](const http::Request&) {
-    http::Response out;
-    out.content_type = content_type;
-    out.fields = {{"Cache-Control", "no-cache"},
-                  {"Content-Security-Policy",
-                   "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-                   "connect-src 'self'; base-uri 'none'; form-action 'none'; "
-                   "frame-ancestors 'none'"},
-                  {"Referrer-Policy", "no-referrer"}};
-    out.body = std::string(content);
-    return out;
-  };
-  route.quick = true;
-  return route;
-}
-
 }  // namespace
 
 std::vector<http::Route> HttpRoutes(Grounder& grounder, Executor& executor, obs::Metrics& metrics,
@@ -346,9 +326,6 @@ std::vector<http::Route> HttpRoutes(Grounder& grounder, Executor& executor, obs:
   const std::string openai = "the OpenAI protocol";
   routes.push_back(NotYet("/v1/chat/completions", openai, obs::Method::kChatCompletions, metrics));
   routes.push_back(NotYet("/v1/models", openai, obs::Method::kListModels, metrics));
-  routes.push_back(Page("/", "text/html; charset=utf-8", web::kIndexHtml));
-  routes.push_back(Page("/app.js", "text/javascript; charset=utf-8", web::kAppJs));
-  routes.push_back(Page("/style.css", "text/css; charset=utf-8", web::kStyleCss));
   return routes;
 }
 
