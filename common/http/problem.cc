@@ -80,29 +80,40 @@ absl::string_view ReasonPhrase(int http_status) {
   }
 }
 
-Response Problem(const absl::Status& status, absl::string_view request_id) {
+std::string Dump(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
+}
+
+nlohmann::ordered_json ProblemJson(const absl::Status& status, absl::string_view request_id) {
   const absl::Status shown = ForClient(status);
   const std::string code = ErrorReason(shown);
-  Response out;
-  out.status = HttpStatus(shown);
-  out.content_type = "application/problem+json";
+  const int http_status = HttpStatus(shown);
   nlohmann::ordered_json body;
   // Stable per code, as `code` is: clients that know RFC 9457 only switch on `type`.
   body["type"] = absl::StrCat("urn:chord:error:",
                               absl::StrReplaceAll(absl::AsciiStrToLower(code), {{"_", "-"}}));
-  body["title"] = std::string(ReasonPhrase(out.status));
-  body["status"] = out.status;
+  body["title"] = std::string(ReasonPhrase(http_status));
+  body["status"] = http_status;
   body["detail"] = std::string(shown.message());
   body["code"] = code;
   body["request_id"] = std::string(request_id);
   if (const absl::Duration wait = RetryAfter(shown); wait > absl::ZeroDuration()) {
     body["retry_after_seconds"] = absl::ToDoubleSeconds(wait);
+  }
+  return body;
+}
+
+Response Problem(const absl::Status& status, absl::string_view request_id) {
+  const absl::Status shown = ForClient(status);
+  Response out;
+  out.status = HttpStatus(shown);
+  out.content_type = "application/problem+json";
+  if (const absl::Duration wait = RetryAfter(shown); wait > absl::ZeroDuration()) {
     // Whole seconds, rounded up: the header knows no fractions.
     out.fields.emplace_back("Retry-After",
                             absl::StrCat(absl::ToInt64Seconds(absl::Ceil(wait, absl::Seconds(1)))));
   }
-  out.body =
-      body.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace) + "\n";
+  out.body = Dump(ProblemJson(shown, request_id)) + "\n";
   return out;
 }
 

@@ -11,6 +11,7 @@
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
 #include "common/obs/log.h"
+#include "common/rpc/cache_tier.h"
 #include "common/rpc/frame_codec.h"
 #include "services/gateway/object_stream.h"
 #include "services/gateway/routing/worker_calls.h"
@@ -317,14 +318,9 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   out.usage.completion_tokens = output.decode.completion_tokens();
   out.usage.decode_steps = output.decode.decode_steps();
   out.usage.image_tokens = static_cast<int>(image.plan.tokens);
-  const internal::v1::CacheTier from = output.decode.image();
-  out.usage.image = output.encoded                                ? Served::kPixels
-                    : from == internal::v1::CACHE_TIER_KV         ? Served::kKv
-                    : from == internal::v1::CACHE_TIER_EMBEDDINGS ? Served::kEmbeddings
-                                                                  : Served::kPixels;
-  metrics_.ServedBy(out.usage.image == Served::kKv           ? CacheTier::kKv
-                    : out.usage.image == Served::kEmbeddings ? CacheTier::kEmbeddings
-                                                             : CacheTier::kNone);
+  const std::optional<CacheTier> tier = rpc::FromProto(output.decode.image());
+  out.usage.image = output.encoded ? CacheTier::kNone : tier.value_or(CacheTier::kNone);
+  metrics_.ServedBy(out.usage.image);
   // The workers' queues overlap, so the longer wait is the one that was felt.
   out.timing.queue =
       asked.waited + std::max(Ms(output.decode.queue_ms()), Ms(output.encode.queue_ms()));
@@ -336,11 +332,9 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   if (output.encoded) out.vision_worker = asked.vision.name;
   out.request_id = input.request_id;
   out.model = options_.model_name;
-  out.cut = output.decode.truncated();
 
   // A worker that does not say how it came by the image keeps nothing of it.
-  const ImageAffinity home = {asked.language.name, asked.language.incarnation,
-                              from != internal::v1::CACHE_TIER_UNSPECIFIED};
+  const ImageAffinity home = {asked.language.name, asked.language.incarnation, tier.has_value()};
   if (subject.kept != nullptr) {
     image_service_.SetHome(image.id, home);
     out.image_id = image.id;

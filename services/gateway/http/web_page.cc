@@ -41,6 +41,7 @@ http::Route AssetRoute(std::string path, const WebAsset& asset) {
     return out;
   };
   route.quick = true;
+  route.any_query = true;  // links to the page may carry parameters of their own
   return route;
 }
 
@@ -71,6 +72,7 @@ http::Route ConfigRoute(const PageConfig& config) {
     return out;
   };
   route.quick = true;
+  route.any_query = true;  // links to the page may carry parameters of their own
   return route;
 }
 
