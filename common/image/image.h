@@ -35,6 +35,7 @@ struct Header {
 struct Limits {
   int64_t max_bytes = limits::kDefaultImageBytes;
   int64_t max_pixels = limits::kDefaultImagePixels;
+  int64_t max_metadata_bytes = limits::kDefaultImageMetadataBytes;
   int max_aspect_ratio = limits::kMaxAspectRatio;
   // A service's: none of these reaches over its ceiling in common/base/limits.h.
   bool ceilings = true;

@@ -210,8 +210,7 @@ absl::StatusOr<Header> ProbeJpeg(absl::string_view bytes, const Limits& limits) 
           CheckCoding(marker, static_cast<uint8_t>(body[0]), static_cast<uint8_t>(body[5])));
     } else if ((marker >= kApp0 && marker <= kApp15) || marker == kCom) {
       metadata += static_cast<int64_t>(body.size());
-      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
-        return errors::ImageMetadataLimit();
+      CHORD_RETURN_IF_ERROR(CheckMetadata(metadata, limits));
       constexpr absl::string_view kExif("Exif\0\0", 6);
       if (marker == kApp1 && !has_exif && absl::StartsWith(body, kExif) && body != kExif) {
         has_exif = true;

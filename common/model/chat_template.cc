@@ -9,6 +9,7 @@
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/json/strict_json.h"
+#include "common/model/model_folder.h"
 #include "common/text/unicode.h"
 
 namespace chord::model {
@@ -160,7 +161,8 @@ absl::StatusOr<jinja::Text> ChatTemplate::Render(absl::Span<const Message> messa
                                Printable(text.status().message())));
 }
 
-absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& dir) {
+absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& path) {
+  CHORD_ASSIGN_OR_RETURN(const std::string dir, ResolveModelFolder(path));
   // In the order in which the processor of transformers 5 prefers them; its tokenizer's is the last
   // resort.
   for (const char* file : {"processor_config.json", "chat_template.json", "chat_template.jinja",

@@ -14,6 +14,7 @@
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/json/strict_json.h"
+#include "common/model/model_folder.h"
 
 namespace chord::model {
 namespace {
@@ -488,8 +489,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const ConfigTexts& texts) {
   return config;
 }
 
-absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
-  CHORD_RETURN_IF_ERROR(CheckFolder(dir));
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
+  CHORD_ASSIGN_OR_RETURN(const std::string dir, ResolveModelFolder(path));
   const auto read = [&](const char* name) {
     return ReadOptionalFile(dir, name, limits::kMaxConfigBytes);
   };
