@@ -30,8 +30,6 @@ constexpr int64_t kMaxTailBytes = 64 << 10;
 
 absl::Status Corrupt() { return errors::ImageCorrupt("PNG"); }
 
-// --- pixels -------------------------------------------------------------------------------------
-
 // libpng leaves by longjmp, which skips destructors: the functions between setjmp and the library
 // own nothing, and everything they touch lives in here.
 struct Session {

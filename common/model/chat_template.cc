@@ -21,8 +21,6 @@ absl::Status Bad(absl::string_view what) {
   return errors::CheckpointInvalid(absl::StrCat("chat template: ", what));
 }
 
-// --- conversations as the values of a template ---
-
 jinja::Value Literal(absl::string_view text) { return jinja::Value::String(text); }
 
 jinja::Value PartValue(const Part& part) {
@@ -66,8 +64,6 @@ int CountImages(const jinja::Text& text) {
   }
   return count;
 }
-
-// --- files ---
 
 // The member chat_template of a JSON file: a string, or several with names of which the one called
 // "default" counts. nullopt when there is none.

@@ -33,7 +33,7 @@ constexpr int64_t kMaxPixels = int64_t{1} << 40;
 constexpr int64_t kMaxSmallestImage = int64_t{1} << 27;
 constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
 
-constexpr int32_t kReferenceEos = 151645;  // what the reference class takes when nobody says
+constexpr int32_t kReferenceEos = 151645;  // the default of the reference class
 
 // One object of a file. Getters note the first fault and go on with a harmless value, so that the
 // reading code stays a list of fields; status() is looked at once, before any value is used.

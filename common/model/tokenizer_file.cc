@@ -197,7 +197,7 @@ bool IsOff(const json& v) {
          (v.is_number() && v.get<double>() == 0) || (v.is_string() && TextOf(v).empty());
 }
 
-// A list of one is as good as the one itself.
+// A list of one stands for its item.
 const json& Unwrapped(const json& v, const char* list_name) {
   const json& list = Member(v, list_name);
   return TypeOf(v) == "Sequence" && list.is_array() && list.size() == 1 ? list[0] : v;
@@ -291,8 +291,7 @@ absl::Status CheckModel(const json& model) {
   return absl::OkStatus();
 }
 
-// --- the byte <-> character map of spec §5.3 ---------------------------------------------------
-
+// The byte <-> character map of spec §5.3.
 constexpr int32_t kMappedCharacters = 0x144;
 
 struct ByteMap {
@@ -336,8 +335,6 @@ std::string ByteCharacter(int byte) {
   if (c < 0x80) return std::string(1, static_cast<char>(c));
   return {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
 }
-
-// --- tables --------------------------------------------------------------------------------------
 
 absl::Status FillVocabulary(const Reader& reader, TokenizerFile& file, std::vector<bool>& used) {
   int32_t last = -1;

@@ -221,7 +221,7 @@ TEST(SplitTest, FollowsTheOrderOfTheAlternatives) {
   EXPECT_THAT(SplitIntoPieces(""), ElementsAre());
 }
 
-// The nano tokenizer with its first added token made to `flags`, and `normalizer` as said.
+// The nano tokenizer with its first added token made to `flags`, and this `normalizer`.
 Tokenizer WithFlags(const json& flags, const json& normalizer = {{"type", "NFC"}}) {
   json file = NanoJson();
   file["added_tokens"][0].update(flags);
@@ -287,9 +287,6 @@ TEST(TokenizerTest, NormalizesOnlyWhenTold) {
   EXPECT_EQ(WithFlags(json::object()).EncodeText(apart),
             WithFlags(json::object()).EncodeText(together));
 }
-
-// --- files that must not load
-// ----------------------------------------------------------------------
 
 TEST(TokenizerFileTest, RefusesOtherPipelines) {
   const std::vector<std::pair<const char*, std::function<void(json&)>>> changes = {
