@@ -143,9 +143,9 @@ absl::Status ImageAspectRatio(int64_t width, int64_t height) {
                               "the shorter. Crop it and send it again.",
                               width, height, limits::kMaxAspectRatio));
 }
-absl::Status ImageMetadataLimit() {
+absl::Status ImageMetadataLimit(int64_t limit_bytes) {
   return Make(Reason::kImageMetadataTooLarge,
-              absl::StrCat("The image carries more than ", Bytes(limits::kMaxImageMetadataBytes),
+              absl::StrCat("The image carries more than ", Bytes(limit_bytes),
                            " of metadata. Strip it (EXIF, ICC, text) and send the image again."));
 }
 absl::Status ImageUrlRefused() {

@@ -56,7 +56,7 @@ absl::Status ImagePixelLimit(int64_t width, int64_t height,
                              int64_t limit_pixels);            // IMAGE_TOO_LARGE
 absl::Status ImageZeroSide();                                  // IMAGE_ZERO_SIDE
 absl::Status ImageAspectRatio(int64_t width, int64_t height);  // IMAGE_ASPECT_RATIO
-absl::Status ImageMetadataLimit();                             // IMAGE_METADATA_TOO_LARGE
+absl::Status ImageMetadataLimit(int64_t limit_bytes);          // IMAGE_METADATA_TOO_LARGE
 absl::Status ImageUrlRefused();                                // IMAGE_URL_REFUSED
 absl::Status ImageIdUnknown();                                 // IMAGE_ID_UNKNOWN (NOT_FOUND)
 // The image came with its bytes and with an image_id.

@@ -94,8 +94,6 @@ class Evaluator {
     return rt_.Charge(1);
   }
 
-  // --- statements ---
-
   absl::StatusOr<Flow> Execute(const Body& body) {
     const Deeper deeper(&depth_);
     for (const auto& stmt : body) {
@@ -254,8 +252,6 @@ class Evaluator {
     static_cast<Namespace&>(*object->object()).attributes[target.attribute] = std::move(value);
     return absl::OkStatus();
   }
-
-  // --- expressions ---
 
   absl::StatusOr<Value> Eval(const Expr& expr) {
     const Deeper deeper(&depth_);
@@ -517,8 +513,6 @@ class Evaluator {
     if (expr.args[2] != nullptr) return Eval(*expr.args[2]);
     return Value::Undefined("an inline if without else");
   }
-
-  // --- arithmetic ---
 
   absl::Status TooLarge() const { return rt_.Fail("a number is too large"); }
 

@@ -31,8 +31,6 @@ absl::StatusOr<int64_t> WholeOr(Runtime& rt, const Value* value, int64_t other,
   return rt.Whole(*value, what);
 }
 
-// --- strings
-
 template <Case to>
 Result CaseFilter(Runtime& rt, const Value& input, Arguments args) {
   CHORD_RETURN_IF_ERROR(rt.Bind("the filter", std::move(args), {}).status());
@@ -169,8 +167,6 @@ Result Format(Runtime& rt, const Value& input, Arguments args) {
   return rt.NewString(std::move(out));
 }
 
-// --- numbers
-
 std::optional<int64_t> ParseWhole(absl::string_view text) {
   int64_t value = 0;
   const std::string digits = absl::StrReplaceAll(absl::StripAsciiWhitespace(text), {{"_", ""}});
@@ -240,8 +236,6 @@ Result Round(Runtime& rt, const Value& input, Arguments args) {
   if (method == "floor") return Value::Float(std::floor(input.number() * scale) / scale);
   return rt.Fail("the method of round must be common, ceil or floor");
 }
-
-// --- sequences
 
 Result Length(Runtime& rt, const Value& input, Arguments args) {
   CHORD_RETURN_IF_ERROR(rt.Bind("length", std::move(args), {}).status());
@@ -492,8 +486,6 @@ Result Select(Runtime& rt, const Value& input, Arguments args) {
   }
   return rt.NewList(std::move(out), List::kGenerator);
 }
-
-// --- anything
 
 Result Default(Runtime& rt, const Value& input, Arguments args) {
   CHORD_ASSIGN_OR_RETURN(const Bound bound,

@@ -35,8 +35,6 @@ class Parser {
  private:
   using Ends = std::vector<absl::string_view>;  // names of the tags that end a body
 
-  // --- tokens ---
-
   const Token& Now() const { return tokens_[at_]; }
   const Token& After() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
   void Next() {
@@ -93,8 +91,6 @@ class Parser {
     return absl::OkStatus();
   }
 
-  // --- nodes ---
-
   static ExprPtr New(Expr::Kind kind, int line) {
     auto expr = std::make_unique<Expr>();
     expr->kind = kind;
@@ -143,7 +139,7 @@ class Parser {
     int* depth_;
   };
 
-  // --- expressions, from the loosest to the tightest ---
+  // Expressions, from the loosest binding to the tightest.
 
   absl::StatusOr<ExprPtr> Expression(bool conditional = true) {
     const Nesting nesting(&expression_depth_);
@@ -395,8 +391,6 @@ class Parser {
     return Done(std::move(dict));
   }
 
-  // --- what follows an expression ---
-
   absl::StatusOr<ExprPtr> Postfix(ExprPtr expr) {
     while (true) {
       if (IsOp(".")) {
@@ -560,8 +554,6 @@ class Parser {
     if (!negated) return done;
     return Node(Expr::kNot, line, "", std::move(done));
   }
-
-  // --- statements ---
 
   // Up to one of the tags in `ends`, which stays; without any, up to the end of the template.
   absl::StatusOr<Body> Statements(const Ends& ends, int opened_at) {

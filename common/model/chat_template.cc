@@ -9,6 +9,7 @@
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/json/strict_json.h"
+#include "common/model/model_folder.h"
 #include "common/text/unicode.h"
 
 namespace chord::model {
@@ -19,8 +20,6 @@ using nlohmann::json;
 absl::Status Bad(absl::string_view what) {
   return errors::CheckpointInvalid(absl::StrCat("chat template: ", what));
 }
-
-// --- conversations as the values of a template ---
 
 jinja::Value Literal(absl::string_view text) { return jinja::Value::String(text); }
 
@@ -65,8 +64,6 @@ int CountImages(const jinja::Text& text) {
   }
   return count;
 }
-
-// --- files ---
 
 // The member chat_template of a JSON file: a string, or several with names of which the one called
 // "default" counts. nullopt when there is none.
@@ -160,7 +157,8 @@ absl::StatusOr<jinja::Text> ChatTemplate::Render(absl::Span<const Message> messa
                                Printable(text.status().message())));
 }
 
-absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& dir) {
+absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& path) {
+  CHORD_ASSIGN_OR_RETURN(const std::string dir, ResolveModelFolder(path));
   // In the order in which the processor of transformers 5 prefers them; its tokenizer's is the last
   // resort.
   for (const char* file : {"processor_config.json", "chat_template.json", "chat_template.jinja",

@@ -1,5 +1,5 @@
 // A checkpoint's own chat template: conversations -> prompt text. The template is evaluated
-// (common/jinja), as transformers does it, so the text and hence the ids are those of the
+// (common/jinja), as transformers does it, so text and ids are those of the
 // reference, whatever the template writes and under whichever condition.
 #pragma once
 

@@ -137,6 +137,7 @@ class GatewayImpl final : public Gateway {
     images.fingerprint = model_.fingerprint;
     images.limits.max_bytes = settings_.max_image_bytes;
     images.limits.max_pixels = settings_.max_image_pixels;
+    images.limits.max_metadata_bytes = settings_.max_image_metadata_bytes;
     images.store = {settings_.image_store_bytes, settings_.image_ttl};
     images.sessions.max_sessions = settings_.max_sessions;
     images.sessions.ttl = settings_.image_ttl;

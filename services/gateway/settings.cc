@@ -81,6 +81,10 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::Gateway& config) {
       InRange<int64_t>("max_image_pixels", config.max_image_pixels(), limits::kDefaultImagePixels,
                        1, limits::kCeilingImagePixels));
   CHORD_ASSIGN_OR_RETURN(
+      out.max_image_metadata_bytes,
+      InRange<int64_t>("max_image_metadata_bytes", config.max_image_metadata_bytes(),
+                       limits::kDefaultImageMetadataBytes, 1, limits::kCeilingImageMetadataBytes));
+  CHORD_ASSIGN_OR_RETURN(
       out.max_prompt_bytes,
       InRange<int64_t>("max_prompt_bytes", config.max_prompt_bytes(), limits::kDefaultPromptBytes,
                        1, limits::kCeilingPromptBytes));

@@ -24,6 +24,7 @@ struct Settings {
   std::vector<Peer> language_workers;
   int64_t max_image_bytes = 0;
   int64_t max_image_pixels = 0;
+  int64_t max_image_metadata_bytes = 0;
   int64_t max_prompt_bytes = 0;
   int default_new_tokens = 0;
   int max_new_tokens = 0;

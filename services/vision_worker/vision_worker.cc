@@ -129,6 +129,7 @@ class VisionWorkerImpl final : public VisionWorker {
     core->rules.normalization = core->config.normalization;
     core->rules.limits.max_bytes = settings_.max_image_bytes;
     core->rules.limits.max_pixels = settings_.max_image_pixels;
+    core->rules.limits.max_metadata_bytes = settings_.max_image_metadata_bytes;
     core->rules.values_per_patch =
         vision.in_channels * vision.temporal_patch_size * vision.patch_size * vision.patch_size;
     core->language_workers = std::make_unique<LanguagePeers>(settings_.language_workers);

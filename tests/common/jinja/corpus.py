@@ -12,7 +12,7 @@ QWEN2 = (
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
     "{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
-    "{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
+    "{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Image {{ image_count.value }}: {% endif %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' or 'video' in content %}"
     "{% set video_count.value = video_count.value + 1 %}{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}"
     "<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
@@ -89,7 +89,7 @@ QWEN3 = """{%- if tools %}
             {%- for content in message.content %}
                 {%- if content.type == 'image' or 'image' in content or 'image_url' in content %}
                     {%- set image_count.value = image_count.value + 1 %}
-                    {%- if add_vision_id %}Picture {{ image_count.value }}: {% endif -%}
+                    {%- if add_vision_id %}Image {{ image_count.value }}: {% endif -%}
                     <|vision_start|><|image_pad|><|vision_end|>
                 {%- elif content.type == 'video' or 'video' in content %}
                     {%- set video_count.value = video_count.value + 1 %}
@@ -299,7 +299,7 @@ FEATURES = [
     "{{ 'a\nb\n\nc' | indent }}|{{ 'a\nb' | indent(2, true) }}|{{ 'a\n\nb' | indent(2, blank=true) }}|{{ 'a\nb\n' | indent('> ') }}", "{{ [1,2,3] | map('string') | list }}{{ ['a'] | map('upper') | join }}{{ [{'a': {'b': 1}}] | map(attribute='a.b') | list }}{{ [{}] | map(attribute='x', default=9) | list }}",
     "{{ [0,1,''] | select | list }}{{ [0,1] | reject | list }}{{ [1,2,3] | select('odd') | list }}{{ [1,2,3] | reject('eq', 2) | list }}{{ [{'a': 1}, {'a': 2}] | selectattr('a', 'gt', 1) | list }}{{ [{'a': 1}, {}] | rejectattr('a', 'defined') | list }}{{ [{'a': 0}, {'a': 1}] | selectattr('a') | list }}",
     "{{ {'a': [1, 2.5, none, true, 'é<\"\\n'], 'b': {}, 'c': []} | tojson }}", "{{ {'b': [1, {'x': 2}], 'a': 1} | tojson(indent=2, sort_keys=true) }}", "{{ [1, 2] | tojson(separators=(',', ':')) }}{{ 1.0 | tojson }}{{ 'é\\u2028' | tojson(ensure_ascii=true) }}", "{{ '<a>' | e }}{{ ('<a>' | safe) + '<b>' }}{{ ('<a>' | safe) ~ '<b>' }}{{ '<b>' + ('<a>' | e) }}{{ '<' | e | e }}{{ ('<' | e).upper() + '&' }}",
-    "{{ '%s and %d %%' | format('a', 3) }}", "{{ [1,2,3] | first }}{{ [] | first }}{{ [1,2] | last }}{{ [1,2] | reverse | list }}{{ 'abc' | list }}{{ (1,2) | list }}", "{% if messages | selectattr('role', 'equalto', 'nobody') %}true{% else %}false{% endif %}", "{{ 'hello world-foo (bar' | title }}{{ \"it's\".title() }}{{ 'ß ﬁ' | upper }}{{ 'ΣΑΣ' | lower }}",
+    "{{ '%s and %d %%' | format('a', 3) }}", "{{ [1,2,3] | first }}{{ [] | first }}{{ [1,2] | last }}{{ [1,2] | reverse | list }}{{ 'abc' | list }}{{ (1,2) | list }}", "{% if messages | selectattr('role', 'equalto', 'tool') %}true{% else %}false{% endif %}", "{{ 'hello world-foo (bar' | title }}{{ \"it's\".title() }}{{ 'ß ﬁ' | upper }}{{ 'ΣΑΣ' | lower }}",
     "{% set g = [1,2] | map('string') %}{{ g | join }}{{ g | join }}", "{{ [[1, 2], [3]] | map('length') | list }}{{ ['a b'] | map('title') | first }}",
     # tests
     "{{ x is defined }}{{ x is undefined }}{{ messages is defined }}{{ none is none }}{{ x is none }}{{ tools is none }}", "{{ 'a' is string }}{{ 1 is string }}{{ {} is mapping }}{{ [] is sequence }}{{ 'a' is sequence }}{{ {} is sequence }}{{ 1 is iterable }}{{ [] is iterable }}{{ x is iterable }}", "{{ 1 is number }}{{ true is number }}{{ true is integer }}{{ 1 is integer }}{{ 1.0 is float }}{{ true is boolean }}{{ 1 is boolean }}{{ true is true }}{{ 1 is true }}{{ false is false }}",

@@ -111,8 +111,6 @@ TEST(TemplateTest, TellsTheTimeItIsGiven) {
   EXPECT_EQ(text->bytes(), "2026-03-04 05:06:07");
 }
 
-// --- where text comes from ---
-
 // The text with what a user wrote in angle brackets.
 std::string Marked(absl::string_view source, absl::string_view user) {
   const auto text = Render(source, {{"u", Value::String(user, Origin::kUser)}});
@@ -163,8 +161,6 @@ TEST(OriginTest, SurvivesEscapes) {
   EXPECT_EQ(Marked("{{ u | e }}", "<b>"), "<&lt;b&gt;>");
   EXPECT_EQ(Marked("{{ [u] }}", "'\n"), "[\"<'\\n>\"]");
 }
-
-// --- bounds ---
 
 TEST(BoundsTest, EndsWhatWouldNotEnd) {
   const absl::string_view cases[] = {
