@@ -20,7 +20,6 @@
 #include "common/obs/log.h"
 #include "services/gateway/grpc/proto_codec.h"
 #include "services/gateway/http/request_form.h"
-#include "services/gateway/http/web.h"
 #include "services/gateway/parallel_for.h"
 #include "services/gateway/request_scope.h"
 
