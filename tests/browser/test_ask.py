@@ -28,7 +28,7 @@ def test_an_answer_is_a_list_boxes_and_a_verdict(page):
     assert "3 found" in page.find("#canvas").get_attribute("aria-label")
 
 
-def test_what_is_not_there_is_said_plainly(page):
+def test_what_is_not_there_is_told_plainly(page):
     page.add(DEMO / "music.png")
     page.ask("the bicycle")
     assert page.text("#verdict") == "Not in this image"
