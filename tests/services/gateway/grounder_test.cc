@@ -448,6 +448,17 @@ TEST_F(GrounderTest, AnUnknownLanguageWorkerWithoutAnotherIsNotOurFault) {
   EXPECT_EQ(ErrorReason(Send(png_).status()), "WORKER_UNAVAILABLE");
 }
 
+TEST_F(GrounderTest, ADeadlineBeforeAWorkerIsBackNamesTheMissingWorker) {
+  WorkerPool::Options pool = PoolOptions();
+  pool.language.push_back({"l0", "127.0.0.1:1"});  // where nothing listens
+  StartWith(std::move(pool));
+  GroundInput input = Input(png_);
+  input.deadline = input.received_at + absl::Milliseconds(300);  // worker_wait is 5 s
+  const auto result = grounder_->Ground(input);
+  EXPECT_EQ(ErrorReason(result.status()), "WORKER_UNAVAILABLE");
+  EXPECT_TRUE(absl::StrContains(result.status().message(), "language"));
+}
+
 TEST_F(GrounderTest, ALostVisionWorkerIsToldWhenThereIsNoOther) {
   Start();
   vision_->SetScript([] { return Lost(); });
