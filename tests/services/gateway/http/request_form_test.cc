@@ -184,8 +184,8 @@ TEST(BatchForm, PairsImagesAndRequestsOfAMultipartForm) {
   EXPECT_EQ(form->items[1].form->file(), "B");
   EXPECT_EQ(form->items[1].form->prompt, "two");
   EXPECT_FALSE(form->items[0].form->grammar);
-  const http::Request one_question = Form({{"image", "A"}, {"image", "B"}, {"prompt", "one"}});
-  form = ParseBatchForm(one_question, 3);
+  const http::Request one_prompt = Form({{"image", "A"}, {"image", "B"}, {"prompt", "one"}});
+  form = ParseBatchForm(one_prompt, 3);
   ASSERT_TRUE(form.ok());
   EXPECT_EQ(form->items[1].form->prompt, "one");
   EXPECT_TRUE(form->one_image.empty());
