@@ -187,6 +187,15 @@ absl::Status ParameterInvalid(absl::string_view name, absl::string_view expected
   return Invalid("PARAMETER_INVALID",
                  absl::StrCat("The parameter \"", name, "\" must be ", expected, "."));
 }
+absl::Status ParameterUnsupported(absl::string_view name, absl::string_view expected) {
+  return Invalid("PARAMETER_UNSUPPORTED",
+                 absl::StrCat("The parameter \"", name,
+                              "\" is not supported with this value; it must be ", expected, "."));
+}
+absl::Status ModelUnknown() {
+  return Make(absl::StatusCode::kNotFound, "MODEL_UNKNOWN",
+              "There is no model of that name here. GET /v1/models lists the ones there are.");
+}
 absl::Status FieldUnknown() {
   return Invalid(
       "FIELD_UNKNOWN",

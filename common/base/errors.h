@@ -67,7 +67,11 @@ absl::Status PromptHasNul();                                    // PROMPT_HAS_NU
 // `expected` reads after "must be": "an integer from 1 to 4096".
 absl::Status ParameterInvalid(absl::string_view name,
                               absl::string_view expected);  // PARAMETER_INVALID
-absl::Status FieldUnknown();                                // FIELD_UNKNOWN
+// A parameter that a protocol has and the service does not offer, or not with this value.
+absl::Status ParameterUnsupported(absl::string_view name,
+                                  absl::string_view expected);  // PARAMETER_UNSUPPORTED
+absl::Status FieldUnknown();                                    // FIELD_UNKNOWN
+absl::Status ModelUnknown();                                    // MODEL_UNKNOWN (NOT_FOUND)
 
 // --- requests as a whole ------------------------------------------------------------------------
 absl::Status BodyTooLarge(int64_t limit);                   // BODY_TOO_LARGE

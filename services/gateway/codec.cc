@@ -48,6 +48,18 @@ v1::GroundResponse ToProto(const GroundResult& result) {
     SetBox(object.box, *out.add_boxes());
     *out.add_objects() = ToProto(object);
   }
+  for (const GroundPoint& point : result.points) {
+    v1::Point& to = *out.add_points();
+    to.set_label(point.label);
+    to.set_x(point.at.x);
+    to.set_y(point.at.y);
+    to.set_confidence(point.confidence);
+  }
+  for (const LabelMatch& match : result.labels) {
+    v1::LabelMatch& to = *out.add_labels();
+    to.set_label(match.label);
+    to.mutable_objects()->Assign(match.objects.begin(), match.objects.end());
+  }
   const image::FramePlan& plan = result.frame;
   out.mutable_image_size()->set_width(plan.upright.width);
   out.mutable_image_size()->set_height(plan.upright.height);

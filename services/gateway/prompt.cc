@@ -66,19 +66,6 @@ bool StartsWithAny(absl::string_view text, const Words& words) {
   return false;
 }
 
-// A phrase takes no full stop inside a sentence.
-absl::string_view WithoutEnd(absl::string_view text) {
-  text = absl::StripAsciiWhitespace(text);
-  for (bool more = true; more;) {
-    more = false;
-    for (absl::string_view mark : {".", "!", "?", "。", "！", "？", "．"}) {
-      while (absl::ConsumeSuffix(&text, mark)) more = true;
-    }
-    text = absl::StripTrailingAsciiWhitespace(text);
-  }
-  return text;
-}
-
 std::string WrapChinese(absl::string_view phrase) {
   static constexpr absl::string_view kRequests[] = {"找",   "定位", "框", "检测", "标", "请",
                                                     "指出", "哪",   "在", "圈",   "画", "给"};
@@ -148,13 +135,25 @@ bool HasCjk(absl::string_view utf8) {
   return false;
 }
 
+absl::string_view WithoutEndMarks(absl::string_view text) {
+  text = absl::StripAsciiWhitespace(text);
+  for (bool more = true; more;) {
+    more = false;
+    for (absl::string_view mark : {".", "!", "?", "。", "！", "？", "．"}) {
+      while (absl::ConsumeSuffix(&text, mark)) more = true;
+    }
+    text = absl::StripTrailingAsciiWhitespace(text);
+  }
+  return text;
+}
+
 std::string WrapPrompt(PromptWrapper wrapper, absl::string_view prompt) {
   if (wrapper == PromptWrapper::kNone) return std::string(prompt);
   const std::string lower = absl::AsciiStrToLower(prompt);
   for (absl::string_view word : {"bbox", "json", "coordinate", "bounding box", "坐标", "座標"}) {
     if (absl::StrContains(lower, word)) return std::string(prompt);
   }
-  const absl::string_view phrase = WithoutEnd(prompt);
+  const absl::string_view phrase = WithoutEndMarks(prompt);
   if (phrase.empty()) return std::string(prompt);
   return HasCjk(prompt) ? WrapChinese(phrase) : WrapEnglish(phrase);
 }

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "common/base/cancel.h"
 #include "common/base/errors.h"
+#include "services/llm_worker/stop_scan.h"
 
 namespace chord::llm_worker {
 namespace {
@@ -35,6 +36,21 @@ std::vector<int32_t> ImageRows(const model::EncodedPrompt& prompt) {
     for (int64_t i = 0; i < span.tokens; ++i) out[span.begin + i] = row++;
   }
   return out;
+}
+
+// Cuts the answer behind its first `keep` bytes. A token that reaches beyond them keeps what it
+// wrote before.
+void CutText(size_t keep, DecodeResult& result) {
+  result.text.resize(keep);
+  const auto end = static_cast<int32_t>(keep);
+  size_t count = result.token_ends.size();
+  while (count > 0 && (count == 1 ? 0 : result.token_ends[count - 2]) >= end) --count;
+  result.token_ends.resize(count);
+  result.log_probabilities.resize(count);
+  result.forced.resize(count);
+  if (!result.top.empty()) result.top.resize(count);
+  if (count > 0) result.token_ends.back() = std::min(result.token_ends.back(), end);
+  while (!result.choices.empty() && result.choices.back().offset > end) result.choices.pop_back();
 }
 
 }  // namespace
@@ -82,12 +98,15 @@ struct DecodeLoop::Sequence {
   std::vector<KvSymbol> symbols;  // of the prompt, until admission
   bool has_rows = false;          // all that the prompt needs is here
   std::shared_ptr<const engine::EmbeddingBuffer> rows;
-  int kv_rows = 0;               // valid ones
-  std::vector<int32_t> pending;  // ids of the answer without KV yet
-  std::vector<int32_t> guess;    // what may be tried after them
-  std::string delta;             // text that the client has not been told
-  bool accepted = false;         // the client was told what the picture comes from
-  uint64_t tried = 0;            // changes_ when it was found to wait for a picture; 0: it does not
+  int kv_rows = 0;                             // valid ones
+  std::vector<int32_t> pending;                // ids of the answer without KV yet
+  std::vector<TokenAlternative> alternatives;  // at the place of the token that is appended next
+  std::vector<int32_t> guess;                  // what may be tried after them
+  std::string delta;                           // text that the client has not been told
+  size_t released = 0;                         // bytes of the text that went into delta
+  bool stopped = false;                        // by a stop sequence
+  bool accepted = false;                       // the client was told what the picture comes from
+  uint64_t tried = 0;  // changes_ when it was found to wait for a picture; 0: it does not
   bool ended = false;
   absl::Time ready;  // since when it waits for nothing but its admission
   absl::Time submitted, admitted, prefill_began, first_token;
@@ -584,11 +603,23 @@ int32_t DecodeLoop::Choose(Sequence& sequence, absl::Span<const float> logits) {
                                    options_.repetition_penalty);
     scores = penalised_;
   }
-  if (sequence.cursor) {
-    const absl::Span<const uint64_t> allowed = sequence.cursor->Allowed();
-    if (!allowed.empty()) return engine::ArgmaxAllowed(scores, allowed);
+  absl::Span<const uint64_t> allowed;
+  if (sequence.cursor) allowed = sequence.cursor->Allowed();
+  engine::Randomness randomness = sequence.job.randomness;
+  if (randomness.temperature > 0) {
+    randomness.index = sequence.result.ids.size();
+    return engine::Draw(scores, allowed, randomness);
   }
-  return engine::Argmax(scores);
+  return allowed.empty() ? engine::Argmax(scores) : engine::ArgmaxAllowed(scores, allowed);
+}
+
+std::vector<TokenAlternative> DecodeLoop::Alternatives(const Sequence& sequence,
+                                                       absl::Span<const float> logits) const {
+  std::vector<TokenAlternative> out;
+  for (const auto& token : engine::TopTokens(logits, sequence.job.top_tokens)) {
+    out.push_back({std::string(tokenizer_->TokenBytes(token.id)), token.log_probability});
+  }
+  return out;
 }
 
 // False: the request has ended.
@@ -616,6 +647,7 @@ bool DecodeLoop::TakeToken(Sequence& sequence, absl::Span<float> logits) {
     }
   }
   sequence.first_list.Observe(logits, id);
+  if (sequence.job.top_tokens > 0) sequence.alternatives = Alternatives(sequence, logits);
   return AppendToken(sequence, id, /*forced=*/false, engine::LogProbability(logits, id));
 }
 
@@ -625,19 +657,26 @@ bool DecodeLoop::AppendToken(Sequence& sequence, int32_t id, bool forced, double
   sequence.seen.Add(id);
   result.ids.push_back(id);
   const auto& eos = options_.eos_token_ids;
-  const bool end = std::find(eos.begin(), eos.end(), id) != eos.end();
+  bool end = std::find(eos.begin(), eos.end(), id) != eos.end();
   if (!end) {
     if (sequence.cursor) sequence.cursor->Accept(id);
-    const std::string text = sequence.stream.Push(id);
-    result.text += text;
-    sequence.delta += text;
+    result.text += sequence.stream.Push(id);
+    const StopScan scan = ScanForStop(result.text, sequence.released, sequence.job.stop);
+    sequence.delta += result.text.substr(sequence.released, scan.release - sequence.released);
+    sequence.released = scan.release;
+    sequence.stopped = scan.stopped;
     const bool has_text = !tokenizer_->IsSpecial(id) || tokenizer_->IsAnswerMarker(id);
     if (has_text && !tokenizer_->TokenBytes(id).empty()) {
       result.token_ends.push_back(static_cast<int32_t>(result.text.size()));
       result.log_probabilities.push_back(log_probability);
       result.forced.push_back(forced);
+      if (sequence.job.top_tokens > 0) {
+        result.top.push_back(forced ? std::vector<TokenAlternative>()
+                                    : std::move(sequence.alternatives));
+      }
     }
   }
+  end |= sequence.stopped;
   result.cut = !end && static_cast<int>(result.ids.size()) >= sequence.job.max_new_tokens;
   if (!end && !result.cut) return true;
   Finish(sequence);
@@ -646,12 +685,16 @@ bool DecodeLoop::AppendToken(Sequence& sequence, int32_t id, bool forced, double
 
 void DecodeLoop::Finish(Sequence& sequence) {
   DecodeResult& result = sequence.result;
-  if (const std::string rest = sequence.stream.Finish(); !rest.empty()) {
-    result.text += rest;
-    sequence.delta += rest;
-    if (!result.token_ends.empty()) {
-      result.token_ends.back() = static_cast<int32_t>(result.text.size());
+  if (sequence.stopped) {
+    CutText(sequence.released, result);
+  } else {
+    if (const std::string rest = sequence.stream.Finish(); !rest.empty()) {
+      result.text += rest;
+      if (!result.token_ends.empty()) {
+        result.token_ends.back() = static_cast<int32_t>(result.text.size());
+      }
     }
+    sequence.delta += result.text.substr(sequence.released);
   }
   if (!result.choices.empty()) {
     const double close = result.choices.front().log_close, more = result.choices.front().log_more;
@@ -675,6 +718,7 @@ void DecodeLoop::Finish(Sequence& sequence) {
       result.token_ends.pop_back();
       result.log_probabilities.pop_back();
       result.forced.pop_back();
+      if (!result.top.empty()) result.top.pop_back();
     }
     while (!result.choices.empty() && static_cast<size_t>(result.choices.back().offset) > keep) {
       result.choices.pop_back();

@@ -38,12 +38,19 @@ struct ListChoice {
   double log_close = 0, log_more = 0;
 };
 
+// One of the most probable tokens at a place of the answer.
+struct TokenAlternative {
+  std::string bytes;
+  double log_probability = 0;
+};
+
 struct DecodeResult {
   std::string text;                       // special tokens removed, but for markers of boxes
   std::vector<int32_t> ids;               // with the end token
   std::vector<int32_t> token_ends;        // per token that has text: where it ends, in bytes
   std::vector<double> log_probabilities;  // of the same tokens, natural, before penalty and mask
   std::vector<bool> forced;  // of the same tokens: appended unasked, their probability is 1
+  std::vector<std::vector<TokenAlternative>> top;  // of the same tokens, when asked for
   std::vector<ListChoice> choices;
   std::optional<double> log_probability_empty;
   bool cut = false;      // max_new_tokens was reached
@@ -73,7 +80,10 @@ struct DecodeJob {
   // do.
   bool pushed = true;
   std::optional<grammar::Question> grammar;  // decode under the box grammar
-  std::shared_ptr<Reservation> ticket;       // its token cancels the request
+  engine::Randomness randomness;             // its index is the loop's
+  std::vector<std::string> stop;             // the answer ends before the first of these
+  int top_tokens = 0;
+  std::shared_ptr<Reservation> ticket;  // its token cancels the request
   absl::Time received;
   // All are called on the loop's thread and must not block. `on_accepted` is called once, unless
   // the request ends before: on admission, or as soon as it is known that rows are wanted. An error
@@ -139,6 +149,8 @@ class DecodeLoop {
   bool TakeToken(Sequence& sequence, absl::Span<float> logits);
   bool AppendToken(Sequence& sequence, int32_t id, bool forced, double log_probability);
   int32_t Choose(Sequence& sequence, absl::Span<const float> logits);
+  std::vector<TokenAlternative> Alternatives(const Sequence& sequence,
+                                             absl::Span<const float> logits) const;
   void Finish(Sequence& sequence);
   void End(Sequence& sequence, absl::StatusOr<DecodeResult> result);
   void Fault(Sequence& sequence, const absl::Status& status);

@@ -45,6 +45,12 @@ absl::StatusOr<DecodeInput> FromProto(const v1::DecodeRequest& request) {
     out.images.push_back(plan);
   }
   out.grammar = request.grammar();
+  if (request.has_sampling()) {
+    const v1::Sampling& sampling = request.sampling();
+    out.randomness = {sampling.temperature(), sampling.top_p(), sampling.seed()};
+  }
+  out.stop.assign(request.stop().begin(), request.stop().end());
+  out.top_tokens = request.top_tokens();
   for (const v1::ImageUse& use : request.uses()) {
     out.uses.push_back({use.key(), use.pushed(), use.pin(), use.keep_seconds()});
   }
@@ -71,6 +77,13 @@ v1::DecodeDone ToProto(DecodeResult result) {
   out.mutable_token_ends()->Assign(result.token_ends.begin(), result.token_ends.end());
   out.mutable_log_probabilities()->Assign(result.log_probabilities.begin(),
                                           result.log_probabilities.end());
+  for (const auto& places : result.top) {
+    v1::TopTokens& to = *out.add_top();
+    for (const TokenAlternative& token : places) {
+      to.add_tokens(token.bytes);
+      to.add_log_probabilities(token.log_probability);
+    }
+  }
   out.mutable_forced()->Assign(result.forced.begin(), result.forced.end());
   for (const ListChoice& choice : result.choices) {
     v1::ListChoice& to = *out.add_choices();
@@ -172,6 +185,9 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     job.picture = {use.key, use.pin, absl::Seconds(use.keep_seconds)};
     job.pushed = use.pushed;
     if (input.grammar) job.grammar = std::move(prepared.question);
+    job.randomness = input.randomness;
+    job.stop = input.stop;
+    job.top_tokens = input.top_tokens;
     job.ticket = std::move(ticket);
     job.received = received_;
     job.on_accepted = [self = shared_from_this(), prompt_tokens](PictureFrom from,
