@@ -179,6 +179,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void OnHeader();
   absl::Status CheckHeader();
   void Dispatch();
+  Response Refusal(const absl::Status& status) const;
   void Refuse(const absl::Status& status);
   void Respond(Response response);
   std::string Head(int status, const std::string& content_type, const Fields& fields) const;
@@ -646,7 +647,7 @@ void Session::OnHeader() {
     // from it.
     if (!parser_->is_done() || ErrorReason(status) == "REQUEST_MALFORMED") close_after_ = true;
     reason_ = ErrorReason(status);
-    Respond(Problem(status, request_.id));
+    Respond(Refusal(status));
     return;
   }
   if (route_ == nullptr) {  // OPTIONS
@@ -736,14 +737,19 @@ void Session::Dispatch() {
   });
   if (!taken) {
     reason_ = "OVERLOADED";
-    Respond(Problem(errors::Overloaded(absl::Seconds(1)), request_.id));
+    Respond(Refusal(errors::Overloaded(absl::Seconds(1))));
   }
+}
+
+Response Session::Refusal(const absl::Status& status) const {
+  const auto& refusal = server_.options.refusal;
+  return refusal ? refusal(status, request_) : Problem(status, request_.id);
 }
 
 void Session::Refuse(const absl::Status& status) {
   reason_ = ErrorReason(status);
   close_after_ = true;
-  Respond(Problem(status, request_.id));
+  Respond(Refusal(status));
 }
 
 std::string Session::Head(int status, const std::string& content_type, const Fields& fields) const {

@@ -57,6 +57,9 @@ class Server {
     // the answer instead of a reset.
     absl::Duration linger = absl::Seconds(5);
     std::function<void(const Exchange&)> on_exchange;  // any thread; must not block. May be null.
+    // How a refusal of the server's own is told, for addresses whose protocol has a form of its
+    // own. `request` may lack all that was not read. Null: Problem.
+    std::function<Response(const absl::Status& status, const Request& request)> refusal;
   };
 
   // Listens and serves at once. CONFIG_INVALID when the address cannot be bound.

@@ -115,8 +115,9 @@ absl::Status FromProto(const v1::GroundRequest& request, GroundInput& input) {
     return errors::ParameterInvalid("grammar", "GRAMMAR_AUTO or GRAMMAR_OFF");
   }
   input.grammar = request.grammar() != v1::GRAMMAR_OFF;
-  if (request.prompt().empty()) return errors::PromptMissing();
+  if (request.prompt().empty() && request.labels().empty()) return errors::PromptMissing();
   input.prompt = request.prompt();
+  input.labels.assign(request.labels().begin(), request.labels().end());
   input.want_evidence = request.want_evidence();
   // The protocol says that 0 is the default, as absent is.
   if (request.max_new_tokens() != 0) input.max_new_tokens = request.max_new_tokens();

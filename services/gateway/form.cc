@@ -17,6 +17,7 @@
 #include "common/http/multipart.h"
 #include "services/gateway/image_store.h"
 #include "services/gateway/prompt.h"
+#include "services/gateway/prompt_plan.h"
 #include "services/gateway/session_store.h"
 
 namespace chord::gateway {
@@ -66,6 +67,13 @@ absl::Status SetField(absl::string_view name, absl::string_view value, GroundFor
     return errors::ParameterInvalid("grammar", "\"auto\" or \"off\"");
   }
   if (name == "stream") return ParseFlag("stream", value, form.stream);
+  if (name == "labels") {
+    if (form.labels.size() == kMaxLabels) {
+      return errors::ParameterInvalid("labels", "a list of 1 to 64 texts");
+    }
+    form.labels.emplace_back(value);
+    return absl::OkStatus();
+  }
   if (name == "image_id") {
     if (!IsImageId(value)) return errors::ImageIdUnknown();
     form.image_id = std::string(value);
@@ -99,8 +107,9 @@ absl::Status DecodeDataUrl(std::string url, std::string& out) {
 
 struct Member {
   std::string key;
-  std::string text;  // a number or boolean as it was written
-  enum class Kind { kText, kInteger, kBool, kOther } kind = Kind::kOther;
+  std::string text;                // a number or boolean as it was written
+  std::vector<std::string> texts;  // of a list
+  enum class Kind { kText, kInteger, kBool, kTexts, kOther } kind = Kind::kOther;
 };
 using Members = std::vector<Member>;
 
@@ -151,6 +160,13 @@ class FlatObjects final : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool start_array(size_t) override {
+    if (at_ == At::kItem || (at_ == At::kOuter && members.back().key == "labels")) {
+      Member& member = (at_ == At::kItem ? items.back() : members).back();
+      if (member.key != "labels") return false;
+      member.kind = Member::Kind::kTexts;
+      around_ = std::exchange(at_, At::kTexts);
+      return true;
+    }
     if (at_ != At::kOuter || list_.empty() || has_list || members.back().key != list_) return false;
     members.pop_back();
     has_list = true;
@@ -158,7 +174,7 @@ class FlatObjects final : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool end_array() override {
-    at_ = At::kOuter;
+    at_ = at_ == At::kTexts ? around_ : At::kOuter;
     return true;
   }
   bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) override {
@@ -166,9 +182,15 @@ class FlatObjects final : public nlohmann::json_sax<nlohmann::json> {
   }
 
  private:
-  enum class At { kStart, kOuter, kList, kItem, kEnd };
+  enum class At { kStart, kOuter, kList, kItem, kTexts, kEnd };
 
   bool Add(Member::Kind kind, std::string text) {
+    if (at_ == At::kTexts) {
+      Member& list = (around_ == At::kItem ? items.back() : members).back();
+      if (kind != Member::Kind::kText || list.texts.size() == kMaxLabels) return false;
+      list.texts.push_back(std::move(text));
+      return true;
+    }
     if (at_ != At::kOuter && at_ != At::kItem) return false;
     Member& member = (at_ == At::kItem ? items.back() : members).back();
     member.kind = kind;
@@ -179,6 +201,7 @@ class FlatObjects final : public nlohmann::json_sax<nlohmann::json> {
   const absl::string_view list_;
   const size_t max_items_;
   At at_ = At::kStart;
+  At around_ = At::kStart;  // of the list of texts that is open
 };
 
 // The parser takes a NUL for the end of the text and would look at nothing behind it.
@@ -209,6 +232,10 @@ bool HasDoubles(const Members& members) {
 
 // What every question needs, once all its fields are in.
 absl::Status CheckComplete(bool has_image, bool has_prompt, const GroundForm& form) {
+  if (has_prompt && !form.labels.empty()) {
+    return errors::ParameterInvalid("labels", "absent when there is a prompt");
+  }
+  has_prompt |= !form.labels.empty();
   if (has_image && !form.image_id.empty()) return errors::ImageTwice();
   if (!has_image && form.image_id.empty()) return errors::ImageMissing();
   if (!has_prompt) return errors::PromptMissing();
@@ -230,6 +257,13 @@ absl::StatusOr<GroundForm> FromMembers(Members& members) {
     if (member.key == "image") {
       has_image = true;
       CHORD_RETURN_IF_ERROR(ParseImageMember(member, form.decoded));
+      continue;
+    }
+    if (member.key == "labels") {
+      if (member.kind != Kind::kTexts || member.texts.empty()) {
+        return errors::ParameterInvalid("labels", "a list of 1 to 64 texts");
+      }
+      form.labels = std::move(member.texts);
       continue;
     }
     const Kind wanted = member.key == "max_new_tokens" ? Kind::kInteger
@@ -322,8 +356,9 @@ absl::StatusOr<std::vector<http::FormPart>> PartsOnce(absl::string_view body,
   CHORD_ASSIGN_OR_RETURN(auto parts, http::ParseMultipart(body, boundary));
   std::vector<absl::string_view> seen;
   for (const http::FormPart& part : parts) {
-    if (std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
-      return errors::BodyMalformed("multipart/form-data in which every field comes once");
+    if (part.name != "labels" && std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
+      return errors::BodyMalformed(
+          "multipart/form-data in which every field but labels comes once");
     }
     seen.push_back(part.name);
   }
@@ -361,9 +396,9 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
     } else if (part.name == "prompt") {
       prompts.push_back(&part);
     } else {
-      if (std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
+      if (part.name != "labels" && std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
         return errors::BodyMalformed(
-            "multipart/form-data in which only image, image_id and prompt "
+            "multipart/form-data in which only image, image_id, prompt and labels "
             "come more than once");
       }
       seen.push_back(part.name);
@@ -371,7 +406,10 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
     }
   }
   if (subjects.empty()) return errors::ImageMissing();
-  if (prompts.empty()) return errors::PromptMissing();
+  if (prompts.empty() == common.labels.empty()) {
+    return prompts.empty() ? errors::PromptMissing()
+                           : errors::ParameterInvalid("labels", "absent when there is a prompt");
+  }
   const size_t count = std::max(subjects.size(), prompts.size());
   if (count > static_cast<size_t>(max_items)) {
     return errors::BatchLimit(static_cast<int64_t>(count), max_items);
@@ -379,7 +417,7 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
   if (subjects.size() != count && subjects.size() != 1) {
     return errors::BodyMalformed("as many images as prompts, or one of either");
   }
-  if (prompts.size() != count && prompts.size() != 1) {
+  if (prompts.size() != count && prompts.size() > 1) {
     return errors::BodyMalformed("as many prompts as images, or one of either");
   }
   BatchForm out;
@@ -394,7 +432,7 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
   }
   for (size_t i = 0; i < count; ++i) {
     const http::FormPart& subject = *subjects[subjects.size() == 1 ? 0 : i];
-    const http::FormPart& prompt = *prompts[prompts.size() == 1 ? 0 : i];
+    const http::FormPart* prompt = prompts.empty() ? nullptr : prompts[prompts.size() == 1 ? 0 : i];
     BatchForm::Item& item = out.items.emplace_back();
     if (!one_image && IsUtf8(subject.filename) &&
         subject.filename.size() <= static_cast<size_t>(limits::kMaxTagBytes)) {
@@ -407,7 +445,7 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
       } else if (!one_image) {
         CHORD_RETURN_IF_ERROR(SetImage(subject.body, form.image, form.decoded));
       }
-      CHORD_RETURN_IF_ERROR(SetField("prompt", prompt.body, form));
+      if (prompt != nullptr) CHORD_RETURN_IF_ERROR(SetField("prompt", prompt->body, form));
       return form;
     };
     item.form = make();

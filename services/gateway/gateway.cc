@@ -1,6 +1,7 @@
 #include "services/gateway/gateway.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +17,7 @@
 #include "common/base/free_memory.h"
 #include "common/base/status_macros.h"
 #include "common/grounding/confidence.h"
+#include "common/http/problem.h"
 #include "common/http/server.h"
 #include "common/model/model_config.h"
 #include "common/obs/log.h"
@@ -25,6 +27,8 @@
 #include "services/gateway/grounder.h"
 #include "services/gateway/grpc_service.h"
 #include "services/gateway/http_service.h"
+#include "services/gateway/openai/error.h"
+#include "services/gateway/openai/service.h"
 #include "services/gateway/pictures.h"
 #include "services/gateway/request_scope.h"
 
@@ -37,6 +41,12 @@ std::string FolderName(const std::string& dir) {
   std::error_code ignored;
   const auto path = std::filesystem::weakly_canonical(dir, ignored);
   return path.filename().string();
+}
+
+// The epoch when it cannot be told.
+absl::Time WrittenAt(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 ? absl::FromTimeT(info.st_mtime) : absl::UnixEpoch();
 }
 
 class GatewayImpl final : public Gateway {
@@ -85,6 +95,7 @@ class GatewayImpl final : public Gateway {
     core.model_name = !settings_.model_name.empty() ? settings_.model_name
                       : !file.name.empty()          ? file.name
                                                     : FolderName(settings_.model_dir);
+    core.model_created = WrittenAt(settings_.model_dir + "/config.json");
     core.wrapper = settings_.prompt_wrapper == "none"   ? PromptWrapper::kNone
                    : settings_.prompt_wrapper == "json" ? PromptWrapper::kJson
                                                         : file.wrapper;
@@ -123,6 +134,10 @@ class GatewayImpl final : public Gateway {
     http.handler_threads = settings_.max_in_flight + 4;
     http.max_queued = 32;
     http.max_connections = settings_.max_http_connections;
+    http.refusal = [](const absl::Status& status, const http::Request& request) {
+      return openai::IsOpenAiPath(request.path) ? openai::ErrorResponse(status)
+                                                : http::Problem(status, request.id);
+    };
     http.on_exchange = [this](const http::Server::Exchange& exchange) {
       metrics_.HttpResponse(exchange.status);
       // Handlers tell of their own refusals; these never reached one.

@@ -14,6 +14,8 @@
 #include "common/rpc/frame_codec.h"
 #include "services/gateway/legs.h"
 #include "services/gateway/object_stream.h"
+#include "services/gateway/point_answer.h"
+#include "services/gateway/prompt_plan.h"
 
 namespace chord::gateway {
 namespace {
@@ -41,6 +43,67 @@ ModelAnswer FromProto(const internal::v1::DecodeDone& done) {
     out.choices.push_back({choice.offset(), choice.log_close(), choice.log_more()});
   }
   out.cut = done.cut();
+  return out;
+}
+
+const char* RoleName(ChatTurn::Role role) {
+  switch (role) {
+    case ChatTurn::Role::kSystem:
+      return "system";
+    case ChatTurn::Role::kUser:
+      return "user";
+    case ChatTurn::Role::kAssistant:
+      return "assistant";
+  }
+  return "";
+}
+
+void AddConversation(absl::Span<const ChatTurn> conversation, internal::v1::DecodeRequest& out) {
+  for (const ChatTurn& from : conversation) {
+    internal::v1::Turn& turn = *out.add_turns();
+    turn.set_role(RoleName(from.role));
+    for (const TurnPart& part : from.parts) {
+      if (part.image) {
+        turn.add_parts()->set_image(0);
+      } else {
+        turn.add_parts()->set_text(part.text);
+      }
+    }
+  }
+}
+
+void SetDecodeOptions(const DecodeOptions& options, internal::v1::DecodeRequest& out) {
+  if (options.sampling.temperature > 0) {
+    internal::v1::Sampling& sampling = *out.mutable_sampling();
+    sampling.set_temperature(options.sampling.temperature);
+    sampling.set_top_p(options.sampling.top_p);
+    sampling.set_seed(options.sampling.seed);
+  }
+  for (const std::string& stop : options.stop) out.add_stop(stop);
+  out.set_top_tokens(options.top_tokens);
+}
+
+// The tokens that wrote the answer; none where the worker's numbers do not fit its text.
+std::vector<AnswerToken> TokensOf(const internal::v1::DecodeDone& done) {
+  std::vector<AnswerToken> out;
+  const auto size = static_cast<int32_t>(done.text().size());
+  const int count = done.token_ends_size();
+  if (done.log_probabilities_size() != count) return out;
+  int32_t begin = 0;
+  for (int i = 0; i < count; ++i) {
+    const int32_t end = done.token_ends(i);
+    if (end < begin || end > size) return {};
+    AnswerToken token;
+    token.text = done.text().substr(begin, end - begin);
+    token.log_probability = done.log_probabilities(i);
+    for (int k = 0; i < done.top_size() && k < done.top(i).tokens_size() &&
+                    k < done.top(i).log_probabilities_size();
+         ++k) {
+      token.top.push_back({done.top(i).tokens(k), done.top(i).log_probabilities(k)});
+    }
+    out.push_back(std::move(token));
+    begin = end;
+  }
   return out;
 }
 
@@ -128,7 +191,7 @@ absl::StatusOr<Grounder::Subject> Grounder::Find(const GroundInput& input) {
 
 absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Subject& subject,
                                              absl::Span<const SessionTurn> turns,
-                                             absl::string_view question, int new_tokens,
+                                             const PromptPlan& plan, int new_tokens,
                                              absl::Time deadline, absl::Time worker_until,
                                              Asked& asked) {
   const Picture& picture = subject.picture();
@@ -174,14 +237,19 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
     if (legs.decode.turns_size() == 1) turn.add_parts()->set_image(0);
     return turn;
   };
-  for (const SessionTurn& turn : turns) {
-    say("user").add_parts()->set_text(turn.question);
-    say("assistant").add_parts()->set_text(turn.answer);
+  if (!input.conversation.empty()) {
+    AddConversation(input.conversation, legs.decode);
+  } else {
+    for (const SessionTurn& turn : turns) {
+      say("user").add_parts()->set_text(turn.question);
+      say("assistant").add_parts()->set_text(turn.answer);
+    }
+    say("user").add_parts()->set_text(std::string(plan.text));
   }
-  say("user").add_parts()->set_text(std::string(question));
+  SetDecodeOptions(input.decode, legs.decode);
   *legs.decode.add_images() = rpc::ToProto(picture.plan);
   legs.decode.set_max_new_tokens(new_tokens);
-  legs.decode.set_grammar(input.grammar);
+  legs.decode.set_grammar(plan.grammar);
   if (subject.may_stay) {
     internal::v1::ImageUse& use = *legs.decode.add_uses();
     use.set_key(picture.key);
@@ -219,9 +287,9 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
 
 absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject& subject,
                                          absl::Span<const SessionTurn> turns,
-                                         absl::string_view question, int new_tokens,
+                                         const PromptPlan& plan, int new_tokens,
                                          absl::Time deadline, Asked& asked) {
-  auto output = AskOnce(input, subject, turns, question, new_tokens, deadline,
+  auto output = AskOnce(input, subject, turns, plan, new_tokens, deadline,
                         absl::Now() + options_.worker_wait, asked);
   const LegsFailure& failure = asked.failure;
   if (failure.not_known) pool_.Rest(asked.language, kRest);
@@ -237,7 +305,7 @@ absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject
   obs::Log(obs::LogLevel::kInfo, "retry", input.request_id,
            {{"lost", asked.spare.empty() ? "" : asked.spare.back().name},
             {"reason", ErrorReason(output.status())}});
-  auto again = AskOnce(input, subject, turns, question, new_tokens, deadline,
+  auto again = AskOnce(input, subject, turns, plan, new_tokens, deadline,
                        absl::Now() + options_.retry_wait, asked);
   metrics_.Retried(again.ok()        ? obs::RetryOutcome::kAnswered
                    : asked.no_worker ? obs::RetryOutcome::kNoWorker
@@ -247,7 +315,8 @@ absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject
 }
 
 absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time deadline) {
-  CHORD_RETURN_IF_ERROR(CheckPrompt(input.prompt, options_.max_prompt_bytes));
+  CHORD_ASSIGN_OR_RETURN(const PromptPlan plan,
+                         PlanPrompt(input, options_.wrapper, options_.max_prompt_bytes));
   const int new_tokens = input.max_new_tokens.value_or(options_.default_new_tokens);
   if (new_tokens < 1 || new_tokens > options_.max_new_tokens) {
     return errors::ParameterInvalid("max_new_tokens",
@@ -280,16 +349,14 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
     for (int i = 0; i < begun->expired; ++i) metrics_.Session(obs::SessionEvent::kExpired);
     for (int i = 0; i < begun->evicted; ++i) metrics_.Session(obs::SessionEvent::kEvicted);
   }
-  const std::string question = WrapPrompt(options_.wrapper, input.prompt);
-
   Asked asked;
-  auto legs = Ask(input, subject, turns, question, new_tokens, deadline, asked);
+  auto legs = Ask(input, subject, turns, plan, new_tokens, deadline, asked);
   // A long conversation outgrows the model: its oldest half is forgotten, not the new question.
   while (!legs.ok() && !turns.empty() && DoesNotFit(legs.status())) {
     const size_t half = (turns.size() + 1) / 2;
     turns.erase(turns.begin(), turns.begin() + static_cast<std::ptrdiff_t>(half));
     forgotten += half;
-    legs = Ask(input, subject, turns, question, new_tokens, deadline, asked);
+    legs = Ask(input, subject, turns, plan, new_tokens, deadline, asked);
   }
   metrics_.StageTook(obs::Stage::kQueue, asked.waited);
   if (!legs.ok()) return legs.status();
@@ -297,8 +364,13 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
 
   const absl::Time parsed = absl::Now();
   GroundResult out;
-  FillAnswer(FromProto(output.decode), picture.plan, HasCjk(input.prompt), options_.thresholds,
+  const ModelAnswer said_now = FromProto(output.decode);
+  FillAnswer(said_now, picture.plan, plan.chinese, options_.thresholds,
              options_.confidence_map.get(), out);
+  FillPoints(said_now, picture.plan, out);
+  out.labels = MatchLabels(input.labels, out.objects);
+  out.model_text = said_now.text;
+  if (input.decode.want_tokens) out.tokens = TokensOf(output.decode);
   if (input.want_evidence && out.evidence) {
     out.evidence->model_fingerprint = options_.fingerprint;
   } else {
@@ -314,6 +386,7 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   out.usage.prompt_tokens = output.decode.prompt_tokens();
   out.usage.completion_tokens = output.decode.completion_tokens();
   out.usage.decode_steps = output.decode.decode_steps();
+  out.usage.cached_tokens = output.decode.cached_tokens();
   out.usage.image_tokens = static_cast<int>(picture.plan.tokens);
   const internal::v1::PictureFrom from = output.decode.picture();
   out.usage.picture = output.encoded                                  ? Served::kPixels
@@ -349,7 +422,7 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
     }
   }
   if (!input.session_id.empty()) {
-    turn = {question, output.decode.text()};
+    turn = {plan.text, output.decode.text()};
     said = &turn;
   }
   out.timing.total = absl::Now() - input.received_at;

@@ -14,6 +14,7 @@
 #include "services/gateway/legs.h"
 #include "services/gateway/pictures.h"
 #include "services/gateway/prompt.h"
+#include "services/gateway/prompt_plan.h"
 #include "services/gateway/worker_pool.h"
 
 namespace chord::gateway {
@@ -24,6 +25,7 @@ class Grounder {
   struct Options {
     std::string fingerprint;
     std::string model_name;
+    absl::Time model_created;  // when its files were written
     PromptWrapper wrapper = PromptWrapper::kNone;
     int64_t max_prompt_bytes = 0;
     int default_new_tokens = 0;
@@ -70,12 +72,12 @@ class Grounder {
   absl::StatusOr<GroundResult> Run(const GroundInput& input, absl::Time deadline);
   absl::StatusOr<Subject> Find(const GroundInput& input);
   absl::StatusOr<LegsOutput> Ask(const GroundInput& input, const Subject& subject,
-                                 absl::Span<const SessionTurn> turns, absl::string_view question,
+                                 absl::Span<const SessionTurn> turns, const PromptPlan& plan,
                                  int new_tokens, absl::Time deadline, Asked& asked);
   absl::StatusOr<LegsOutput> AskOnce(const GroundInput& input, const Subject& subject,
-                                     absl::Span<const SessionTurn> turns,
-                                     absl::string_view question, int new_tokens,
-                                     absl::Time deadline, absl::Time worker_until, Asked& asked);
+                                     absl::Span<const SessionTurn> turns, const PromptPlan& plan,
+                                     int new_tokens, absl::Time deadline, absl::Time worker_until,
+                                     Asked& asked);
 
   const Options options_;
   Admission& admission_;

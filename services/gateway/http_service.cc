@@ -1,7 +1,6 @@
 #include "services/gateway/http_service.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -21,6 +20,8 @@
 #include "services/gateway/codec.h"
 #include "services/gateway/form.h"
 #include "services/gateway/lanes.h"
+#include "services/gateway/openai/service.h"
+#include "services/gateway/openapi.h"
 #include "services/gateway/request_scope.h"
 #include "services/gateway/web.h"
 
@@ -41,6 +42,7 @@ GroundInput InputOf(const http::Request& request, std::optional<absl::Duration> 
   input.image_id = form.image_id;
   input.session_id = form.session_id;
   input.prompt = form.prompt;
+  input.labels = form.labels;
   input.max_new_tokens = form.max_new_tokens;
   input.grammar = form.grammar;
   input.received_at = request.received_at;
@@ -246,26 +248,6 @@ http::Response DeleteOverHttp(Grounder& grounder, obs::Metrics& metrics,
   return out;
 }
 
-// Says so from the header: the body, however large, is not worth reading. The server tells of the
-// refusal; the call is counted here.
-http::Route NotYet(std::string path, std::string feature, obs::Method method,
-                   obs::Metrics& metrics) {
-  http::Route route;
-  route.path = std::move(path);
-  route.admit = [feature, method, &metrics](const http::Request& request) {
-    absl::Status status = errors::NotImplementedYet(feature);
-    metrics.RequestBegan(method);
-    metrics.RequestEnded(method, status.code(), absl::Now() - request.received_at);
-    return status;
-  };
-  route.handler = [feature = std::move(feature)](const http::Request& request) {
-    return http::Problem(errors::NotImplementedYet(feature), request.id);
-  };
-  route.body_limit = std::numeric_limits<int64_t>::max();
-  route.quick = true;
-  return route;
-}
-
 http::Route Page(std::string path, std::string content_type, absl::string_view content) {
   http::Route route;
   route.method = "GET";
@@ -344,9 +326,13 @@ std::vector<http::Route> HttpRoutes(Grounder& grounder, Executor& executor, obs:
       },
       0)
       .quick = true;
-  const std::string openai = "the OpenAI protocol";
-  routes.push_back(NotYet("/v1/chat/completions", openai, obs::Method::kChatCompletions, metrics));
-  routes.push_back(NotYet("/v1/models", openai, obs::Method::kListModels, metrics));
+  routes.push_back(OpenApiRoute());
+  const Grounder::Options& options = grounder.options();
+  for (http::Route& route : openai::Routes(
+           grounder, metrics, {options.model_name, absl::ToUnixSeconds(options.model_created)},
+           one_picture)) {
+    routes.push_back(std::move(route));
+  }
   routes.push_back(Page("/", "text/html; charset=utf-8", web::kIndexHtml));
   routes.push_back(Page("/app.js", "text/javascript; charset=utf-8", web::kAppJs));
   routes.push_back(Page("/style.css", "text/css; charset=utf-8", web::kStyleCss));

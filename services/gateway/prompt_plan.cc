@@ -15,9 +15,8 @@ namespace chord::gateway {
 namespace {
 
 bool MentionsAny(absl::string_view lower, std::initializer_list<absl::string_view> words) {
-  return std::any_of(words.begin(), words.end(), [lower](absl::string_view word) {
-    return absl::StrContains(lower, word);
-  });
+  return std::any_of(words.begin(), words.end(),
+                     [lower](absl::string_view word) { return absl::StrContains(lower, word); });
 }
 
 bool SaysHowToPoint(absl::string_view lower) {
@@ -83,7 +82,9 @@ std::string WrapPointPrompt(PromptWrapper wrapper, absl::string_view prompt) {
   }
   const absl::string_view phrase = WithoutEndMarks(prompt);
   return HasCjk(prompt)
-             ? absl::StrCat(phrase, "，以JSON格式输出其point坐标，如{\"point_2d\": [x, y], \"label\": \"…\"}")
+             ? absl::StrCat(
+                   phrase,
+                   "，以JSON格式输出其point坐标，如{\"point_2d\": [x, y], \"label\": \"…\"}")
              : absl::StrCat(phrase,
                             ", output its point coordinates using JSON format: {\"point_2d\": [x, "
                             "y], \"label\": \"…\"}");
@@ -91,7 +92,8 @@ std::string WrapPointPrompt(PromptWrapper wrapper, absl::string_view prompt) {
 
 absl::Status CheckLabels(absl::Span<const std::string> labels) {
   if (labels.empty() || labels.size() > kMaxLabels) {
-    return errors::ParameterInvalid("labels", absl::StrCat("a list of 1 to ", kMaxLabels, " texts"));
+    return errors::ParameterInvalid("labels",
+                                    absl::StrCat("a list of 1 to ", kMaxLabels, " texts"));
   }
   std::vector<std::string> seen;
   for (const std::string& label : labels) {

@@ -40,8 +40,9 @@ struct PromptPlan {
 absl::StatusOr<PromptPlan> PlanPrompt(const GroundInput& input, PromptWrapper wrapper,
                                       int64_t max_prompt_bytes);
 
-// The answer's objects by the labels that were asked for, each object under at most one: the model's
-// word is the label, its plural, or ends with it ("red cup" is a cup). In the order of `labels`.
+// The answer's objects by the labels that were asked for, each object under at most one: the
+// model's word is the label, its plural, or ends with it ("red cup" is a cup). In the order of
+// `labels`.
 std::vector<LabelMatch> MatchLabels(absl::Span<const std::string> labels,
                                     absl::Span<const GroundObject> objects);
 

@@ -34,6 +34,8 @@ int HexDigit(char c) {
              : absl::ascii_tolower(static_cast<unsigned char>(c)) - 'a' + 10;
 }
 
+}  // namespace
+
 void PercentDecode(std::string& text) {
   size_t out = text.find('%');
   if (out == std::string::npos) return;
@@ -46,8 +48,6 @@ void PercentDecode(std::string& text) {
   }
   text.resize(out);
 }
-
-}  // namespace
 
 bool ForgivingBase64(std::string& text) {
   static const std::array<int8_t, 256> kValues = Base64Values();

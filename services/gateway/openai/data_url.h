@@ -13,6 +13,9 @@ namespace chord::gateway::openai {
 // bits that are left over are dropped. False when it is no base64.
 bool ForgivingBase64(std::string& text);
 
+// RFC 3986 percent-decoding in place; what is no "%xx" stays as it is.
+void PercentDecode(std::string& text);
+
 // The bytes of "data:<anything>;base64,<bytes>". The media type is not looked at: the bytes say
 // what the image is. IMAGE_URL_REFUSED for http, https, ftp and file; else PARAMETER_INVALID by
 // `param` for all that is no data: URL with base64.
