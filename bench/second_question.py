@@ -1,10 +1,10 @@
-"""The second question on a picture: how much sooner its first token comes than the first one's.
+"""The second prompt on an image: how much sooner its first token comes than the first one's.
 
-  python bench/second_question.py --bin build/bin [--rounds 20] [--only nano | wide]
+  python bench/second_request.py --bin build/bin [--rounds 20] [--only nano | wide]
 
 For chord-nano at 448×560 and a random model as wide as the 3B at 1024×768. Each round takes pixels
-nobody has asked about, asks about the file (first question, which gives the image_id), then asks
-another question by that image_id (second question). The time is from sending to the first event of
+nobody has asked about, asks about the file (first prompt, which gives the image_id), then asks
+another prompt by that image_id (second prompt). The time is from sending to the first event of
 GroundStream, measured by the client; the server's own ttft_ms stands beside it. The checkpoint of
 3B's width (hidden 2048, 16 heads, 2 kv heads, intermediate 11008; vision width 1280, 16 heads,
 intermediate 3420) has few layers, random weights and chord-nano's vocabulary: enough to compare
@@ -40,7 +40,7 @@ def wide_checkpoint(folder, layers, blocks):
     return out
 
 
-def picture(width, height, seed):
+def image(width, height, seed):
     """A PNG that no cache has seen: blocks of colour, others for each seed."""
     import random
     from PIL import Image, ImageDraw
@@ -75,10 +75,10 @@ def measure(args, model, size, max_new_tokens):
         stub = server.stub()
         names = {v: k.removeprefix("CACHE_").lower() for k, v in pb.Cache.items()}
         for i in range(-2, args.rounds):
-            data = picture(*size, seed=1000 + i)
+            data = image(*size, seed=1000 + i)
             first_ms, first = ask(stub, pb, image=data, prompt=QUESTIONS[0], max_new_tokens=max_new_tokens)
             if not first.image_id:
-                raise SystemExit("the first answer carries no image_id: this server keeps no pictures")
+                raise SystemExit("the first answer carries no image_id: this server keeps no images")
             second_ms, second = ask(stub, pb, image_id=first.image_id, prompt=QUESTIONS[1], max_new_tokens=max_new_tokens)
             if i >= 0:  # the first two warm everything up
                 rows.append({"first_ms": first_ms, "second_ms": second_ms, "cache": names[second.usage.cache],

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts the three processes with chord-nano, asks about the pictures in demo/, draws the boxes.
+# Starts the three processes with chord-nano, asks about the images in demo/, draws the boxes.
 # With `serve` it then stays until Ctrl-C; with `demo` it stops all it started.
 #
 #   tools/demo.sh BIN_FOLDER demo|serve
@@ -52,7 +52,7 @@ wait_until_ready() {
   done
 }
 
-questions() { # file, language, prompt; tab-separated
+prompts() { # file, language, prompt; tab-separated
   python3 -c '
 import json
 for row in json.load(open("demo/scenes.json", encoding="utf-8")):
@@ -66,7 +66,7 @@ setsid "$bin/chord" serve --model models/chord-nano --http "$http" --grpc "$grpc
 server=$!
 step "Start gateway, vision_worker and llm_worker with chord-nano" wait_until_ready
 
-step_done "Ask about the pictures in demo/"
+step_done "Ask about the images in demo/"
 mkdir -p "$out"
 number=0
 while IFS=$'\t' read -r file lang prompt; do
@@ -74,12 +74,12 @@ while IFS=$'\t' read -r file lang prompt; do
   annotated="$out/$(printf '%02d' "$number")_${file%.*}_$lang.png"
   printf '\n%s  "%s"\n' "demo/$file" "$prompt"
   "$bin/chord" ground "demo/$file" "$prompt" --server "$grpc" --annotate "$annotated" --json </dev/null
-done < <(questions)
-((number > 0)) || fail "demo/scenes.json has no questions."
+done < <(prompts)
+((number > 0)) || fail "demo/scenes.json has no prompts."
 
 cat <<END
 
-The boxes are drawn in $out/ ($number pictures).
+The boxes are drawn in $out/ ($number images).
 The API: http://$http/api/ground and gRPC chord.v1.Grounding at $grpc. Ask it yourself:
   curl -F image=@demo/${last_file} -F "prompt=${last_prompt}" http://$http/api/ground
 

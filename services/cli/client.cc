@@ -38,15 +38,15 @@ class GrpcClient final : public Client {
   explicit GrpcClient(const std::string& address)
       : stub_(v1::Grounding::NewStub(rpc::MakeChannel(address))) {}
 
-  absl::StatusOr<v1::GroundResponse> Ask(const Question& question) override {
+  absl::StatusOr<v1::GroundResponse> Ask(const GroundRequestData& prompt) override {
     v1::GroundRequest request;
-    request.set_image(question.picture.data(), question.picture.size());
-    request.set_prompt(question.prompt);
-    request.set_grammar(question.grammar);
-    request.set_want_evidence(question.want_evidence);
-    if (question.max_new_tokens > 0) request.set_max_new_tokens(question.max_new_tokens);
+    request.set_image(prompt.image.data(), prompt.image.size());
+    request.set_prompt(prompt.prompt);
+    request.set_grammar(prompt.grammar);
+    request.set_want_evidence(prompt.want_evidence);
+    if (prompt.max_new_tokens > 0) request.set_max_new_tokens(prompt.max_new_tokens);
     grpc::ClientContext context;
-    rpc::SetDeadline(context, absl::Now() + question.timeout);
+    rpc::SetDeadline(context, absl::Now() + prompt.timeout);
     v1::GroundResponse answer;
     const absl::Status status = rpc::FromGrpc(stub_->Ground(&context, request, &answer));
     if (status.ok()) return answer;
@@ -146,11 +146,11 @@ class HttpClient final : public Client {
  public:
   HttpClient(std::string host, std::string port) : host_(std::move(host)), port_(std::move(port)) {}
 
-  absl::StatusOr<v1::GroundResponse> Ask(const Question& question) override {
+  absl::StatusOr<v1::GroundResponse> Ask(const GroundRequestData& prompt) override {
     std::string boundary = NewTicketId();
-    while (absl::StrContains(question.picture, boundary)) boundary = NewTicketId();
-    const std::string body = MultipartBody(question, boundary);
-    HttpExchange exchange(absl::Now() + question.timeout);
+    while (absl::StrContains(prompt.image, boundary)) boundary = NewTicketId();
+    const std::string body = MultipartBody(prompt, boundary);
+    HttpExchange exchange(absl::Now() + prompt.timeout);
     CHORD_RETURN_IF_ERROR(exchange.Connect(host_, port_));
     CHORD_RETURN_IF_ERROR(exchange.Send(absl::StrCat(
         "POST /api/ground HTTP/1.1\r\nHost: ", host_, ":", port_,
@@ -237,19 +237,19 @@ absl::StatusOr<std::unique_ptr<Client>> MakeHttpClient(const std::string& addres
       std::make_unique<HttpClient>(std::string(host), absl::StrCat(port)));
 }
 
-std::string MultipartBody(const Question& question, absl::string_view boundary) {
+std::string MultipartBody(const GroundRequestData& prompt, absl::string_view boundary) {
   std::string out;
   const auto field = [&](absl::string_view name, absl::string_view value) {
     absl::StrAppend(&out, "--", boundary, "\r\nContent-Disposition: form-data; name=\"", name,
                     "\"\r\n\r\n", value, "\r\n");
   };
-  field("prompt", question.prompt);
-  if (question.grammar == v1::GRAMMAR_OFF) field("grammar", "off");
-  if (question.max_new_tokens > 0) field("max_new_tokens", absl::StrCat(question.max_new_tokens));
+  field("prompt", prompt.prompt);
+  if (prompt.grammar == v1::GRAMMAR_OFF) field("grammar", "off");
+  if (prompt.max_new_tokens > 0) field("max_new_tokens", absl::StrCat(prompt.max_new_tokens));
   absl::StrAppend(&out, "--", boundary,
-                  "\r\nContent-Disposition: form-data; name=\"image\"; filename=\"picture\"\r\n"
+                  "\r\nContent-Disposition: form-data; name=\"image\"; filename=\"image\"\r\n"
                   "Content-Type: application/octet-stream\r\n\r\n",
-                  question.picture, "\r\n--", boundary, "--\r\n");
+                  prompt.image, "\r\n--", boundary, "--\r\n");
   return out;
 }
 

@@ -13,8 +13,8 @@
 
 namespace chord::cli {
 
-struct Question {
-  absl::string_view picture;  // the file; must outlive the call
+struct GroundRequestData {
+  absl::string_view image;  // the file; must outlive the call
   std::string prompt;
   int max_new_tokens = 0;  // 0: the server's default
   v1::Grammar grammar = v1::GRAMMAR_AUTO;
@@ -22,12 +22,12 @@ struct Question {
   absl::Duration timeout = absl::Seconds(60);
 };
 
-// Thread-safe. Blocks for at most the question's timeout. Errors are the server's own, catalogued
+// Thread-safe. Blocks for at most the prompt's timeout. Errors are the server's own, catalogued
 // ones, or say in one sentence that there is no server.
 class Client {
  public:
   virtual ~Client() = default;
-  virtual absl::StatusOr<v1::GroundResponse> Ask(const Question& question) = 0;
+  virtual absl::StatusOr<v1::GroundResponse> Ask(const GroundRequestData& prompt) = 0;
 };
 
 // UNAVAILABLE, not catalogued: nobody answers, or no Chord.
@@ -38,12 +38,12 @@ absl::StatusOr<std::string> GrpcAddress(const Args& args);
 
 // `address`: HOST:PORT or unix:PATH.
 std::unique_ptr<Client> MakeGrpcClient(const std::string& address);
-// `address`: HOST:PORT, or http://HOST:PORT. A connection for each question; answers up to 16 MiB.
+// `address`: HOST:PORT, or http://HOST:PORT. A connection for each prompt; answers up to 16 MiB.
 // CONFIG_INVALID when it is neither.
 absl::StatusOr<std::unique_ptr<Client>> MakeHttpClient(const std::string& address);
 
-// The form of POST /api/ground. Pure; exposed for tests. `boundary` must not occur in the picture.
-std::string MultipartBody(const Question& question, absl::string_view boundary);
+// The form of POST /api/ground. Pure; exposed for tests. `boundary` must not occur in the image.
+std::string MultipartBody(const GroundRequestData& prompt, absl::string_view boundary);
 // The answer of POST /api/ground: `status` of HTTP and the body. Whatever the body holds, it is an
 // answer whose objects have boxes, or an error.
 absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view body);

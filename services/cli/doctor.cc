@@ -24,7 +24,7 @@
 #include "common/model/tokenizer.h"
 #include "services/cli/args.h"
 #include "services/cli/commands.h"
-#include "services/cli/places.h"
+#include "services/cli/install_paths.h"
 
 namespace chord::cli {
 namespace {

@@ -1,4 +1,4 @@
-// `chord ground`: asks a running Chord about a picture, or about every picture of a folder.
+// `chord ground`: asks a running Chord about an image, or about every image of a folder.
 #include <grpcpp/client_context.h>
 #include <unistd.h>
 
@@ -22,20 +22,20 @@
 #include "absl/time/clock.h"
 #include "chord/v1/grounding.grpc.pb.h"
 #include "chord/v1/images.grpc.pb.h"
+#include "common/api/answer_json.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/image/annotate.h"
 #include "common/image/image.h"
-#include "common/model/unicode.h"
-#include "common/rpc/answer_json.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
+#include "common/text/unicode.h"
 #include "services/cli/args.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
 #include "services/cli/files.h"
+#include "services/cli/plot/annotate.h"
 #include "services/cli/upload.h"
 
 namespace chord::cli {
@@ -48,13 +48,13 @@ constexpr char kHelp[] =
     "  Where is it? Boxes are in pixels of the upright original.\n"
     "  --server ADDR        HOST:PORT or unix:PATH of the gateway's gRPC (default "
     "127.0.0.1:50051)\n"
-    "  --annotate OUT       write the picture with boxes as PNG; for a DIR, OUT is a folder\n"
-    "  --json               the whole answer as JSON; for a DIR one line a picture\n"
+    "  --annotate OUT       write the image with boxes as PNG; for a DIR, OUT is a folder\n"
+    "  --json               the whole answer as JSON; for a DIR one line an image\n"
     "  --max-new-tokens N   longest answer, 1 to 4096\n"
-    "  --timeout SECONDS    for each picture (default 60)\n"
+    "  --timeout SECONDS    for each image (default 60)\n"
     "  --grammar G          auto (boxes are decoded under the box grammar) or off\n"
-    "  --parallel N         pictures of a DIR asked at once, 1 to 16 (default 4)\n"
-    "Exit code: 0 when every picture was answered, 1 otherwise, 2 for a wrong command line.\n";
+    "  --parallel N         images of a DIR asked at once, 1 to 16 (default 4)\n"
+    "Exit code: 0 when every image was answered, 1 otherwise, 2 for a wrong command line.\n";
 
 struct Options {
   std::string sentence;
@@ -65,7 +65,7 @@ struct Options {
   v1::Grammar grammar = v1::GRAMMAR_AUTO;
 };
 
-absl::StatusOr<std::string> ReadPicture(const std::string& path) {
+absl::StatusOr<std::string> ReadImage(const std::string& path) {
   return ReadWhole(path, limits::kCeilingImageBytes);
 }
 
@@ -74,15 +74,15 @@ absl::Status WriteAnnotated(const std::string& bytes, const v1::GroundResponse& 
   image::DecodeOptions decode;
   decode.limits.max_pixels = limits::kCeilingImagePixels;
   decode.limits.max_bytes = limits::kCeilingImageBytes;
-  CHORD_ASSIGN_OR_RETURN(const image::Picture picture, image::Decode(bytes, decode));
-  std::vector<image::AnnotatedBox> boxes;
+  CHORD_ASSIGN_OR_RETURN(const image::RgbImage image, image::Decode(bytes, decode));
+  std::vector<plot::AnnotatedBox> boxes;
   for (const auto& object : answer.objects()) {
     boxes.push_back(
         {image::Box{object.box().x1(), object.box().y1(), object.box().x2(), object.box().y2()},
          object.label()});
   }
   CHORD_ASSIGN_OR_RETURN(const std::vector<uint8_t> png,
-                         image::EncodePng(image::Annotate(picture, boxes)));
+                         image::EncodePng(plot::Annotate(image, boxes)));
   return WriteWhole(path, {reinterpret_cast<const char*>(png.data()), png.size()});
 }
 
@@ -114,7 +114,7 @@ Json ErrorJson(const absl::Status& status) {
 absl::StatusOr<std::string> Shown(const v1::GroundResponse& answer, const std::string& bytes,
                                   const Options& options, const std::string& annotate, int indent) {
   if (!annotate.empty()) CHORD_RETURN_IF_ERROR(WriteAnnotated(bytes, answer, annotate));
-  return options.json ? rpc::AnswerJson(answer, indent) + "\n" : HumanAnswer(answer);
+  return options.json ? api::AnswerJson(answer, indent) + "\n" : HumanAnswer(answer);
 }
 
 void Fill(const Options& options, v1::GroundRequest& request) {
@@ -129,9 +129,9 @@ bool IsLost(const absl::Status& status) {
 
 absl::StatusOr<std::string> AskOne(const std::string& server, const std::string& path,
                                    const Options& options) {
-  CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(path));
+  CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(path));
   CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer,
-                         MakeGrpcClient(server)->Ask({.picture = bytes,
+                         MakeGrpcClient(server)->Ask({.image = bytes,
                                                       .prompt = options.sentence,
                                                       .max_new_tokens = options.max_new_tokens,
                                                       .grammar = options.grammar,
@@ -140,11 +140,11 @@ absl::StatusOr<std::string> AskOne(const std::string& server, const std::string&
 }
 
 struct Folder {
-  std::vector<std::string> pictures;  // sorted
-  size_t passed_over = 0;             // files that are no pictures
+  std::vector<std::string> images;  // sorted
+  size_t passed_over = 0;           // files that are no images
 };
 
-absl::StatusOr<Folder> PicturesOf(const std::string& dir) {
+absl::StatusOr<Folder> ImagesOf(const std::string& dir) {
   Folder out;
   std::error_code error;
   fs::directory_iterator entries(dir, error);
@@ -156,10 +156,10 @@ absl::StatusOr<Folder> PicturesOf(const std::string& dir) {
     char head[64] = {};
     file.read(head, sizeof(head));
     // Told by bytes; other files of the folder are passed over. What cannot be opened may be a
-    // picture: it is asked about, and fails with the reason.
+    // image: it is asked about, and fails with the reason.
     const bool opened = file.is_open() && !file.bad();
     if (!opened || image::Sniff(absl::string_view(head, static_cast<size_t>(file.gcount()))).ok()) {
-      out.pictures.push_back(path);
+      out.images.push_back(path);
     } else {
       ++out.passed_over;
     }
@@ -168,7 +168,7 @@ absl::StatusOr<Folder> PicturesOf(const std::string& dir) {
     return errors::ConfigInvalid(
         absl::StrCat("The folder ", dir, " cannot be read: ", error.message(), "."));
   }
-  std::sort(out.pictures.begin(), out.pictures.end());
+  std::sort(out.images.begin(), out.images.end());
   return out;
 }
 
@@ -198,8 +198,8 @@ class Progress {
       more = absl::StrCat("; ", passed_over, passed_over == 1 ? " file is" : " files are",
                           " neither JPEG, PNG nor WebP and passed over");
     }
-    std::fprintf(stderr, "%zu of %zu pictures answered, %zu failed%s\n", all_ - failed, all_,
-                 failed, more.c_str());
+    std::fprintf(stderr, "%zu of %zu images answered, %zu failed%s\n", all_ - failed, all_, failed,
+                 more.c_str());
   }
 
  private:
@@ -207,14 +207,14 @@ class Progress {
   const bool terminal_;
 };
 
-// All pictures of a folder over one stream of the server (GroundBatch), a few at a time. What is
+// All images of a folder over one stream of the server (GroundBatch), a few at a time. What is
 // refused because the server is busy is asked again after the time it gave.
-class FolderAsker {
+class BatchClient {
  public:
   // Called once for each file, from one thread at a time.
   using OnAnswer = std::function<void(size_t file, const absl::StatusOr<v1::GroundResponse>&)>;
 
-  FolderAsker(const std::string& server, const Options& options,
+  BatchClient(const std::string& server, const Options& options,
               const std::vector<std::string>& files, int parallel, OnAnswer on_answer)
       : channel_(rpc::MakeChannel(server)),
         grounding_(v1::Grounding::NewStub(channel_)),
@@ -264,7 +264,7 @@ class FolderAsker {
   struct Flight {
     int attempts = 0;
     absl::Time deadline;
-    std::string image_id;  // uploaded for this question
+    std::string image_id;  // uploaded for this prompt
   };
   using Stream = grpc::ClientReaderWriter<v1::GroundBatchRequest, v1::GroundBatchResponse>;
 
@@ -336,7 +336,7 @@ class FolderAsker {
   }
 
   absl::Status SendOne(size_t file, Stream& stream) {
-    CHORD_ASSIGN_OR_RETURN(std::string bytes, ReadPicture(files_[file]));
+    CHORD_ASSIGN_OR_RETURN(std::string bytes, ReadImage(files_[file]));
     v1::GroundBatchRequest item;
     item.set_tag(absl::StrCat(file));
     Fill(options_, *item.mutable_request());
@@ -344,7 +344,7 @@ class FolderAsker {
       item.mutable_request()->set_image(std::move(bytes));
     } else {
       CHORD_ASSIGN_OR_RETURN(const std::string id,
-                             UploadPicture(*images_, bytes, absl::Now() + options_.timeout));
+                             UploadImage(*images_, bytes, absl::Now() + options_.timeout));
       item.mutable_request()->set_image_id(id);
       absl::MutexLock lock(&mu_);
       if (const auto flight = flying_.find(file); flight != flying_.end()) {
@@ -415,11 +415,10 @@ class FolderAsker {
 // Answers are printed in the order of the files, whichever comes first.
 absl::StatusOr<int> GroundFolder(const std::string& server, const std::string& dir,
                                  const Options& options, int parallel) {
-  CHORD_ASSIGN_OR_RETURN(const Folder folder, PicturesOf(dir));
-  const std::vector<std::string>& files = folder.pictures;
+  CHORD_ASSIGN_OR_RETURN(const Folder folder, ImagesOf(dir));
+  const std::vector<std::string>& files = folder.images;
   if (files.empty()) {
-    std::fprintf(stderr, "chord ground: there is no JPEG, PNG or WebP picture in %s.\n",
-                 dir.c_str());
+    std::fprintf(stderr, "chord ground: there is no JPEG, PNG or WebP image in %s.\n", dir.c_str());
     return 1;
   }
   const auto annotated = [&](size_t i) -> std::string {
@@ -430,7 +429,7 @@ absl::StatusOr<int> GroundFolder(const std::string& server, const std::string& d
   if (!options.annotate.empty()) {
     std::error_code error;
     fs::create_directories(options.annotate, error);
-    // Better now than after every picture has been answered.
+    // Better now than after every image has been answered.
     if (error) {
       return errors::FileNotWritten(
           absl::StrCat("Cannot make the folder ", options.annotate, ": ", error.message(), "."));
@@ -439,18 +438,18 @@ absl::StatusOr<int> GroundFolder(const std::string& server, const std::string& d
   }
   std::map<size_t, std::string> ready;  // answered, not printed yet
   size_t printed = 0, done = 0, failed = 0;
-  bool any = false;  // the server has said something about a picture
+  bool any = false;  // the server has said something about an image
   Progress progress(files.size());
   const auto show =
       [&](size_t i,
           const absl::StatusOr<v1::GroundResponse>& response) -> absl::StatusOr<std::string> {
     CHORD_RETURN_IF_ERROR(response.status());
     if (options.annotate.empty()) return Shown(*response, "", options, "", -1);
-    CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadPicture(files[i]));
+    CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(files[i]));
     return Shown(*response, bytes, options, annotated(i), -1);
   };
   progress.Show(0, 0);
-  FolderAsker asker(
+  BatchClient client(
       server, options, files, parallel,
       [&](size_t i, const absl::StatusOr<v1::GroundResponse>& response) {
         const absl::StatusOr<std::string> answer = show(i, response);
@@ -477,7 +476,7 @@ absl::StatusOr<int> GroundFolder(const std::string& server, const std::string& d
         }
         progress.Show(done, failed);
       });
-  const absl::Status status = asker.Run();
+  const absl::Status status = client.Run();
   progress.End(failed, folder.passed_over);
   if (IsLost(status)) {
     std::fprintf(stderr, "chord ground: %s\n", std::string(status.message()).c_str());
@@ -495,7 +494,7 @@ absl::StatusOr<int> Ground(const std::vector<std::string>& raw) {
     return 0;
   }
   if (args.positional.size() != 2) {
-    return errors::ConfigInvalid("Give a picture (or a folder) and a sentence; see --help.");
+    return errors::ConfigInvalid("Give an image (or a folder) and a sentence; see --help.");
   }
   Options options;
   options.sentence = args.positional[1];
@@ -521,13 +520,13 @@ absl::StatusOr<int> Ground(const std::vector<std::string>& raw) {
     return errors::ParameterInvalid("--parallel", "an integer from 1 to 16");
   }
   CHORD_ASSIGN_OR_RETURN(const std::string server, GrpcAddress(args));
-  if (model::ToValidUtf8(options.sentence) != options.sentence) return errors::PromptNotUtf8();
+  if (text::ToValidUtf8(options.sentence) != options.sentence) return errors::PromptNotUtf8();
   const std::string& target = args.positional[0];
   std::error_code error;
   if (fs::is_directory(target, error)) return GroundFolder(server, target, options, parallel);
   if (!options.annotate.empty()) {
     if (fs::equivalent(target, options.annotate, error)) {
-      return errors::ConfigInvalid("--annotate would overwrite the picture; name another file.");
+      return errors::ConfigInvalid("--annotate would overwrite the image; name another file.");
     }
     CHORD_RETURN_IF_ERROR(CheckWritable(options.annotate));
   }

@@ -8,16 +8,16 @@
 #include <vector>
 
 #include "services/cli/commands.h"
-#include "services/cli/places.h"
+#include "services/cli/install_paths.h"
 #include "services/cli/tokenize.h"
 
 namespace {
 
 constexpr char kHelp[] =
-    "chord: where in this picture is the thing I describe?\n"
+    "chord: where in this image is the thing I describe?\n"
     "\n"
     "  chord serve      run gateway, vision worker and language worker on this host\n"
-    "  chord ground     ask about a picture or a folder of pictures\n"
+    "  chord ground     ask about an image or a folder of images\n"
     "  chord eval       measure a running Chord on a data set with known boxes\n"
     "  chord calibrate  fit a model's confidences on such a data set\n"
     "  chord bench      offer a load to a running Chord and measure how it answers\n"

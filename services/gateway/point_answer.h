@@ -1,7 +1,7 @@
 // Points of an answer. Pure: the worker's words and numbers are not trusted.
 #pragma once
 
-#include "services/gateway/answer.h"
+#include "services/gateway/answer_builder.h"
 #include "services/gateway/ground.h"
 
 namespace chord::gateway {

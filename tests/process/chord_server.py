@@ -177,7 +177,7 @@ class Chord:
     def get(self, path):
         return self.request("GET", path)
 
-    def post(self, image=None, prompt=None, extra=(), timeout=60, filename="picture.bin"):
+    def post(self, image=None, prompt=None, extra=(), timeout=60, filename="image.bin"):
         fields = []
         if image is not None:
             fields.append(("image", (filename, image)))
@@ -205,7 +205,7 @@ class Chord:
 
 
 def demo():
-    """[(bytes, prompt, boxes)] of the bundled pictures."""
+    """[(bytes, prompt, boxes)] of the bundled images."""
     scenes = json.loads((ROOT / "demo" / "scenes.json").read_text())
     return [((ROOT / "demo" / s["file"]).read_bytes(), s["prompt"], s["boxes"]) for s in scenes]
 

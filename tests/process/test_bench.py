@@ -72,7 +72,7 @@ def test_a_stream_is_timed_by_the_client(chord):
     assert run["ttft_seconds"]["p50"] <= run["total_seconds"]["p50"]
 
 
-def test_a_sweep_is_a_table_and_a_picture(chord, tmp_path):
+def test_a_sweep_is_a_table_and_a_image(chord, tmp_path):
     plot = tmp_path / "plot.png"
     done = bench(DEMO, *door(chord, False), "--rate", "1,2", "--duration", 1.5, "--warmup", 0, "--plot", plot)
     text = done.stdout.decode()
@@ -81,7 +81,7 @@ def test_a_sweep_is_a_table_and_a_picture(chord, tmp_path):
     assert image.format == "PNG" and len(image.convert("RGB").getcolors(1 << 20)) > 10
 
 
-def test_one_picture_with_a_prompt(chord):
+def test_one_image_with_a_prompt(chord):
     run = measured(DEMO / "farm.png", "--prompt", "the tractor", *door(chord, True), "--rate", 2, "--duration", 1.5, "--warmup", 0)
     assert run["pictures"] == run["questions"] == 1 and run["count"]["offered"] > 0
 

@@ -31,7 +31,7 @@ def crc32c(data):
 
 
 def plan(width, height, factor=28, least=50176, most=250880):
-    """The frame of an upright picture, as the spec derives it for chord-nano."""
+    """The frame of an upright image, as the spec derives it for chord-nano."""
     h, w = (max(factor, round(side / factor) * factor) for side in (height, width))
     if h * w > most:
         beta = math.sqrt(height * width / most)
@@ -232,7 +232,7 @@ def frame_with(**changes):
     return frame
 
 
-def test_forged_encodes_are_refused_before_a_byte_of_the_picture(peers):
+def test_forged_encodes_are_refused_before_a_byte_of_the_image(peers):
     image = lambda data: encode_pb2.EncodeRequest(image_chunk=data)
     cases = [
         ([], "BODY_MALFORMED"),
@@ -259,7 +259,7 @@ def test_forged_encodes_are_refused_before_a_byte_of_the_picture(peers):
         assert reason_of(encode, peers, *parts) == "BODY_MALFORMED", parts
 
 
-def test_a_picture_that_is_not_what_its_plan_says(peers):
+def test_a_image_that_is_not_what_its_plan_says(peers):
     ticket = peers.ticket()
     call = peers.decode(ticket)
     parts = [encode_header(peers, ticket, frame=PLAN), encode_pb2.EncodeRequest(image_chunk=GOOD)]
@@ -281,7 +281,7 @@ def test_an_upload_that_stands_still_is_ended(peers):
     assert time.monotonic() - begin < 20
 
 
-def test_a_decode_whose_picture_never_comes_is_ended(peers):
+def test_a_decode_whose_image_never_comes_is_ended(peers):
     begin = time.monotonic()
     assert error_of(peers.decode(peers.ticket(), timeout=3)) == "DEADLINE_EXCEEDED"
     assert time.monotonic() - begin < 5

@@ -1,4 +1,4 @@
-"""The serving core from outside: many questions at once answer as each alone, pictures are kept,
+"""The serving core from outside: many prompts at once answer as each alone, images are kept,
 the grammar saves steps and nothing else, a cut answer is whole, nothing is left behind."""
 
 import concurrent.futures
@@ -63,7 +63,7 @@ def said(answer):
 
 
 def test_many_at_once_answer_as_each_alone(chord):
-    """Batching, chunked prefill, kept pictures and the grammar change no answer (fp32)."""
+    """Batching, chunked prefill, kept images and the grammar change no answer (fp32)."""
     rng = random.Random(4)
     alone = {}
     for i, (image, _, _) in enumerate(SCENES):
@@ -87,7 +87,7 @@ def test_many_at_once_answer_as_each_alone(chord):
     assert chord.kv_used() >= 0
 
 
-def test_a_second_question_finds_the_picture(chord):
+def test_a_second_question_finds_the_image(chord):
     image, prompt, _ = SCENES[0]
     first = chord.ask(prompt, image)
     assert first["usage"]["cache"] == "none" and first["image_id"]
@@ -97,7 +97,7 @@ def test_a_second_question_finds_the_picture(chord):
     assert again["boxes"] == first["boxes"] and again["usage"]["cache"] == "kv"
 
 
-def test_a_deleted_picture_is_forgotten(chord):
+def test_a_deleted_image_is_forgotten(chord):
     uploaded = chord.upload(SCENES[1][0])
     chord.ask(SCENES[1][1], image_id=uploaded["image_id"])
     assert chord.request("DELETE", f"/api/images/{uploaded['image_id']}").status in (200, 204)

@@ -12,7 +12,7 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "services/gateway/image_store.h"
+#include "services/gateway/images/image_store.h"
 #include "services/gateway/openai/data_url.h"
 #include "services/gateway/openai/error.h"
 #include "services/gateway/openai/json.h"

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/rpc/answer_json.h"
-#include "services/gateway/codec.h"
+#include "common/api/answer_json.h"
+#include "services/gateway/grpc/proto_codec.h"
 
 namespace chord::gateway::openai {
 namespace {
@@ -21,7 +21,7 @@ OrderedJson UsageOf(const GroundResult& result) {
 }
 
 OrderedJson ChordOf(const GroundResult& result) {
-  return OrderedJson::parse(rpc::AnswerJson(ToProto(result)), nullptr, /*allow_exceptions=*/false);
+  return OrderedJson::parse(api::AnswerJson(ToProto(result)), nullptr, /*allow_exceptions=*/false);
 }
 
 OrderedJson Bytes(absl::string_view text) {
