@@ -3,7 +3,7 @@
 //
 //   grammar_replay TOKENIZER_JSON VOCAB_SIZE EOS < CASES
 //
-// CASES: lines "WIDTH<TAB>HEIGHT<TAB>QUESTION<TAB>ANSWER", in the answer \n and \t for the bytes.
+// CASES: lines "WIDTH<TAB>HEIGHT<TAB>PROMPT<TAB>ANSWER", in the answer \n and \t for the bytes.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

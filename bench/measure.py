@@ -69,7 +69,7 @@ def machine():
                 break
     except OSError:
         pass
-    # A busy machine measures its neighbours; whoever quotes a figure looks at this first.
+    # A busy machine measures its neighbours; look at this before quoting a figure.
     return {"processor": name, "cores": len(os.sched_getaffinity(0)), "load_average": round(os.getloadavg()[0], 2)}
 
 

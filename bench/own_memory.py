@@ -3,7 +3,7 @@
   python bench/own_memory.py --bin build/bin [--images 200] [--concurrency 8] [--json OUT.json]
 
 A process's own memory is what would be free if it alone ended (USS: private pages of
-/proc/PID/smaps_rollup; libtorch's code, which both workers map, is nobody's own). Measured when all
+/proc/PID/smaps_rollup; libtorch's code, which both workers map, is not counted). Measured when all
 are ready, after the first answers, and after many fresh images, asked --concurrency at once, have
 filled the caches. To hold for chord-nano: 400 MB over all processes.
 """
@@ -13,7 +13,7 @@ import pathlib
 import re
 
 from measure import Server, finish, parser, table
-from second_request import QUESTIONS, image
+from second_request import PROMPTS, image
 
 LIMIT = 400_000_000
 
@@ -32,7 +32,7 @@ def main():
     moments = {}
     with Server(args) as server:
         def ask(seed):
-            server.ground(image(448, 336, seed), QUESTIONS[seed % len(QUESTIONS)])
+            server.ground(image(448, 336, seed), PROMPTS[seed % len(PROMPTS)])
 
         def note(moment):
             pids = {"supervisor": server.process.pid, **server.pids()}

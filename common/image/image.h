@@ -66,5 +66,7 @@ absl::StatusOr<RgbImage> Decode(absl::string_view bytes, const DecodeOptions& op
 
 // For annotated images. Deterministic.
 absl::StatusOr<std::vector<uint8_t>> EncodePng(const RgbImage& image);
+// Baseline JPEG of quality 92. INVALID_ARGUMENT for sides over 65,500 pixels.
+absl::StatusOr<std::vector<uint8_t>> EncodeJpeg(const RgbImage& image);
 
 }  // namespace chord::image

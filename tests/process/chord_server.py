@@ -1,5 +1,5 @@
 """A real Chord for tests: `chord serve` with chord-nano on free ports, its three processes, and
-small clients for both doors. Nothing here waits by sleeping a fixed time: it waits for a state.
+small clients for HTTP and gRPC. Nothing here waits by sleeping a fixed time: it waits for a state.
 CHORD_SERVE_FLAGS adds options to every `chord serve` ("--threads 1" on a machine that is busy)."""
 
 import contextlib
@@ -164,7 +164,6 @@ class Chord:
                 raise TimeoutError("the state that was waited for did not come")
             time.sleep(0.01)
 
-    # --- doors ------------------------------------------------------------------------------
     def request(self, method, path, body=None, headers=None, timeout=60):
         connection = http.client.HTTPConnection(self.http_address, timeout=timeout)
         try:

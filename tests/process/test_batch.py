@@ -45,7 +45,7 @@ def test_a_json_batch_answers_each_in_order(chord, alone):
     requests = [{"tag": str(i), "image": data_url(image), "prompt": prompt}
                 for i, (image, prompt, _) in enumerate(SCENES)]
     requests.insert(1, {"tag": "bad", "image": data_url(b"nonsense"), "prompt": "x"})
-    requests.insert(3, {"tag": "gone", "image_id": "img_" + "0" * 32, "prompt": "x"})
+    requests.insert(3, {"tag": "expired", "image_id": "img_" + "0" * 32, "prompt": "x"})
     answer = post_json(chord, {"requests": requests})
     assert answer.status == 200, answer.body
     results = answer.json["results"]
@@ -60,7 +60,7 @@ def test_a_json_batch_answers_each_in_order(chord, alone):
     assert len(set(ids)) == len(ids)
 
 
-def test_a_multipart_batch_of_files_with_one_question(chord):
+def test_a_multipart_batch_of_files_with_one_prompt(chord):
     answer = post_form(chord, [("image", (f"{i}.png", image)) for i, (image, _, _) in enumerate(SCENES)] +
                        [("prompt", "the star")])
     assert answer.status == 200, answer.body
@@ -70,7 +70,7 @@ def test_a_multipart_batch_of_files_with_one_question(chord):
         assert result["response"]["boxes"] == chord.post(image, "the star").json["boxes"]
 
 
-def test_a_multipart_batch_of_questions_about_one_image(chord):
+def test_a_multipart_batch_of_prompts_about_one_image(chord):
     prompts = [PROMPT, "the star", "all stars", "the circle"]
     answer = post_form(chord, [("image", ("x.png", GOOD))] + [("prompt", p) for p in prompts])
     assert answer.status == 200, answer.body

@@ -1,5 +1,5 @@
-"""Both doors against clients that announce much and send little, or send little that costs much; and
-what is refused is refused with a reason, whoever finds the fault."""
+"""HTTP and gRPC endpoints against clients that announce much and send little, or send little that costs much; and
+every refusal has a reason, whichever layer makes it."""
 
 import base64
 import contextlib
@@ -64,7 +64,7 @@ def cut(data, size):
 
 # --- rooms that are booked and not used -------------------------------------------------------------
 
-def test_bodies_that_are_only_announced_keep_nobody_out(chord):
+def test_bodies_that_are_only_announced_do_not_block_other_clients(chord):
     """Together they announce all the room there is."""
     host, port = chord.http_address.split(":")
     with contextlib.ExitStack() as stack:
@@ -76,7 +76,7 @@ def test_bodies_that_are_only_announced_keep_nobody_out(chord):
         assert chord.post(GOOD, PROMPT).status == 200
 
 
-def test_uploads_that_are_only_announced_keep_nobody_out_and_end(chord):
+def test_uploads_that_are_only_announced_do_not_block_other_clients_and_end(chord):
     stop = threading.Event()
 
     def silent():
@@ -98,7 +98,7 @@ def test_uploads_that_are_only_announced_keep_nobody_out_and_end(chord):
 # --- little that costs much -------------------------------------------------------------------------
 
 def lengthy(count):
-    """A field 15, unknown, of so many empty fields."""
+    """A field 15, unknown, of the given number of empty fields."""
     size, length = 2 * count, b""
     while size > 127:
         length, size = length + bytes([size & 127 | 128]), size >> 7

@@ -70,7 +70,7 @@ def test_coco_refcoco_and_http_give_the_same_figures(chord, tmp_path):
     assert one["acc50"] == 1 and one["several_exact"] is None and one["groups"]["val"]["count"] == one["count"]
 
 
-def test_a_question_that_fails_is_told_and_counted(chord, tmp_path):
+def test_a_prompt_that_fails_is_reported_and_counted(chord, tmp_path):
     rows = [dict(scenes()[0]), {"file": "none.png", "prompt": "the cup", "boxes": []}]
     (tmp_path / "scenes.json").write_text(json.dumps(rows))
     done = run("eval", tmp_path, "--images", DEMO, "--server", chord.grpc_address, "--json")

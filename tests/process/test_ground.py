@@ -1,4 +1,4 @@
-"""Both doors answer the bundled prompts, in the contract's form."""
+"""HTTP and gRPC answer the bundled prompts, in the contract's form."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from chord_server import BIN, ROOT, demo, iou
 
 
 @pytest.mark.parametrize("image,prompt,boxes", demo())
-def test_http_answers_the_bundled_questions(chord, image, prompt, boxes):
+def test_http_answers_the_bundled_prompts(chord, image, prompt, boxes):
     answer = chord.post(image, prompt)
     assert answer.status == 200, answer.body
     got = answer.json

@@ -241,7 +241,7 @@ SPOILED = {
     "no configuration": lambda d: (d / "config.json").unlink(),
     "no tokenizer": lambda d: (d / "tokenizer.json").unlink(),
     "half the weights": lambda d: cut(d / "model.safetensors"),
-    "weights that are gone": lambda d: (d / "model.safetensors").unlink(),
+    "missing weights": lambda d: (d / "model.safetensors").unlink(),
     "an empty configuration": lambda d: (d / "config.json").write_bytes(b""),
     "a configuration of another shape": lambda d: widen(d / "config.json"),
     "weights of overflowing shapes": lambda d: (d / "model.safetensors").write_bytes(overflow()),

@@ -62,7 +62,7 @@ def test_an_uploaded_image_answers_like_the_file(chord):
         assert got["usage"]["cache"] in ("none", "embeddings", "kv")
 
 
-def test_a_first_question_keeps_its_image(chord):
+def test_a_first_request_keeps_its_image(chord):
     first = chord.post(GOOD, PROMPT).json
     second = ask(chord, first["image_id"]).json
     assert second["boxes"] == first["boxes"]
@@ -71,7 +71,7 @@ def test_a_first_question_keeps_its_image(chord):
     assert over_grpc.image_id == first["image_id"]
 
 
-def test_a_second_question_is_served_by_what_the_worker_kept(chord):
+def test_a_second_request_is_served_by_what_the_worker_kept(chord):
     first = chord.post(GOOD, PROMPT).json
     assert first["usage"]["cache"] == "none"
     second = ask(chord, first["image_id"], "the star").json
@@ -186,7 +186,7 @@ def test_a_conversation_with_the_file_sent_again_each_time(chord):
     assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
 
 
-def test_one_question_of_a_conversation_at_a_time(chord):
+def test_one_request_of_a_conversation_at_a_time(chord):
     image_id = upload(chord, GOOD).json["image_id"]
     language = chord.pid("language")
     os.kill(language, signal.SIGSTOP)

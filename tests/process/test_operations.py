@@ -85,7 +85,7 @@ def test_what_is_asked_on_a_stream_is_answered_before_the_end(chord):
 
 
 def test_serves_as_the_first_process_of_a_container(tmp_path):
-    """Process 1 is the supervisor there, which a gateway must not take for nobody."""
+    """Process 1 is the supervisor there, which a gateway must not take for a missing parent."""
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*command, "true"], capture_output=True).returncode != 0:
         pytest.skip("no namespaces here")
@@ -102,7 +102,7 @@ def test_serves_as_the_first_process_of_a_container(tmp_path):
         served.communicate()
 
 
-def test_an_address_that_is_taken_is_said_before_anything_starts(chord):
+def test_an_address_that_is_taken_is_reported_before_anything_starts(chord):
     for flag, address in (("--http", chord.http_address), ("--grpc", chord.grpc_address)):
         free = "--grpc" if flag == "--http" else "--http"
         done = run("serve", flag, address, free, "127.0.0.1:0", "--model", MODEL)
@@ -116,7 +116,7 @@ def test_an_address_that_is_taken_is_said_before_anything_starts(chord):
     assert done.returncode == 2 and b"XDG_RUNTIME_DIR is too long" in done.stderr
 
 
-def test_serves_on_when_nobody_reads_its_announcement(tmp_path):
+def test_serves_on_when_no_one_reads_its_announcement(tmp_path):
     import fleet
     address = f"127.0.0.1:{fleet.free_port()}"
     reader, writer = os.pipe()
@@ -271,7 +271,7 @@ def test_without_a_server_one_sentence_says_so(tmp_path):
         assert done.returncode == 2 and b"HOST:PORT" in done.stderr, server
 
 
-def test_what_cannot_be_written_is_said_before_anything_is_asked(tmp_path):
+def test_what_cannot_be_written_is_reported_before_anything_is_sent(tmp_path):
     folder = images(tmp_path / "few", 1)
     image = folder / "0000.png"
     (folder / "scenes.json").write_text(json.dumps([{"file": "0000.png", "prompt": "x", "boxes": []}] * 20))
@@ -333,7 +333,7 @@ def test_a_image_that_may_not_be_read_is_a_failure(chord, tmp_path):
         folder.chmod(0o700)
 
 
-def test_a_question_that_is_not_utf8(chord):
+def test_a_prompt_that_is_not_utf8(chord):
     done = run("ground", pathlib.Path(__file__), b"\xff\xfe".decode("utf-8", "surrogateescape"), "--server", chord.grpc_address)
     assert done.returncode == 2 and b"UTF-8" in done.stderr and b"libprotobuf" not in done.stderr
 
@@ -345,7 +345,7 @@ def test_flags_of_the_processes_have_both_spellings():
     assert done.returncode == 2 and b"--gateway-flag needs a value" in done.stderr
 
 
-def test_a_lost_worker_costs_nobody_an_answer_while_another_is_idle(tmp_path):
+def test_a_lost_worker_costs_no_answer_while_another_is_idle(tmp_path):
     """More requests than the share of the traffic that retries may be."""
     import fleet
     with fleet.Fleet(tmp_path, language=2) as chord:

@@ -1,4 +1,4 @@
-"""The doors between our processes, knocked on by a forger: what is wrong is refused before memory is
+"""The internal endpoints, called by a forger: what is wrong is refused before memory is
 taken, ends at most its own request, and leaves nothing behind."""
 
 import glob
@@ -109,7 +109,7 @@ def push(peers, *messages, timeout=20):
     return peers.sink.Push(iter(messages), timeout=timeout)
 
 
-def test_a_push_that_nobody_waits_for(peers):
+def test_a_push_that_no_request_waits_for(peers):
     begin = time.monotonic()
     assert error_of(push(peers, peers.header(peers.ticket()), timeout=3)) in ("TICKET_UNKNOWN", "DEADLINE_EXCEEDED")
     assert time.monotonic() - begin < 6

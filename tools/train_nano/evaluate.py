@@ -34,16 +34,16 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     return w * h / (both - w * h)
 
 
-def matched(truth: Boxes, said: Boxes) -> list[float]:
+def matched(truth: Boxes, predicted: Boxes) -> list[float]:
     """IoU of each true box with the answer that is its own; greedy, best pairs first."""
-    pairs = sorted(((iou(t, s), i, j) for i, t in enumerate(truth) for j, s in enumerate(said)),
+    pairs = sorted(((iou(t, s), i, j) for i, t in enumerate(truth) for j, s in enumerate(predicted)),
                    reverse=True)
-    scores, used_truth, used_said = [0.0] * len(truth), set(), set()
+    scores, used_truth, used_predicted = [0.0] * len(truth), set(), set()
     for score, i, j in pairs:
-        if i not in used_truth and j not in used_said:
+        if i not in used_truth and j not in used_predicted:
             scores[i] = score
             used_truth.add(i)
-            used_said.add(j)
+            used_predicted.add(j)
     return scores
 
 
@@ -57,9 +57,9 @@ class Score:
     hits: int = 0
     iou_sum: float = 0.0
 
-    def add(self, truth: Boxes, said: Boxes) -> bool:
-        scores = matched(truth, said)
-        right = len(said) == len(truth) and all(s > 0.5 for s in scores)
+    def add(self, truth: Boxes, predicted: Boxes) -> bool:
+        scores = matched(truth, predicted)
+        right = len(predicted) == len(truth) and all(s > 0.5 for s in scores)
         self.asked += 1
         self.exact += right
         self.boxes += len(truth)
@@ -183,12 +183,12 @@ def evaluate_scenes(folder: Path, answer: Answerer, report: Callable[[str], None
     """`report` gets a line for each scene that was not answered exactly."""
     scores: dict[str, Score] = {}
     for row in load_rows(folder):
-        said = answer((folder / row["file"]).read_bytes(), row["prompt"])
+        predicted = answer((folder / row["file"]).read_bytes(), row["prompt"])
         kind = ("absent", "one")[len(row["boxes"])] if len(row["boxes"]) < 2 else "several"
         for key in (kind, row["lang"]):
-            right = scores.setdefault(key, Score()).add(row["boxes"], said)
+            right = scores.setdefault(key, Score()).add(row["boxes"], predicted)
         if not right:
-            rounded = [[round(v) for v in b] for b in said]
+            rounded = [[round(v) for v in b] for b in predicted]
             report(f"{row['file']}: {row['prompt']!r} should be {row['boxes']}, was {rounded}")
     return {key: score.as_dict() for key, score in sorted(scores.items())}
 
@@ -205,7 +205,7 @@ def evaluate_photos(tars: Sequence[Path], answer: Answerer) -> dict:
                 member = files.get(photo["file"]) or files["images/" + photo["file"]]
                 for thing in photo["objects"]:
                     if labels.count(thing["label_en"]) == 1:
-                        said = answer(tar.extractfile(member).read(), f"find the {thing['label_en']}")
-                        score.add([thing["bbox"]], said)
+                        predicted = answer(tar.extractfile(member).read(), f"find the {thing['label_en']}")
+                        score.add([thing["bbox"]], predicted)
         summary[path.stem.removeprefix("real_heldout_")] = score.as_dict()
     return summary

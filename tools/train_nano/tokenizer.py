@@ -61,7 +61,7 @@ class ChatFormat:
         ids, labels = [self.id["<|vision_end|>"]], [NO_LABEL]
         for i, (prompt, answer) in enumerate(turns):
             asked = [*(self._to_user if i else []), *self.encode(prompt), *self._to_assistant]
-            said = [*self.encode(answer), self.end]
-            ids += asked + said
-            labels += [NO_LABEL] * len(asked) + said
+            answered = [*self.encode(answer), self.end]
+            ids += asked + answered
+            labels += [NO_LABEL] * len(asked) + answered
         return Dialog(ids, labels)

@@ -1,66 +1,39 @@
-// `chord bench`: offers a load to a running Chord and says how it fared. See docs/bench.md.
+// `chord bench`: offers a load to a running server and reports how it answered. See docs/bench.md.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "services/cli/args.h"
 #include "services/cli/bench/bench_client.h"
 #include "services/cli/bench/bench_report.h"
 #include "services/cli/bench/bench_run.h"
 #include "services/cli/bench/bench_stats.h"
 #include "services/cli/bench/workload.h"
+#include "services/cli/client.h"
+#include "services/cli/command_line.h"
 #include "services/cli/commands.h"
 #include "services/cli/files.h"
 
 namespace chord::cli {
 namespace {
 
-constexpr char kHelp[] =
-    "chord bench DATA (--rate R | --concurrency N) [--server ADDR] [--json] [--plot OUT.png]\n"
-    "  Asks a running Chord prompts at a given rate and measures how it answers.\n"
-    "  DATA is a folder with images and a .json or .jsonl file of prompts (as demo/), such a\n"
-    "  file alone (rows {\"file\", \"prompt\"}, COCO or RefCOCO), or, with --prompt, images.\n"
-    "  --images DIR         the images of a data file (default: beside it, or in its images/)\n"
-    "the load\n"
-    "  --rate R             open loop: Poisson arrivals, R requests a second whatever the server\n"
-    "                       does; a list 2,4,8 or a sweep FROM:TO:COUNT measures one after "
-    "another\n"
-    "  --concurrency N      closed loop: N requests outstanding at any time, 1 to 4096\n"
-    "  --duration SECONDS   measured time of each rate (default 30)\n"
-    "  --warmup SECONDS     load before it that is not measured (default 2)\n"
-    "  --reuse SHARE        0 to 1: share of requests that name an uploaded image by its\n"
-    "                       image_id instead of sending it (default 0)\n"
-    "  --prompt TEXT        ask this of every image\n"
-    "  --max-new-tokens N   longest answer, 1 to 4096\n"
-    "  --grammar G          auto or off\n"
-    "  --seed N             of arrivals and prompts (default 1)\n"
-    "  --timeout SECONDS    of each request, from its arrival (default 60)\n"
-    "  --max-outstanding N  an arrival over it is not sent but counted as dropped_by_bench\n"
-    "                       (default 512, at most 16384)\n"
-    "the server\n"
-    "  --server ADDR        HOST:PORT or unix:PATH of gRPC (default 127.0.0.1:50051), or "
-    "HOST:PORT\n"
-    "                       of HTTP with --http (default 127.0.0.1:8080)\n"
-    "  --http               ask over HTTP\n"
-    "  --connections N      gRPC connections (default: one for each 64 outstanding, at least 4)\n"
-    "  --stream             streamed answers: the time to the first token is measured here;\n"
-    "                       otherwise it is the answer's timing.ttft_ms\n"
-    "the result\n"
-    "  --slo SECONDS        goodput counts answers that took no longer (default: every answer)\n"
-    "  --json               everything as JSON on stdout\n"
-    "  --plot OUT.png       latencies and rates as an image\n"
+constexpr char kSummary[] =
+    "Offers a load to a running server and measures how it answers. DATA is a folder with images "
+    "and\n"
+    "a .json or .jsonl file of prompts (as demo/), such a file alone (rows {\"file\", \"prompt\"}, "
+    "COCO\n"
+    "or RefCOCO), or, with --prompt, images.";
+constexpr char kEpilog[] =
     "Ctrl-C ends the load; what was measured until then is printed.\n"
-    "Exit code: 0 when it measured, 1 when it could not, 2 for a wrong command line.\n";
+    "Exit code: 0 when it measured, 1 when it could not, 2 wrong command line.";
 
 struct Options {
-  bool help = false;
   bool json = false;
   bool http = false;
   std::string plot, prompt, images;
@@ -70,102 +43,106 @@ struct Options {
   BenchSetting setting;
 };
 
-absl::Status Seconds(const Args& args, const char* name, double fallback, double low, double high,
-                     double& out) {
-  out = fallback;
-  if (!args.Has(name)) return absl::OkStatus();
-  if (absl::SimpleAtod(args.Get(name), &out) && out >= low && out <= high) return absl::OkStatus();
-  return errors::ParameterInvalid(absl::StrCat("--", name),
-                                  absl::StrFormat("a number from %g to %g", low, high));
+// As given, before they are checked against each other.
+struct RawOptions {
+  std::string data, rate, server, grammar;
+  double duration = 30, warmup = 2, timeout = 60, slo = 0;
+  int connections = 0, max_outstanding = 0;  // 0: chosen by the load
+};
+
+void DeclareLoad(CommandLine& line, Options& o, RawOptions& raw) {
+  line.Positional("DATA", &raw.data, "Images and prompts");
+  line.Text("images", &o.images, "DIR",
+            "The images of a data file (default: beside it, or in its images/)");
+  line.Group("Load");
+  line.Text("rate", &raw.rate, "R",
+            "Open loop: Poisson arrivals, R requests a second whatever the server does; a list "
+            "2,4,8 or a sweep FROM:TO:COUNT measures one after another");
+  line.Integer("concurrency", &o.load.concurrency, 1, 4096,
+               "Closed loop: N requests outstanding at any time, 1 to 4096");
+  line.Number("duration", &raw.duration, 0.1, 86'400, "SECONDS",
+              "Measured time of each rate (default 30)");
+  line.Number("warmup", &raw.warmup, 0, 3600, "SECONDS",
+              "Load before it that is not measured (default 2)");
+  line.Number("reuse", &o.load.reuse, 0, 1, "SHARE",
+              "0 to 1: share of requests that name an uploaded image by its image_id instead of "
+              "sending it (default 0)");
+  line.Text("prompt", &o.prompt, "TEXT", "Use this prompt for every image");
+  line.Integer("max-new-tokens", &o.client.max_new_tokens, 1, limits::kCeilingNewTokens,
+               "Longest answer, 1 to 4096");
+  line.Choice("grammar", &raw.grammar, {"auto", "off"}, "Box grammar");
+  line.Unsigned("seed", &o.load.seed, "Of arrivals and prompts (default 1)");
+  line.Number("timeout", &raw.timeout, 0.001, 3600, "SECONDS",
+              "Of each request, from its arrival (default 60)");
+  line.Integer("max-outstanding", &raw.max_outstanding, 1, 16'384,
+               "An arrival over it is not sent but counted as dropped_by_bench (default 512, at "
+               "most 16384)");
 }
 
-template <class Int>
-absl::Status Integer(const Args& args, const char* name, Int fallback, Int low, Int high,
-                     Int& out) {
-  out = fallback;
-  if (!args.Has(name)) return absl::OkStatus();
-  if (absl::SimpleAtoi(args.Get(name), &out) && out >= low && out <= high) return absl::OkStatus();
-  return errors::ParameterInvalid(absl::StrCat("--", name),
-                                  absl::StrCat("an integer from ", low, " to ", high));
+void DeclareServerAndResult(CommandLine& line, Options& o, RawOptions& raw) {
+  line.Group("Server");
+  line.Text("server", &raw.server, "ADDR",
+            "HOST:PORT or unix:PATH of gRPC (default 127.0.0.1:50051), or HOST:PORT of HTTP with "
+            "--http (default 127.0.0.1:8080)");
+  line.Switch("http", &o.http, "Use HTTP");
+  line.Integer("connections", &raw.connections, 1, 256,
+               "gRPC connections (default: one for each 64 outstanding, at least 4)");
+  line.Switch("stream", &o.client.stream,
+              "Streamed answers: the time to the first token is measured here; otherwise it is the "
+              "answer's timing.ttft_ms");
+  line.Group("Result");
+  line.Number("slo", &raw.slo, 0.001, 3600, "SECONDS",
+              "Goodput counts answers that took no longer (default: every answer)");
+  line.Switch("json", &o.json, "Everything as JSON on standard output");
+  line.Text("plot", &o.plot, "OUT.png", "Latencies and rates as an image");
 }
 
-absl::StatusOr<Options> Parse(const std::vector<std::string>& raw) {
-  const std::vector<FlagSpec> specs = {{"rate"},          {"concurrency"},
-                                       {"duration"},      {"warmup"},
-                                       {"reuse"},         {"prompt"},
-                                       {"seed"},          {"max-new-tokens"},
-                                       {"grammar"},       {"timeout"},
-                                       {"server"},        {"http", false},
-                                       {"connections"},   {"max-outstanding"},
-                                       {"stream", false}, {"json", false},
-                                       {"plot"},          {"slo"},
-                                       {"images"},        {"help", false}};
-  CHORD_ASSIGN_OR_RETURN(const Args args, ParseArgs(raw, specs));
-  Options out;
-  out.help = args.Has("help");
-  if (out.help) return out;
-  if (args.positional.size() != 1) {
-    return errors::ConfigInvalid("Give one folder or file of prompts; see --help.");
-  }
-  if (args.Has("rate") == args.Has("concurrency")) {
+absl::Status FinishLoad(const CommandLine& line, const RawOptions& raw, Options& o) {
+  if (line.Has("rate") == line.Has("concurrency")) {
     return errors::ConfigInvalid("Give either --rate or --concurrency; see --help.");
   }
-  out.json = args.Has("json");
-  out.http = args.Has("http");
-  out.plot = args.Get("plot");
-  out.prompt = args.Get("prompt");
-  out.images = args.Get("images");
-  if (args.Has("prompt") && out.prompt.empty()) return errors::PromptEmpty();
-  if (args.Has("rate")) {
-    CHORD_ASSIGN_OR_RETURN(out.rates, ParseRates(args.Get("rate")));
+  if (line.Has("prompt") && o.prompt.empty()) return errors::PromptEmpty();
+  if (line.Has("rate")) {
+    CHORD_ASSIGN_OR_RETURN(o.rates, ParseRates(raw.rate));
   }
-  BenchLoad& load = out.load;
-  CHORD_RETURN_IF_ERROR(Integer(args, "concurrency", 0, 1, 4096, load.concurrency));
-  double duration = 0, warmup = 0, timeout = 0, slo = 0;
-  CHORD_RETURN_IF_ERROR(Seconds(args, "duration", 30, 0.1, 86'400, duration));
-  CHORD_RETURN_IF_ERROR(Seconds(args, "warmup", 2, 0, 3600, warmup));
-  CHORD_RETURN_IF_ERROR(Seconds(args, "timeout", 60, 0.001, 3600, timeout));
-  CHORD_RETURN_IF_ERROR(Seconds(args, "slo", 0, 0.001, 3600, slo));
-  CHORD_RETURN_IF_ERROR(Seconds(args, "reuse", 0, 0, 1, load.reuse));
-  CHORD_RETURN_IF_ERROR(Integer<int>(args, "max-outstanding", std::max(512, load.concurrency), 1,
-                                     16'384, load.max_outstanding));
+  BenchLoad& load = o.load;
+  load.max_outstanding =
+      raw.max_outstanding > 0 ? raw.max_outstanding : std::max(512, load.concurrency);
   if (load.concurrency > load.max_outstanding) {
     return errors::ParameterInvalid("--max-outstanding", "at least --concurrency");
   }
-  CHORD_RETURN_IF_ERROR(
-      Integer<uint64_t>(args, "seed", 1, 0, std::numeric_limits<uint64_t>::max(), load.seed));
-  load.duration = absl::Seconds(duration);
-  load.warmup = absl::Seconds(warmup);
-  load.timeout = absl::Seconds(timeout);
-  BenchClient::Options& client = out.client;
-  client.address = args.Get("server", out.http ? "127.0.0.1:8080" : "127.0.0.1:50051");
-  client.stream = args.Has("stream");
+  load.duration = absl::Seconds(raw.duration);
+  load.warmup = absl::Seconds(raw.warmup);
+  load.timeout = absl::Seconds(raw.timeout);
+  return absl::OkStatus();
+}
+
+void FinishClient(const CommandLine& line, const RawOptions& raw, Options& o) {
+  BenchClient::Options& client = o.client;
+  client.address = !raw.server.empty() ? raw.server
+                   : o.http            ? "127.0.0.1:8080"
+                                       : kDefaultGrpcAddress;
   // A connection carries limits::kMaxConcurrentStreams calls at most; further ones would wait
   // inside the client, where no figure shows it.
-  const int usual =
-      std::max(4, (load.concurrency > 0 ? load.concurrency : load.max_outstanding) / 64);
-  CHORD_RETURN_IF_ERROR(Integer(args, "connections", usual, 1, 256, client.connections));
-  CHORD_RETURN_IF_ERROR(
-      Integer(args, "max-new-tokens", 0, 1, limits::kCeilingNewTokens, client.max_new_tokens));
-  if (args.Has("grammar")) {
-    const std::string grammar = args.Get("grammar");
-    if (grammar != "auto" && grammar != "off") {
-      return errors::ParameterInvalid("--grammar", "\"auto\" or \"off\"");
-    }
-    client.grammar = grammar == "off" ? v1::GRAMMAR_OFF : v1::GRAMMAR_AUTO;
+  const int outstanding = o.load.concurrency > 0 ? o.load.concurrency : o.load.max_outstanding;
+  client.connections = raw.connections > 0 ? raw.connections : std::max(4, outstanding / 64);
+  if (line.Has("grammar")) {
+    client.grammar = raw.grammar == "off" ? v1::GRAMMAR_OFF : v1::GRAMMAR_AUTO;
   }
-  BenchSetting& setting = out.setting;
-  setting.transport = out.http ? "http" : "grpc";
-  setting.server = client.address;
-  setting.data = args.positional[0];
-  setting.reuse = load.reuse;
-  setting.seed = load.seed;
-  setting.stream = client.stream;
-  setting.warmup_seconds = warmup;
-  setting.slo_seconds = slo;
-  setting.timeout_seconds = timeout;
-  setting.max_outstanding = load.max_outstanding;
-  return out;
+}
+
+void FillSetting(const RawOptions& raw, Options& o) {
+  BenchSetting& setting = o.setting;
+  setting.transport = o.http ? "http" : "grpc";
+  setting.server = o.client.address;
+  setting.data = raw.data;
+  setting.reuse = o.load.reuse;
+  setting.seed = o.load.seed;
+  setting.stream = o.client.stream;
+  setting.warmup_seconds = raw.warmup;
+  setting.slo_seconds = raw.slo;
+  setting.timeout_seconds = raw.timeout;
+  setting.max_outstanding = o.load.max_outstanding;
 }
 
 absl::Status WritePlot(const image::RgbImage& plot, const std::string& path) {
@@ -223,52 +200,56 @@ absl::StatusOr<std::vector<BenchRun>> Measure(const Options& options,
   return out;
 }
 
-int Fail(const absl::Status& status, int code) {
-  std::fprintf(stderr, "chord bench: %s\n", std::string(status.message()).c_str());
-  return code;
+bool HasMeasured(const std::vector<BenchRun>& runs) {
+  return std::any_of(runs.begin(), runs.end(), [](const BenchRun& run) {
+    return run.summary.offered > 0 || run.summary.completed_rps > 0;
+  });
+}
+
+// The load and its report. The options are valid.
+int Run(Options& options, const CommandLine& line) {
+  absl::StatusOr<Dataset> read = LoadDataset(options.setting.data, options.prompt, options.images);
+  if (!read.ok()) return line.Fail(read.status().message(), kExitUsage);
+  const auto dataset = std::make_shared<const Dataset>(*std::move(read));
+  options.setting.images = static_cast<int>(dataset->images.size());
+  options.setting.prompts = static_cast<int>(dataset->prompts.size());
+
+  const absl::StatusOr<std::vector<BenchRun>> runs = Measure(options, dataset);
+  if (!runs.ok()) return line.Fail(runs.status().message(), kExitFailed);
+  if (!HasMeasured(*runs)) {
+    return line.Fail(
+        "Nothing was measured: nothing arrived and nothing ended after the warm-up. Offer more, or "
+        "for longer.",
+        kExitFailed);
+  }
+  const auto report = options.json ? BenchJson : BenchText;
+  std::fputs(report(options.setting, *runs).c_str(), stdout);
+  if (std::fflush(stdout) != 0) return kExitFailed;
+  if (options.plot.empty()) return kExitOk;
+  const absl::Status status = WritePlot(BenchPlot(options.setting, *runs), options.plot);
+  return status.ok() ? kExitOk : line.Fail(status.message(), kExitFailed);
 }
 
 }  // namespace
 
 int RunBenchCommand(const std::vector<std::string>& args) {
-  absl::StatusOr<Options> options = Parse(args);
-  if (!options.ok()) return Fail(options.status(), 2);
-  if (options->help) {
-    std::fputs(kHelp, stdout);
-    return 0;
+  Options options;
+  RawOptions raw;
+  CommandLine line("chord bench", kSummary, kEpilog);
+  DeclareLoad(line, options, raw);
+  DeclareServerAndResult(line, options, raw);
+  if (const std::optional<int> code = line.Parse(args)) return *code;
+  if (const absl::Status status = FinishLoad(line, raw, options); !status.ok()) {
+    return line.Fail(status.message(), kExitUsage);
   }
-  if (!options->plot.empty()) {  // better now than after the load
-    if (const auto status = CheckWritable(options->plot); !status.ok()) return Fail(status, 2);
+  FinishClient(line, raw, options);
+  FillSetting(raw, options);
+  if (!options.plot.empty()) {  // better now than after the load
+    if (const auto status = CheckWritable(options.plot); !status.ok()) {
+      return line.Fail(status.message(), kExitUsage);
+    }
   }
-  absl::StatusOr<Dataset> read =
-      LoadDataset(options->setting.data, options->prompt, options->images);
-  if (!read.ok()) return Fail(read.status(), 2);
-  const auto dataset = std::make_shared<const Dataset>(*std::move(read));
-  options->setting.images = static_cast<int>(dataset->images.size());
-  options->setting.prompts = static_cast<int>(dataset->prompts.size());
-
-  const absl::StatusOr<std::vector<BenchRun>> runs = Measure(*options, dataset);
-  if (!runs.ok()) return Fail(runs.status(), 1);
-  bool measured = false;
-  for (const BenchRun& run : *runs) {
-    if (run.summary.offered > 0 || run.summary.completed_rps > 0) measured = true;
-  }
-  if (!measured) {
-    return Fail(
-        absl::FailedPreconditionError("Nothing was measured: nothing arrived and nothing "
-                                      "ended after the warm-up. Offer more, or for longer."),
-        1);
-  }
-  std::fputs(
-      (options->json ? BenchJson(options->setting, *runs) : BenchText(options->setting, *runs))
-          .c_str(),
-      stdout);
-  if (std::fflush(stdout) != 0) return 1;
-  if (!options->plot.empty()) {
-    const absl::Status status = WritePlot(BenchPlot(options->setting, *runs), options->plot);
-    if (!status.ok()) return Fail(status, 1);
-  }
-  return 0;
+  return Run(options, line);
 }
 
 }  // namespace chord::cli

@@ -22,7 +22,7 @@ struct BenchAsk {
 };
 
 struct BenchReply {
-  absl::Status status;                                 // catalogued when the server said why
+  absl::Status status;                                 // catalogued when the server gave a reason
   absl::Time first_token_at = absl::InfiniteFuture();  // of a streamed answer
   ServerTimes times;
   int completion_tokens = 0;
@@ -42,7 +42,7 @@ class BenchClient {
     v1::Grammar grammar = v1::GRAMMAR_UNSPECIFIED;
   };
 
-  // UNAVAILABLE when nobody answers at the address.
+  // UNAVAILABLE when no server answers at the address.
   static absl::StatusOr<std::unique_ptr<BenchClient>> Grpc(Options options,
                                                            std::shared_ptr<const Dataset> dataset);
   static absl::StatusOr<std::unique_ptr<BenchClient>> Http(Options options,

@@ -285,7 +285,7 @@ void BenchWaker::WaitUntil(absl::Time until) {
   if (ppoll(&fd, 1, &patience, nullptr) > 0) {
     uint64_t count = 0;
     if (read(fd_, &count, sizeof(count)) < 0) {
-    }  // somebody else has read it; nobody has to wait
+    }  // another thread has read it
   }
 }
 

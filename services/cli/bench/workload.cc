@@ -239,7 +239,7 @@ absl::StatusOr<std::vector<NamedPrompt>> ParsePrompts(absl::string_view text,
   absl::ConsumePrefix(&text, "\xef\xbb\xbf");
   std::vector<NamedPrompt> out;
   const Json whole = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  // A ref names its image by an id; its file_name is of a cut-out that nobody has.
+  // A ref names its image by an id; its file_name is of a crop that is not distributed.
   const Json* refs = whole.is_array() ? &whole : nullptr;
   if (whole.is_object() && whole.contains("refs")) refs = &whole["refs"];
   if (refs != nullptr && refs->is_array() && !refs->empty() && refs->front().is_object() &&

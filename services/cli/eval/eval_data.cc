@@ -421,7 +421,7 @@ absl::StatusOr<std::vector<EvalItem>> ParseEvalData(absl::string_view text,
   } else if (json.is_object()) {
     CHORD_ASSIGN_OR_RETURN(const Instances known, ReadInstances(json));
     const Json* prompts = Find(json, {"questions"});
-    if (prompts != nullptr && !prompts->is_array()) return Bad("\"prompts\" must be a list");
+    if (prompts != nullptr && !prompts->is_array()) return Bad("\"questions\" must be a list");
     out = prompts != nullptr        ? CocoPrompts(*prompts, known)
           : !known.captions.empty() ? CocoCaptions(known)
                                     : CocoCategories(json, known, options);

@@ -14,10 +14,11 @@ std::optional<double> Share(double part, int64_t all) {
 
 double Unit(double v) { return std::isfinite(v) ? std::clamp(v, 0.0, 1.0) : 0.0; }
 
-// What counts as said: of a referring expression the first box alone.
+// What counts as predicted; of a referring expression the first box alone.
 absl::Span<const Rect> Counted(const Scored& answer) {
-  const absl::Span<const Rect> said = answer.said;
-  return answer.first_box_only ? said.subspan(0, std::min<size_t>(1, said.size())) : said;
+  const absl::Span<const Rect> predicted = answer.predicted;
+  return answer.first_box_only ? predicted.subspan(0, std::min<size_t>(1, predicted.size()))
+                               : predicted;
 }
 
 }  // namespace
@@ -31,17 +32,17 @@ double Iou(const Rect& a, const Rect& b) {
   return std::isfinite(out) ? std::clamp(out, 0.0, 1.0) : 0.0;
 }
 
-Matching Match(absl::Span<const Rect> truth, absl::Span<const Rect> said) {
-  std::vector<std::tuple<double, size_t, size_t>> pairs;  // -IoU, truth, said
+Matching Match(absl::Span<const Rect> truth, absl::Span<const Rect> predicted) {
+  std::vector<std::tuple<double, size_t, size_t>> pairs;  // -IoU, truth, predicted
   for (size_t i = 0; i < truth.size(); ++i) {
-    for (size_t j = 0; j < said.size(); ++j) {
-      if (const double iou = Iou(truth[i], said[j]); iou > 0) pairs.emplace_back(-iou, i, j);
+    for (size_t j = 0; j < predicted.size(); ++j) {
+      if (const double iou = Iou(truth[i], predicted[j]); iou > 0) pairs.emplace_back(-iou, i, j);
     }
   }
   std::sort(pairs.begin(), pairs.end());
-  Matching out{std::vector<double>(truth.size()), std::vector<double>(said.size())};
+  Matching out{std::vector<double>(truth.size()), std::vector<double>(predicted.size())};
   for (const auto& [negative, i, j] : pairs) {
-    if (out.truth[i] == 0 && out.said[j] == 0) out.truth[i] = out.said[j] = -negative;
+    if (out.truth[i] == 0 && out.predicted[j] == 0) out.truth[i] = out.predicted[j] = -negative;
   }
   return out;
 }
@@ -74,17 +75,17 @@ double Ece(absl::Span<const CurveBin> curve) {
 }
 
 bool IsExact(const Scored& answer) {
-  const absl::Span<const Rect> said = Counted(answer);
-  if (said.size() != answer.truth.size()) return false;
-  const Matching match = Match(answer.truth, said);
+  const absl::Span<const Rect> predicted = Counted(answer);
+  if (predicted.size() != answer.truth.size()) return false;
+  const Matching match = Match(answer.truth, predicted);
   return std::all_of(match.truth.begin(), match.truth.end(),
                      [](double iou) { return iou >= kCorrectIou; });
 }
 
 std::vector<bool> RightBoxes(const Scored& answer) {
-  const Matching match = Match(answer.truth, answer.said);
+  const Matching match = Match(answer.truth, answer.predicted);
   std::vector<bool> out;
-  for (const double iou : match.said) out.push_back(iou >= kCorrectIou);
+  for (const double iou : match.predicted) out.push_back(iou >= kCorrectIou);
   return out;
 }
 

@@ -23,9 +23,9 @@ double Iou(const Rect& a, const Rect& b);
 // partner, 0 without one.
 struct Matching {
   std::vector<double> truth;
-  std::vector<double> said;
+  std::vector<double> predicted;
 };
-Matching Match(absl::Span<const Rect> truth, absl::Span<const Rect> said);
+Matching Match(absl::Span<const Rect> truth, absl::Span<const Rect> predicted);
 
 // A claim with a confidence: "this box is right", "it is not there".
 struct Claim {
@@ -46,8 +46,8 @@ double Ece(absl::Span<const CurveBin> curve);
 
 // What was asked and what came back.
 struct Scored {
-  std::vector<Rect> truth, said;
-  std::vector<double> confidences;  // one for each of `said`
+  std::vector<Rect> truth, predicted;
+  std::vector<double> confidences;  // one for each of `predicted`
   double confidence = 0;            // of the answer
   bool first_box_only = false;
 };

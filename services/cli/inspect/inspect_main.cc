@@ -8,100 +8,58 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/model/weight_files.h"
+#include "services/cli/command_line.h"
 #include "services/cli/inspect/inspect.h"
 
 namespace chord::cli {
 namespace {
 
-constexpr char kUsage[] =
-    R"(usage: chord inspect --model DIR [--image FILE]... --prompt TEXT
-                     --stage pixels|embeddings|logits|tokens --out FILE
-                     [--dtype fp32|bf16] [--max-new-tokens N] [--device cpu|cuda[:N]]
-                     [--threads N]
+constexpr char kSummary[] =
+    "Runs the model in this process and writes one safetensors file with what it computed:\n"
+    "  pixels      pixel_values F32 [patches, 1176], image_grid_thw I64 [images, 3]\n"
+    "  embeddings  image_embeds F32 [image tokens, hidden]\n"
+    "  logits      input_ids I64 [S], position_ids I64 [3, S], logits F32 [S, vocabulary]\n"
+    "  tokens      input_ids I64 [S], tokens I64 [at most N]: greedy, by generation_config.json's\n"
+    "              repetition_penalty and eos_token_id";
 
-Runs the model in this process and writes one safetensors file with what it computed:
-  pixels      pixel_values F32 [patches, 1176], image_grid_thw I64 [images, 3]
-  embeddings  image_embeds F32 [image tokens, hidden]
-  logits      input_ids I64 [S], position_ids I64 [3, S], logits F32 [S, vocabulary]
-  tokens      input_ids I64 [S], tokens I64 [at most N]: greedy, by generation_config.json's
-              repetition_penalty and eos_token_id
-
-  --dtype     what the model computes in (default fp32)
-  --device    default cpu
-  --threads   CPU threads (default 0: all cores)
-)";
-
-// nullopt: help is wanted.
-absl::StatusOr<std::optional<InspectOptions>> Parse(int argc, char** argv) {
-  InspectOptions options;
-  bool stage = false, prompt = false;
-  for (int i = 1; i < argc; ++i) {
-    std::string flag = argv[i];
-    if (flag == "--help" || flag == "-h") return std::nullopt;
-    std::string value;
-    if (const size_t equals = flag.find('='); equals != std::string::npos) {
-      value = flag.substr(equals + 1);
-      flag.resize(equals);
-    } else if (i + 1 < argc) {
-      value = argv[++i];
-    } else {
-      return absl::InvalidArgumentError(absl::StrCat(flag, " needs a value; see --help"));
-    }
-    const auto number = [&](int low, int* out) -> absl::Status {
-      if (!absl::SimpleAtoi(value, out) || *out < low || *out > 1'000'000) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(flag, " must be an integer from ", low, " to 1000000"));
-      }
-      return absl::OkStatus();
-    };
-    if (flag == "--model") {
-      options.model = value;
-    } else if (flag == "--image") {
-      options.images.push_back(value);
-    } else if (flag == "--prompt") {
-      options.prompt = value;
-      prompt = true;
-    } else if (flag == "--out") {
-      options.out = value;
-    } else if (flag == "--dtype") {
-      options.dtype = value;
-    } else if (flag == "--device") {
-      options.device = value;
-    } else if (flag == "--max-new-tokens") {
-      CHORD_RETURN_IF_ERROR(number(1, &options.max_new_tokens));
-    } else if (flag == "--threads") {
-      CHORD_RETURN_IF_ERROR(number(0, &options.threads));
-    } else if (flag == "--stage") {
-      stage = true;
-      if (value == "pixels") {
-        options.stage = InspectOptions::Stage::kPixels;
-      } else if (value == "embeddings") {
-        options.stage = InspectOptions::Stage::kEmbeddings;
-      } else if (value == "logits") {
-        options.stage = InspectOptions::Stage::kLogits;
-      } else if (value == "tokens") {
-        options.stage = InspectOptions::Stage::kTokens;
-      } else {
-        return absl::InvalidArgumentError("--stage must be pixels, embeddings, logits or tokens");
-      }
-    } else {
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag ", flag, "; see --help"));
-    }
-  }
-  if (options.model.empty()) return absl::InvalidArgumentError("--model is missing; see --help");
-  if (!stage) return absl::InvalidArgumentError("--stage is missing; see --help");
-  if (options.out.empty()) return absl::InvalidArgumentError("--out is missing; see --help");
-  const bool asks = options.stage == InspectOptions::Stage::kLogits ||
-                    options.stage == InspectOptions::Stage::kTokens;
-  if (asks && !prompt) return absl::InvalidArgumentError("--prompt is missing; see --help");
-  return options;
+InspectOptions::Stage StageOf(const std::string& name) {
+  if (name == "pixels") return InspectOptions::Stage::kPixels;
+  if (name == "embeddings") return InspectOptions::Stage::kEmbeddings;
+  if (name == "logits") return InspectOptions::Stage::kLogits;
+  return InspectOptions::Stage::kTokens;
 }
 
-// What a run reads must survive it: a failed one removes the result of an earlier one.
+void Declare(CommandLine& line, InspectOptions& options, std::string& stage) {
+  line.Text("model", &options.model, "DIR", "Hugging Face folder of the model");
+  line.Repeated("image", &options.images, "FILE", "An image of the prompt; repeatable");
+  line.Text("prompt", &options.prompt, "TEXT", "For the stages logits and tokens");
+  line.Choice("stage", &stage, {"pixels", "embeddings", "logits", "tokens"}, "What to write");
+  line.Text("out", &options.out, "FILE", "The safetensors file");
+  line.Text("dtype", &options.dtype, "T",
+            "fp32, bf16 or fp16: what the model computes in (default fp32)");
+  line.Integer("max-new-tokens", &options.max_new_tokens, 1, 1'000'000, "Longest answer");
+  line.Text("device", &options.device, "D", "cpu or cuda[:N] (default cpu)");
+  line.Integer("threads", &options.threads, 0, 1'000'000, "CPU threads (default 0: all cores)");
+}
+
+absl::Status CheckComplete(const CommandLine& line, const InspectOptions& options) {
+  for (const char* option : {"model", "stage", "out"}) {
+    if (!line.Has(option)) {
+      return absl::InvalidArgumentError(absl::StrCat("--", option, " is missing; see --help"));
+    }
+  }
+  const bool needs_prompt = options.stage == InspectOptions::Stage::kLogits ||
+                            options.stage == InspectOptions::Stage::kTokens;
+  if (needs_prompt && !line.Has("prompt")) {
+    return absl::InvalidArgumentError("--prompt is missing; see --help");
+  }
+  return absl::OkStatus();
+}
+
+// A failed run removes the result of an earlier one, so the result must not be an input.
 absl::Status CheckOutIsNoInput(const InspectOptions& options) {
   std::error_code ignored;
   for (const std::string& image : options.images) {
@@ -125,38 +83,46 @@ absl::Status CheckOutIsNoInput(const InspectOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status Main(int argc, char** argv) {
-  CHORD_ASSIGN_OR_RETURN(const std::optional<InspectOptions> options, Parse(argc, argv));
-  if (!options) {
-    std::fputs(kUsage, stdout);
-    return absl::OkStatus();
-  }
-  CHORD_RETURN_IF_ERROR(CheckOutIsNoInput(*options));
+// An exception of the engine or of the allocator becomes a status here.
+absl::Status RunInspect(const InspectOptions& options) {
   absl::Status status;
   try {
-    status = Inspect(*options);
+    status = Inspect(options);
   } catch (const std::bad_alloc&) {  // logits of a long prompt, above all
-    status = absl::ResourceExhaustedError("the memory does not suffice");
+    status = absl::ResourceExhaustedError("there is not enough memory");
   } catch (const std::exception& error) {
     status = absl::InternalError(error.what());
   }
   // An older result must not pass for this one.
   std::error_code ignored;
-  if (!status.ok() && std::filesystem::is_regular_file(options->out, ignored)) {
-    std::filesystem::remove(options->out, ignored);
+  if (!status.ok() && std::filesystem::is_regular_file(options.out, ignored)) {
+    std::filesystem::remove(options.out, ignored);
   }
   return status;
+}
+
+int Main(const std::vector<std::string>& args) {
+  InspectOptions options;
+  std::string stage;
+  CommandLine line("chord inspect", kSummary);
+  Declare(line, options, stage);
+  if (const std::optional<int> code = line.Parse(args)) {
+    return *code == kExitOk ? kExitOk : kExitFailed;
+  }
+  options.stage = StageOf(stage);
+  absl::Status status = CheckComplete(line, options);
+  if (status.ok()) status = CheckOutIsNoInput(options);
+  if (status.ok()) status = RunInspect(options);
+  if (status.ok()) return kExitOk;
+  std::string message(status.message());
+  std::replace_if(
+      message.begin(), message.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  return line.Fail(message, kExitFailed);
 }
 
 }  // namespace
 }  // namespace chord::cli
 
 int main(int argc, char** argv) {
-  const absl::Status status = chord::cli::Main(argc, argv);
-  if (status.ok()) return 0;
-  std::string line(status.message());
-  std::replace_if(
-      line.begin(), line.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
-  std::fprintf(stderr, "chord inspect: %s\n", line.c_str());
-  return 1;
+  return chord::cli::Main(std::vector<std::string>(argv + 1, argv + argc));
 }

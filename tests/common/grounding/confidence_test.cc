@@ -226,8 +226,8 @@ TEST(ConfidenceFileTest, RefusesWhatIsNotAMap) {
       {{{"-1.0,\n    0.1", "-1.0,\n    0.9"}}, "rise"},
       {{{"-1.0,\n    0.1", "3.0,\n    0.1"}}, "rise"},
       {{{"-1.0,\n    0.1", "-1.0,\n    1.1"}}, "range"},
-      {{{"\"prompts\": 12", "\"prompts\": -1"}}, "range"},
-      {{{"\"prompts\": 12", "\"prompts\": 1.5"}}, "integer"},
+      {{{"\"questions\": 12", "\"questions\": -1"}}, "range"},
+      {{{"\"questions\": 12", "\"questions\": 1.5"}}, "integer"},
       {{{"}\n}\n", "}\n"}}, "not valid"},
   };
   for (const auto& [change, why] : cases) {

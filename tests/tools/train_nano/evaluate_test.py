@@ -32,8 +32,8 @@ def test_exact_means_every_box_and_none_besides():
 
 
 def test_boxes_are_read_from_the_models_words():
-    said = '[{"bbox_2d": [1, 2, 30, 40], "label": "owl"}, {"bbox_2d": [5, 6, 70, 80], "label": "\u732b"}]'
-    assert parse_boxes(said) == [(1, 2, 30, 40), (5, 6, 70, 80)]
+    predicted = '[{"bbox_2d": [1, 2, 30, 40], "label": "owl"}, {"bbox_2d": [5, 6, 70, 80], "label": "\u732b"}]'
+    assert parse_boxes(predicted) == [(1, 2, 30, 40), (5, 6, 70, 80)]
     assert parse_boxes("[]") == []
 
 

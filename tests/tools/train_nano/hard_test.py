@@ -14,7 +14,7 @@ def test_a_hard_scene_depends_on_seed_and_index_alone(book):
         assert one.file != hard_scene(book, "8", index).file
 
 
-def test_every_difficulty_and_kind_of_question_occurs(book, tmp_path):
+def test_every_difficulty_and_kind_of_prompt_occurs(book, tmp_path):
     rows = write_hard(tmp_path, 40, "1", book)
     assert json.loads((tmp_path / "scenes.json").read_text()) == rows
     pairs = {(r["hard"], r["kind"]) for r in rows}

@@ -24,8 +24,8 @@ def test_crops_put_boxes_where_their_pixels_are():
             if answer != "[]":
                 import json
 
-                said = json.loads(answer)[0]["bbox_2d"]
-                assert max(abs(a - b) for a, b in zip(said, drawn)) <= 2, (said, drawn, crop)
+                predicted = json.loads(answer)[0]["bbox_2d"]
+                assert max(abs(a - b) for a, b in zip(predicted, drawn)) <= 2, (predicted, drawn, crop)
                 checked += 1
     assert checked > 10
 

@@ -53,12 +53,12 @@ constexpr char kCoco[] = R"({
     {"id": 11, "image_id": 1, "category_id": 7, "bbox": [5, 5, 5, 5], "iscrowd": 0},
     {"id": 12, "image_id": 2, "category_id": 8, "bbox": [0, 0, 9, 9],
      "iscrowd": 1, "segmentation": {"counts": "abc", "size": [1, 2]}},
-    {"id": 13, "image_id": 2, "category_id": 7, "bbox": [0, 0, 4, 0.5]}]QUESTIONS
+    {"id": 13, "image_id": 2, "category_id": 7, "bbox": [0, 0, 4, 0.5]}]PROMPTS
 })";
 
 std::string Coco(const std::string& prompts = "") {
   return absl::StrReplaceAll(
-      kCoco, {{"QUESTIONS", prompts.empty() ? "" : absl::StrCat(", \"prompts\": ", prompts)}});
+      kCoco, {{"PROMPTS", prompts.empty() ? "" : absl::StrCat(", \"questions\": ", prompts)}});
 }
 
 TEST(EvalDataTest, AsksCocoForItsCategoriesAndForWhatIsNotThere) {
@@ -113,7 +113,7 @@ TEST(EvalDataTest, RefusesWhatIsMalformed) {
       {R"([{"file": "a\u0000b", "prompt": "a", "boxes": []}])", "file name"},
       {R"([{"file": "..\\b", "prompt": "a", "boxes": []}])", "file name"},
       {R"([{"file": 3, "prompt": "a", "boxes": []}])", "file name"},
-      {R"([{"file": "a", "prompt": "", "boxes": []}])", "question"},
+      {R"([{"file": "a", "prompt": "", "boxes": []}])", "prompt"},
       {R"([{"file": "a", "prompt": "a"}])", "boxes"},
       {R"([{"file": "a", "prompt": "a", "boxes": {}}])", "list"},
       {R"([{"file": "a", "prompt": "a", "boxes": [[1, 2, 3]]}])", "x1"},
@@ -138,7 +138,7 @@ TEST(EvalDataTest, RefusesWhatIsMalformed) {
       {Coco(R"([{"image_id": 2, "prompt": "a", "annotation_ids": [12]}])"), "crowd"},
       {R"([{"sentences": ["a"], "file_name": "a.jpg"}])", "id"},
       {R"([{"sentences": ["a"], "file_name": "a.jpg", "ann_id": 4}])", "instances.json"},
-      {R"([{"sentences": [3], "file_name": "a.jpg", "bbox": [1, 1, 1, 1]}])", "question"},
+      {R"([{"sentences": [3], "file_name": "a.jpg", "bbox": [1, 1, 1, 1]}])", "prompt"},
       {R"([{"sentences": ["a"], "file_name": "../a.jpg", "bbox": [1, 1, 1, 1]}])", "file name"},
   };
   for (const auto& [json, why] : cases) {

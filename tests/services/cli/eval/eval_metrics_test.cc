@@ -34,8 +34,8 @@ TEST(MatchTest, PairsOneToOneBestFirst) {
   const Rect a{0, 0, 10, 10}, b{20, 0, 30, 10}, nearly_a{0, 0, 10, 8}, far{80, 80, 90, 90};
   const Matching match = Match({a, b}, {far, nearly_a, a});
   EXPECT_THAT(match.truth, ElementsAre(DoubleEq(1), DoubleEq(0)));
-  EXPECT_THAT(match.said, ElementsAre(DoubleEq(0), DoubleEq(0), DoubleEq(1)));
-  EXPECT_THAT(Match({}, {a}).said, ElementsAre(0));
+  EXPECT_THAT(match.predicted, ElementsAre(DoubleEq(0), DoubleEq(0), DoubleEq(1)));
+  EXPECT_THAT(Match({}, {a}).predicted, ElementsAre(0));
   EXPECT_THAT(Match({a, a}, {a}).truth, ElementsAre(DoubleEq(1), DoubleEq(0)));
 }
 

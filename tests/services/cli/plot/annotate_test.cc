@@ -48,14 +48,26 @@ TEST(AnnotateTest, DrawsWiderOnLargerImages) {
   EXPECT_NE(At(out, 1500, 40), kGreen);
 }
 
-TEST(AnnotateTest, WritesAsciiLabelsOnly) {
+TEST(AnnotateTest, WritesLabelsInAnyScriptThatAFontCovers) {
   const image::RgbImage image = Noise(200, 100);
   const image::Box box = {20, 40, 180, 90};
   const image::RgbImage bare = Annotate(image, {{box, ""}});
-  EXPECT_NE(Annotate(image, {{box, "cup"}}).rgb, bare.rgb);
-  EXPECT_EQ(Annotate(image, {{box, "杯子"}}).rgb, bare.rgb);
-  EXPECT_EQ(Annotate(image, {{box, "a\nb"}}).rgb, bare.rgb);
+  EXPECT_NE(Annotate(image, {{box, "cup 0.97"}}).rgb, bare.rgb);
+  EXPECT_NE(Annotate(image, {{box, "杯子 0.97"}}).rgb, bare.rgb);
+  EXPECT_NE(Annotate(image, {{box, "杯子"}}).rgb, Annotate(image, {{box, "碗"}}).rgb);
+  EXPECT_EQ(Annotate(image, {{box, "\n\t\x01"}}).rgb, bare.rgb);
   EXPECT_EQ(Annotate(image, {{box, "cup"}}).rgb, Annotate(image, {{box, "cup"}}).rgb);
+}
+
+TEST(AnnotateTest, DrawsBoxesForReviewInOrangeAndANoteAtTheBottom) {
+  const image::RgbImage image = Noise(120, 80);
+  const image::Box box = {20, 10, 100, 70};
+  const image::RgbImage out = Annotate(image, {{.box = box, .needs_review = true}});
+  EXPECT_EQ(At(out, 60, 10), (std::array<uint8_t, 3>{255, 160, 0}));
+  const image::RgbImage noted = Annotate(image, {}, "not there 0.91");
+  EXPECT_NE(noted.rgb, image.rgb);
+  EXPECT_EQ(At(noted, 119, 79), (std::array<uint8_t, 3>{230, 230, 230}));
+  EXPECT_EQ(At(noted, 119, 0), At(image, 119, 0));
 }
 
 TEST(AnnotateTest, TakesBoxesThatLeaveTheImage) {

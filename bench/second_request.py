@@ -3,7 +3,7 @@
   python bench/second_request.py --bin build/bin [--rounds 20] [--only nano | wide]
 
 For chord-nano at 448×560 and a random model as wide as the 3B at 1024×768. Each round takes pixels
-nobody has asked about, asks about the file (first prompt, which gives the image_id), then asks
+that is new to the server, asks about the file (first prompt, which gives the image_id), then asks
 another prompt by that image_id (second prompt). The time is from sending to the first event of
 GroundStream, measured by the client; the server's own ttft_ms stands beside it. The checkpoint of
 3B's width (hidden 2048, 16 heads, 2 kv heads, intermediate 11008; vision width 1280, 16 heads,
@@ -20,7 +20,7 @@ import time
 
 from measure import ROOT, Server, finish, parser, table
 
-QUESTIONS = ["the red circle", "all windows on the left side"]
+PROMPTS = ["the red circle", "all windows on the left side"]
 
 
 def wide_checkpoint(folder, layers, blocks):
@@ -76,10 +76,10 @@ def measure(args, model, size, max_new_tokens):
         names = {v: k.removeprefix("CACHE_").lower() for k, v in pb.Cache.items()}
         for i in range(-2, args.rounds):
             data = image(*size, seed=1000 + i)
-            first_ms, first = ask(stub, pb, image=data, prompt=QUESTIONS[0], max_new_tokens=max_new_tokens)
+            first_ms, first = ask(stub, pb, image=data, prompt=PROMPTS[0], max_new_tokens=max_new_tokens)
             if not first.image_id:
                 raise SystemExit("the first answer carries no image_id: this server keeps no images")
-            second_ms, second = ask(stub, pb, image_id=first.image_id, prompt=QUESTIONS[1], max_new_tokens=max_new_tokens)
+            second_ms, second = ask(stub, pb, image_id=first.image_id, prompt=PROMPTS[1], max_new_tokens=max_new_tokens)
             if i >= 0:  # the first two warm everything up
                 rows.append({"first_ms": first_ms, "second_ms": second_ms, "cache": names[second.usage.cache],
                              "first_ttft_ms": first.timing.ttft_ms, "second_ttft_ms": second.timing.ttft_ms,
