@@ -353,7 +353,9 @@ absl::Status SetImage(absl::string_view body, absl::string_view& image, std::str
 
 absl::StatusOr<std::vector<http::FormPart>> PartsOnce(absl::string_view body,
                                                       absl::string_view boundary) {
-  CHORD_ASSIGN_OR_RETURN(auto parts, http::ParseMultipart(body, boundary));
+  http::MultipartLimits limits;
+  limits.max_parts += kMaxLabels;
+  CHORD_ASSIGN_OR_RETURN(auto parts, http::ParseMultipart(body, boundary, limits));
   std::vector<absl::string_view> seen;
   for (const http::FormPart& part : parts) {
     if (part.name != "labels" && std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
@@ -385,7 +387,7 @@ absl::StatusOr<GroundForm> ParseMultipartForm(absl::string_view body, absl::stri
 absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::string_view boundary,
                                               int max_items) {
   http::MultipartLimits limits;
-  limits.max_parts = 2 * static_cast<size_t>(max_items) + 8;
+  limits.max_parts = 2 * static_cast<size_t>(max_items) + kMaxLabels + 8;
   CHORD_ASSIGN_OR_RETURN(const auto parts, http::ParseMultipart(body, boundary, limits));
   std::vector<const http::FormPart*> subjects, prompts;
   GroundForm common;
