@@ -50,7 +50,7 @@ using IdSet = absl::Span<const uint64_t>;
 // see NeedsHost.
 struct Randomness {
   float temperature = 0;  // >= 0
-  float top_p = 1;        // 0 < top_p <= 1
+  float top_p = 1;        // 0 .. 1; 0: the most probable token
   uint64_t seed = 0;
   uint64_t index = 0;  // of the token in its answer
 };

@@ -57,8 +57,8 @@ class Server {
     // the answer instead of a reset.
     absl::Duration linger = absl::Seconds(5);
     std::function<void(const Exchange&)> on_exchange;  // any thread; must not block. May be null.
-    // How a refusal of the server's own is told, for addresses whose protocol has a form of its
-    // own. `request` may lack all that was not read. Null: Problem.
+    // The response of a request that the server itself refuses, for paths whose protocol has an error
+    // format of its own. `request` has what was read so far. Null: Problem.
     std::function<Response(const absl::Status& status, const Request& request)> refusal;
   };
 

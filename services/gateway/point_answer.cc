@@ -8,9 +8,9 @@
 
 namespace chord::gateway {
 
-void FillPoints(const ModelAnswer& said, const image::FramePlan& frame, GroundResult& out) {
+void FillPoints(const ModelAnswer& answer, const image::FramePlan& frame, GroundResult& out) {
   out.points.clear();
-  const std::vector<grounding::RawPoint> points = grounding::ParsePoints(said.text);
+  const std::vector<grounding::RawPoint> points = grounding::ParsePoints(answer.text);
   if (points.empty()) return;
   std::vector<std::optional<grounding::PixelPoint>> places;
   double least = 1;
@@ -20,12 +20,12 @@ void FillPoints(const ModelAnswer& said, const image::FramePlan& frame, GroundRe
     GroundPoint point;
     point.label = raw.label;
     point.at = *places.back();
-    point.confidence = grounding::PointConfidence(raw, said.text, said);
+    point.confidence = grounding::PointConfidence(raw, answer.text, answer);
     least = std::min(least, point.confidence);
     out.points.push_back(std::move(point));
   }
   if (!out.objects.empty()) return;
-  out.text = grounding::RenderPoints(said.text, points, places);
+  out.text = grounding::RenderPoints(answer.text, points, places);
   out.confidence = out.points.empty() ? 0 : least;
   out.calibrated = false;
   out.advice.clear();

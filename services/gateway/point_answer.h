@@ -1,4 +1,4 @@
-// Points of an answer. Pure: the worker's words and numbers are not trusted.
+// Points of an answer. Pure: the worker's text and numbers are not trusted.
 #pragma once
 
 #include "services/gateway/answer_builder.h"
@@ -8,6 +8,6 @@ namespace chord::gateway {
 
 // After FillAnswer. Fills points; of an answer that has points and no boxes also text and
 // confidence (the least of its points', raw) and takes the advice for an absence away.
-void FillPoints(const ModelAnswer& said, const image::FramePlan& frame, GroundResult& out);
+void FillPoints(const ModelAnswer& answer, const image::FramePlan& frame, GroundResult& out);
 
 }  // namespace chord::gateway

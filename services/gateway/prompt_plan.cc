@@ -19,11 +19,23 @@ bool MentionsAny(absl::string_view lower, std::initializer_list<absl::string_vie
                      [lower](absl::string_view word) { return absl::StrContains(lower, word); });
 }
 
+// Only at the beginning: "the arrow that points to the exit" describes a thing.
+bool BeginsWithPointing(absl::string_view lower) {
+  lower = absl::StripLeadingAsciiWhitespace(lower);
+  for (absl::string_view polite : {"please ", "can you ", "could you ", "请"}) {
+    absl::ConsumePrefix(&lower, polite);
+  }
+  for (absl::string_view begin : {"point to ", "point at ", "以点的形式", "用点标", "指向"}) {
+    if (absl::StartsWith(lower, begin)) return true;
+  }
+  return false;
+}
+
 bool SaysHowToPoint(absl::string_view lower) {
   return MentionsAny(lower, {"point_2d", "<point", "json", "xml", "coordinate", "坐标", "座標"});
 }
 
-// The words of a label without what does not tell things apart: case, articles, blanks.
+// A label in lower case without leading article and repeated blanks, for comparison.
 std::string Normalized(absl::string_view label) {
   std::string out;
   for (absl::string_view rest = label; !rest.empty();) {
@@ -65,8 +77,7 @@ std::string LastWords(absl::Span<const ChatTurn> conversation) {
 
 AnswerForm FormAskedFor(absl::string_view prompt) {
   const std::string lower = absl::AsciiStrToLower(prompt);
-  if (MentionsAny(lower, {"point to ", "point at ", "pointing to ", "point_2d", "<point",
-                          "以点的形式", "用点标", "指向"})) {
+  if (BeginsWithPointing(lower) || MentionsAny(lower, {"point_2d", "<point"})) {
     return AnswerForm::kPoints;
   }
   if (MentionsAny(lower, {"bbox", "box", "coordinate", "locate", "detect", "outline", "坐标",

@@ -14,9 +14,9 @@ namespace chord::gateway {
 
 enum class AnswerForm { kText, kBoxes, kPoints };
 
-// The form that a prompt asks for in its own words: kPoints for "point to …", "以点的形式…" and a
-// mention of point_2d or <points; kBoxes for a mention of boxes, coordinates, or locating ("bbox",
-// "locate", "detect", "坐标", "框", …); else kText.
+// The form that a prompt asks for in its own words: kPoints for a prompt that begins with "point
+// to" or "以点的形式" and for a mention of point_2d or <points; kBoxes for a mention of boxes,
+// coordinates, or locating ("bbox", "locate", "detect", "坐标", "框", …); else kText.
 AnswerForm FormAskedFor(absl::string_view prompt);
 
 // `prompt` passed CheckPrompt. As WrapPrompt, for points: the wording that models of the Qwen2.5-VL

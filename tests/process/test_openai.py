@@ -154,7 +154,7 @@ def test_an_answer_ends_at_its_limit(client):
 
 def test_an_answer_ends_before_a_stop_sequence(client):
     whole = complete(client).choices[0].message.content
-    for stop in ('"label"', ["never said", '"label"']):
+    for stop in ('"label"', ["never written", '"label"']):
         cut = complete(client, stop=stop)
         assert cut.choices[0].message.content == whole[:whole.index('"label"')]
         assert cut.choices[0].finish_reason == "stop"

@@ -371,7 +371,7 @@ constexpr Neutral kNeutral[] = {
      [](const Json& v) { return v == "auto" || v == "default"; }},
     {"reasoning_effort", "\"none\" or absent", [](const Json& v) { return v == "none"; }},
     {"verbosity", "\"medium\" or absent", [](const Json& v) { return v == "medium"; }},
-    // Who asks, for services that tell their users apart: no effect here.
+    // Identifies the end user; has no effect here.
     {"user", "a text of at most 512 bytes", IsNote},
     {"safety_identifier", "a text of at most 512 bytes", IsNote},
     {"prompt_cache_key", "a text of at most 512 bytes", IsNote},

@@ -206,7 +206,12 @@ std::vector<http::Route> Routes(Grounder& grounder, obs::Metrics& metrics, Model
   list.method = "GET";
   list.path = "/v1/models";
   list.quick = true;
-  list.handler = [model](const http::Request&) { return JsonResponse(ModelListJson(model)); };
+  list.handler = [&metrics, model](const http::Request& request) {
+    RequestScope scope(metrics, obs::Method::kListModels, request.id, request.client_id,
+                       request.received_at);
+    scope.EndWithout(absl::OkStatus());
+    return JsonResponse(ModelListJson(model));
+  };
   http::Route one;
   one.method = "GET";
   one.path = absl::StrCat(kModels, "*");

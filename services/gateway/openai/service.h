@@ -16,7 +16,7 @@ namespace chord::gateway::openai {
 std::vector<http::Route> Routes(Grounder& grounder, obs::Metrics& metrics, ModelCard model,
                                 int64_t body_limit);
 
-// Whether an error of `path` is told in OpenAI's form.
+// Whether errors for `path` have OpenAI's form.
 bool IsOpenAiPath(absl::string_view path);
 
 }  // namespace chord::gateway::openai

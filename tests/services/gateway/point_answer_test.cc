@@ -14,7 +14,7 @@ image::FramePlan Frame() {
   return frame;
 }
 
-ModelAnswer Said(std::string text) {
+ModelAnswer Answered(std::string text) {
   ModelAnswer out;
   out.text = std::move(text);
   for (size_t i = 1; i <= out.text.size(); ++i) {
@@ -24,16 +24,16 @@ ModelAnswer Said(std::string text) {
   return out;
 }
 
-GroundResult Filled(const ModelAnswer& said) {
+GroundResult Filled(const ModelAnswer& answer) {
   GroundResult out;
-  FillAnswer(said, Frame(), /*chinese=*/false, {}, nullptr, out);
-  FillPoints(said, Frame(), out);
+  FillAnswer(answer, Frame(), /*chinese=*/false, {}, nullptr, out);
+  FillPoints(answer, Frame(), out);
   return out;
 }
 
 TEST(FillPoints, AnswersPointsInOriginalPixels) {
   const GroundResult out =
-      Filled(Said(R"([{"point_2d": [50, 20], "label": "cup"}, {"point_2d": [500, 1]}])"));
+      Filled(Answered(R"([{"point_2d": [50, 20], "label": "cup"}, {"point_2d": [500, 1]}])"));
   ASSERT_EQ(out.points.size(), 1u);
   EXPECT_EQ(out.points[0].label, "cup");
   EXPECT_EQ(out.points[0].at, (grounding::PixelPoint{100, 20}));
@@ -46,15 +46,15 @@ TEST(FillPoints, AnswersPointsInOriginalPixels) {
 }
 
 TEST(FillPoints, LeavesAnswersWithBoxesAlone) {
-  const ModelAnswer said = Said(R"([{"bbox_2d": [1, 2, 30, 40], "label": "cup"}])");
-  const GroundResult out = Filled(said);
+  const ModelAnswer answer = Answered(R"([{"bbox_2d": [1, 2, 30, 40], "label": "cup"}])");
+  const GroundResult out = Filled(answer);
   EXPECT_TRUE(out.points.empty());
   EXPECT_EQ(out.objects.size(), 1u);
   EXPECT_EQ(out.text, "cup <box>(2,2),(60,40)</box>");
 }
 
 TEST(FillPoints, SaysNothingOfPointsThatLieNowhere) {
-  const GroundResult out = Filled(Said(R"([{"point_2d": [500, 1], "label": "x"}])"));
+  const GroundResult out = Filled(Answered(R"([{"point_2d": [500, 1], "label": "x"}])"));
   EXPECT_TRUE(out.points.empty());
   EXPECT_EQ(out.confidence, 0);
 }
