@@ -23,6 +23,7 @@
 #include "common/obs/log.h"
 #include "common/rpc/server.h"
 #include "services/gateway/admission.h"
+#include "services/gateway/endpoint_deps.h"
 #include "services/gateway/free_memory.h"
 #include "services/gateway/grounder.h"
 #include "services/gateway/grpc/grpc_service.h"
@@ -57,104 +58,21 @@ class GatewayImpl final : public Gateway {
   ~GatewayImpl() override { Stop(absl::Now()); }
 
   absl::Status Begin() {
-    CHORD_ASSIGN_OR_RETURN(const model::ModelConfig config,
-                           model::LoadModelConfig(settings_.model_dir));
-    CHORD_ASSIGN_OR_RETURN(const std::string fingerprint, model::Fingerprint(settings_.model_dir));
-    CHORD_ASSIGN_OR_RETURN(const ChordFile file, LoadChordFile(settings_.model_dir));
-
-    WorkerPool::Options pool;
-    pool.vision = settings_.vision_workers;
-    pool.language = settings_.language_workers;
-    pool.fingerprint = fingerprint;
-    pool.dns_every = settings_.dns_every;
-    pool.on_change = [this](int vision, int language) {
-      metrics_.SetWorkers(obs::Role::kVisionWorker, vision);
-      metrics_.SetWorkers(obs::Role::kLlmWorker, language);
-      workers_ready_ = vision > 0 && language > 0;
-      TellReady();
-    };
-    pool_ = WorkerPool::Start(std::move(pool));
-
-    ImageService::Options images;
-    images.geometry = config.geometry;
-    images.fingerprint = fingerprint;
-    images.limits.max_bytes = settings_.max_image_bytes;
-    images.limits.max_pixels = settings_.max_image_pixels;
-    images.store = {settings_.image_store_bytes, settings_.image_ttl};
-    images.sessions.max_sessions = settings_.max_sessions;
-    images.sessions.ttl = settings_.image_ttl;
-    image_service_ = std::make_unique<ImageService>(std::move(images), *pool_, metrics_);
-
-    Admission::Options admission;
-    admission.max_requests = settings_.max_in_flight;
-    admission.client_requests = settings_.client_requests;
-    admission_ = std::make_unique<Admission>(admission);
-
-    Grounder::Options core;
-    core.fingerprint = fingerprint;
-    core.model_name = !settings_.model_name.empty() ? settings_.model_name
-                      : !file.name.empty()          ? file.name
-                                                    : FolderName(settings_.model_dir);
-    core.model_created = WrittenAt(settings_.model_dir + "/config.json");
-    core.wrapper = settings_.prompt_wrapper == "none"   ? PromptWrapper::kNone
-                   : settings_.prompt_wrapper == "json" ? PromptWrapper::kJson
-                                                        : file.wrapper;
-    core.max_prompt_bytes = settings_.max_prompt_bytes;
-    core.default_new_tokens = settings_.default_new_tokens;
-    core.max_new_tokens = settings_.max_new_tokens;
-    core.default_deadline = settings_.default_deadline;
-    core.max_deadline = settings_.max_deadline;
-    core.worker_wait = settings_.worker_wait;
-    core.retry_burst = settings_.max_in_flight;
-    core.max_batch = settings_.max_batch;
-    core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
-    core.confidence_map = FindConfidenceMap(fingerprint);
-    grounder_ = std::make_unique<Grounder>(core, *admission_, *image_service_, *pool_, metrics_);
-
-    // A few threads more than requests may run: whoever is refused needs one for a moment.
+    CHORD_RETURN_IF_ERROR(ReadModel());
+    StartPool();
+    MakeCore();
+    // A few threads more than requests may run: a request that is refused needs one for a moment.
     executor_ = std::make_unique<Executor>(settings_.max_in_flight + 4, 32);
-    services_ = GrpcServices(*grounder_, *executor_, metrics_, streams_);
-    rpc::Server::Options grpc;
-    grpc.address = settings_.grpc_address;
-    // gRPC's own refusal of a large message has no reason: what is not far too large is read, for
-    // ours.
-    grpc.max_receive_bytes = 2 * (settings_.max_image_bytes + kMessageSlackBytes);
-    grpc.reflect = GrpcServiceNames();
-    grpc.ready_service = "chord.v1.Grounding";
-    std::vector<grpc::Service*> services;
-    for (const auto& service : services_) services.push_back(service.get());
-    {
-      CHORD_ASSIGN_OR_RETURN(auto server, rpc::Server::Start(grpc, services));
-      absl::MutexLock lock(&mu_);
-      grpc_ = std::move(server);
-    }
-
-    http::Server::Options http;
-    http.address = settings_.http_address;
-    http.handler_threads = settings_.max_in_flight + 4;
-    http.max_queued = 32;
-    http.max_connections = settings_.max_http_connections;
-    http.refusal = [](const absl::Status& status, const http::Request& request) {
-      return openai::IsOpenAiPath(request.path) ? openai::ErrorResponse(status)
-                                                : http::Problem(status, request.id);
-    };
-    http.on_exchange = [this](const http::Server::Exchange& exchange) {
-      metrics_.HttpResponse(exchange.status);
-      // Handlers tell of their own refusals; these never reached one.
-      if (exchange.reason.empty()) return;
-      metrics_.Rejected(exchange.reason);
-      LogRefusal(exchange.request_id, exchange.reason);
-    };
-    CHORD_ASSIGN_OR_RETURN(
-        http_, http::Server::Start(http, HttpRoutes(*grounder_, *executor_, metrics_, [this] {
-                                     return draining_ ? errors::ShuttingDown() : pool_->Ready();
-                                   })));
-    TellReady();
+    const EndpointDeps deps = {*grounder_, *admission_, *image_service_,
+                               *executor_, metrics_,    settings_.max_batch};
+    CHORD_RETURN_IF_ERROR(StartGrpc(deps));
+    CHORD_RETURN_IF_ERROR(StartHttp(deps));
+    PublishReady();
     obs::Log(obs::LogLevel::kInfo, "listening",
              {{"http", http_address()},
               {"grpc", grpc_address()},
-              {"model", core.model_name},
-              {"fingerprint", fingerprint}});
+              {"model", model_.name},
+              {"fingerprint", model_.fingerprint}});
     return absl::OkStatus();
   }
 
@@ -174,7 +92,7 @@ class GatewayImpl final : public Gateway {
   void Drain() override {
     const absl::Time deadline = absl::Now() + settings_.drain;
     draining_ = true;
-    TellReady();
+    PublishReady();
     obs::Log(obs::LogLevel::kInfo, "draining", {{"in_flight", admission_->in_flight()}});
     absl::SleepFor(std::min(kLameDuck, settings_.drain / 4));
     Stop(deadline);
@@ -182,8 +100,121 @@ class GatewayImpl final : public Gateway {
   }
 
  private:
-  // A map that is broken or another model's must not stop a service that answers well without it,
-  // but nobody should overlook it.
+  // What the gateway knows of the model.
+  struct Model {
+    image::PatchGeometry geometry;
+    std::string fingerprint;
+    std::string name;
+    PromptWrapper wrapper = PromptWrapper::kNone;
+    std::shared_ptr<const grounding::ConfidenceMap> confidence_map;
+  };
+
+  absl::Status ReadModel() {
+    CHORD_ASSIGN_OR_RETURN(const model::ModelConfig config,
+                           model::LoadModelConfig(settings_.model_dir));
+    CHORD_ASSIGN_OR_RETURN(model_.fingerprint, model::Fingerprint(settings_.model_dir));
+    CHORD_ASSIGN_OR_RETURN(const ChordFile file, LoadChordFile(settings_.model_dir));
+    model_.geometry = config.geometry;
+    model_.name = !settings_.model_name.empty() ? settings_.model_name
+                  : !file.name.empty()          ? file.name
+                                                : FolderName(settings_.model_dir);
+    model_.wrapper = settings_.prompt_wrapper == "none"   ? PromptWrapper::kNone
+                     : settings_.prompt_wrapper == "json" ? PromptWrapper::kJson
+                                                          : file.wrapper;
+    model_.confidence_map = FindConfidenceMap(model_.fingerprint);
+    return absl::OkStatus();
+  }
+
+  void StartPool() {
+    WorkerPool::Options pool;
+    pool.vision = settings_.vision_workers;
+    pool.language = settings_.language_workers;
+    pool.fingerprint = model_.fingerprint;
+    pool.dns_every = settings_.dns_every;
+    pool.on_change = [this](int vision, int language) {
+      metrics_.SetWorkers(obs::Role::kVisionWorker, vision);
+      metrics_.SetWorkers(obs::Role::kLlmWorker, language);
+      workers_ready_ = vision > 0 && language > 0;
+      PublishReady();
+    };
+    pool_ = WorkerPool::Start(std::move(pool));
+  }
+
+  void MakeCore() {
+    ImageService::Options images;
+    images.geometry = model_.geometry;
+    images.fingerprint = model_.fingerprint;
+    images.limits.max_bytes = settings_.max_image_bytes;
+    images.limits.max_pixels = settings_.max_image_pixels;
+    images.store = {settings_.image_store_bytes, settings_.image_ttl};
+    images.sessions.max_sessions = settings_.max_sessions;
+    images.sessions.ttl = settings_.image_ttl;
+    image_service_ = std::make_unique<ImageService>(std::move(images), *pool_, metrics_);
+
+    Admission::Options admission;
+    admission.max_requests = settings_.max_in_flight;
+    admission.client_requests = settings_.client_requests;
+    admission_ = std::make_unique<Admission>(admission);
+
+    Grounder::Options core;
+    core.fingerprint = model_.fingerprint;
+    core.model_name = model_.name;
+    core.wrapper = model_.wrapper;
+    core.max_prompt_bytes = settings_.max_prompt_bytes;
+    core.default_new_tokens = settings_.default_new_tokens;
+    core.max_new_tokens = settings_.max_new_tokens;
+    core.default_deadline = settings_.default_deadline;
+    core.max_deadline = settings_.max_deadline;
+    core.worker_wait = settings_.worker_wait;
+    core.retry_burst = settings_.max_in_flight;
+    core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
+    core.confidence_map = model_.confidence_map;
+    grounder_ = std::make_unique<Grounder>(core, *admission_, *image_service_, *pool_, metrics_);
+  }
+
+  absl::Status StartGrpc(const EndpointDeps& deps) {
+    services_ = GrpcServices(deps, streams_);
+    rpc::Server::Options options;
+    options.address = settings_.grpc_address;
+    // gRPC's own refusal of a large message has no reason: a message that is not far too large is
+    // read, so that ours can be given.
+    options.max_receive_bytes = 2 * (settings_.max_image_bytes + kMessageSlackBytes);
+    options.reflect = GrpcServiceNames();
+    options.ready_service = "chord.v1.Grounding";
+    std::vector<grpc::Service*> services;
+    for (const auto& service : services_) services.push_back(service.get());
+    CHORD_ASSIGN_OR_RETURN(auto server, rpc::Server::Start(options, services));
+    absl::MutexLock lock(&mu_);
+    grpc_ = std::move(server);
+    return absl::OkStatus();
+  }
+
+  absl::Status StartHttp(const EndpointDeps& deps) {
+    http::Server::Options options;
+    options.address = settings_.http_address;
+    options.handler_threads = settings_.max_in_flight + 4;
+    options.max_queued = 32;
+    options.max_connections = settings_.max_http_connections;
+    options.cors_origins = settings_.cors_origins;
+    options.on_exchange = [this](const http::Server::Exchange& exchange) {
+      metrics_.HttpResponse(exchange.status);
+      // Handlers report their own refusals; these never reached one.
+      if (exchange.refusal.ok()) return;
+      metrics_.Rejected(exchange.refusal);
+      LogRefusal(exchange.request_id, exchange.refusal);
+    };
+    auto ready = [this] { return draining_ ? errors::ShuttingDown() : pool_->Ready(); };
+    CHORD_ASSIGN_OR_RETURN(
+        http_, http::Server::Start(options, HttpRoutes(deps,
+                                                       {.version = CHORD_VERSION,
+                                                        .model = model_.name,
+                                                        .model_fingerprint = model_.fingerprint},
+                                                       std::move(ready))));
+    return absl::OkStatus();
+  }
+
+  // A map that is broken or of another model must not stop a service that answers well without it,
+  // but the log reports it as an error.
   std::shared_ptr<const grounding::ConfidenceMap> FindConfidenceMap(
       const std::string& fingerprint) const {
     auto map = grounding::LoadConfidenceMap(settings_.model_dir, fingerprint);
@@ -197,14 +228,14 @@ class GatewayImpl final : public Gateway {
     return *map ? std::make_shared<const grounding::ConfidenceMap>(*std::move(*map)) : nullptr;
   }
 
-  void TellReady() {
+  void PublishReady() {
     const bool ready = workers_ready_ && !draining_;
     metrics_.SetReady(ready);
     absl::MutexLock lock(&mu_);
     if (grpc_ != nullptr) grpc_->SetReady(ready);
   }
 
-  // Both doors drain side by side; then what they used ends, in the order of use.
+  // Both servers drain side by side; then what they used ends, in the order of use.
   void Stop(absl::Time deadline) {
     std::thread http([&] {
       if (http_ != nullptr) http_->Shutdown(deadline);
@@ -217,13 +248,14 @@ class GatewayImpl final : public Gateway {
       absl::MutexLock lock(&mu_);
       grpc_stopped_ = std::move(grpc_);  // the pool may still want to tell it something
     }
-    image_service_ = nullptr;  // tells workers what to forget
+    image_service_ = nullptr;  // tells workers what to drop
     pool_ = nullptr;
     grpc_stopped_ = nullptr;
   }
 
   const Settings settings_;
   obs::Metrics& metrics_;
+  Model model_;
   std::atomic<bool> draining_{false};
   std::atomic<bool> workers_ready_{false};
   std::unique_ptr<WorkerPool> pool_;

@@ -11,6 +11,7 @@
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
 #include "common/obs/log.h"
+#include "common/rpc/cache_tier.h"
 #include "common/rpc/frame_codec.h"
 #include "services/gateway/object_stream.h"
 #include "services/gateway/point_answer.h"
@@ -42,7 +43,7 @@ ModelAnswer FromProto(const internal::v1::DecodeDone& done) {
   for (const auto& choice : done.choices()) {
     out.choices.push_back({choice.offset(), choice.log_close(), choice.log_more()});
   }
-  out.cut = done.cut();
+  out.cut = done.truncated();
   return out;
 }
 
@@ -108,8 +109,8 @@ std::vector<AnswerToken> TokensOf(const internal::v1::DecodeDone& done) {
 }
 
 bool DoesNotFit(const absl::Status& status) {
-  const std::string reason = ErrorReason(status);
-  return reason == "CONTEXT_TOO_LONG" || reason == "PROMPT_TOO_MANY_TOKENS";
+  return errors::Is(status, Reason::kContextTooLong) ||
+         errors::Is(status, Reason::kPromptTooManyTokens);
 }
 
 }  // namespace
@@ -391,14 +392,9 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   out.usage.decode_steps = output.decode.decode_steps();
   out.usage.cached_tokens = output.decode.cached_tokens();
   out.usage.image_tokens = static_cast<int>(image.plan.tokens);
-  const internal::v1::CacheTier from = output.decode.image();
-  out.usage.image = output.encoded                                ? Served::kPixels
-                    : from == internal::v1::CACHE_TIER_KV         ? Served::kKv
-                    : from == internal::v1::CACHE_TIER_EMBEDDINGS ? Served::kEmbeddings
-                                                                  : Served::kPixels;
-  metrics_.ServedBy(out.usage.image == Served::kKv           ? obs::CacheTier::kKv
-                    : out.usage.image == Served::kEmbeddings ? obs::CacheTier::kEmbeddings
-                                                             : obs::CacheTier::kNone);
+  const std::optional<CacheTier> tier = rpc::FromProto(output.decode.image());
+  out.usage.image = output.encoded ? CacheTier::kNone : tier.value_or(CacheTier::kNone);
+  metrics_.ServedBy(out.usage.image);
   // The workers' queues overlap, so the longer wait is the one that was felt.
   out.timing.queue =
       asked.waited + std::max(Ms(output.decode.queue_ms()), Ms(output.encode.queue_ms()));
@@ -410,11 +406,9 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   if (output.encoded) out.vision_worker = asked.vision.name;
   out.request_id = input.request_id;
   out.model = options_.model_name;
-  out.cut = output.decode.cut();
 
   // A worker that does not say how it came by the image keeps nothing of it.
-  const ImageAffinity home = {asked.language.name, asked.language.incarnation,
-                              from != internal::v1::CACHE_TIER_UNSPECIFIED};
+  const ImageAffinity home = {asked.language.name, asked.language.incarnation, tier.has_value()};
   if (subject.kept != nullptr) {
     image_service_.SetHome(image.id, home);
     out.image_id = image.id;

@@ -38,7 +38,6 @@ class Grounder {
     // Retries at once, beyond the share of the traffic that they may be (RetryBudget): what a lost
     // worker had under way must not fail while others are idle.
     double retry_burst = 10;
-    int max_batch = 64;
     Thresholds thresholds;
     std::shared_ptr<const grounding::ConfidenceMap> confidence_map;  // null: raw confidences
   };
@@ -58,13 +57,6 @@ class Grounder {
   // When a worker is lost before a word of the answer has gone out, the request is asked once more
   // of another one, or of the same one in its next life, within the retry budget.
   absl::StatusOr<GroundResult> Ground(const GroundInput& input);
-
-  // OVERLOADED or CLIENT_LIMIT when a request that comes now would be refused; lets a door say so
-  // before it reads a body.
-  absl::Status CheckAdmission(absl::string_view client) const { return admission_.Check(client); }
-  Admission& admission() { return admission_; }
-  ImageService& images() { return image_service_; }
-  const Options& options() const { return options_; }
 
  private:
   struct Subject;

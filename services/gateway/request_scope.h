@@ -35,6 +35,6 @@ class RequestScope {
 // Of a call that is answered at once and no request of a method: who asks about the id of a refusal
 // finds it in the log.
 void Refused(obs::Metrics& metrics, absl::string_view request_id, const absl::Status& status);
-void LogRefusal(absl::string_view request_id, absl::string_view reason);
+void LogRefusal(absl::string_view request_id, const absl::Status& status);
 
 }  // namespace chord::gateway

@@ -41,6 +41,7 @@ struct Settings {
   int client_requests = 0;  // at most max_in_flight
   int max_batch = 0;
   absl::Duration dns_every;
+  std::vector<std::string> cors_origins;
   std::string model_name;      // empty: chord.json's, else the folder's
   std::string prompt_wrapper;  // "auto", "none" or "json"
 };

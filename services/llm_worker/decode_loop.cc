@@ -341,8 +341,8 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   // nobody has announced them.
   const auto wait_for_rows = [&](bool first) {
     if (first && !sequence.accepted) {
-      const bool needs_rows = !std::exchange(job.pushed, true);
-      if (auto status = Accept(sequence, CacheTier::kRows, needs_rows); !status.ok()) {
+      const bool needs_embeddings = !std::exchange(job.pushed, true);
+      if (auto status = Accept(sequence, CacheTier::kNone, needs_embeddings); !status.ok()) {
         End(sequence, status);
         return Entry::kIn;
       }
@@ -415,23 +415,24 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
       result.image = CacheTier::kEmbeddings;
       sequence.has_rows = true;
     } else {
-      result.image = CacheTier::kRows;
+      result.image = CacheTier::kNone;
     }
   }
   if (sequence.has_rows) job.ticket->RowsNotNeeded(job.pushed);
   if (!sequence.accepted) {
-    const bool needs_rows = result.image == CacheTier::kRows && !job.pushed;
-    if (auto status = Accept(sequence, result.image, needs_rows); !status.ok()) {
+    const bool needs_embeddings = result.image == CacheTier::kNone && !job.pushed;
+    if (auto status = Accept(sequence, result.image, needs_embeddings); !status.ok()) {
       End(sequence, status);
     }
   }
   return Entry::kIn;
 }
 
-absl::Status DecodeLoop::Accept(Sequence& sequence, CacheTier image, bool needs_rows) {
+absl::Status DecodeLoop::Accept(Sequence& sequence, std::optional<CacheTier> image,
+                                bool needs_embeddings) {
   sequence.accepted = true;
   const auto& on_accepted = sequence.job.on_accepted;
-  return on_accepted ? on_accepted(image, needs_rows) : absl::OkStatus();
+  return on_accepted ? on_accepted(image, needs_embeddings) : absl::OkStatus();
 }
 
 void DecodeLoop::TakeRows() {
@@ -641,7 +642,7 @@ bool DecodeLoop::TakeToken(Sequence& sequence, absl::Span<float> logits) {
   }
   if (sequence.cursor) {
     if (const auto choice = sequence.cursor->ListChoice(logits, id)) {
-      result.choices.push_back({static_cast<int32_t>(choice->offset),
+      result.choices.push_back({static_cast<int64_t>(choice->offset),
                                 std::max(choice->log_close, kLeastLog),
                                 std::max(choice->log_more, kLeastLog)});
     }
@@ -676,9 +677,8 @@ bool DecodeLoop::AppendToken(Sequence& sequence, int32_t id, bool forced, double
       }
     }
   }
-  end |= sequence.stopped;
-  result.cut = !end && static_cast<int>(result.ids.size()) >= sequence.job.max_new_tokens;
-  if (!end && !result.cut) return true;
+  result.truncated = !end && static_cast<int>(result.ids.size()) >= sequence.job.max_new_tokens;
+  if (!end && !result.truncated) return true;
   Finish(sequence);
   return false;
 }
@@ -706,8 +706,8 @@ void DecodeLoop::Finish(Sequence& sequence) {
   }
   result.grammar = sequence.cursor && sequence.cursor->inside();
   // A list that is closed lacks nothing but its fence and the end token.
-  const bool cut_short = result.cut && result.grammar && !sequence.cursor->may_end();
-  if (result.grammar && sequence.cursor->complete()) result.cut = false;
+  const bool cut_short = result.truncated && result.grammar && !sequence.cursor->may_end();
+  if (result.grammar && sequence.cursor->complete()) result.truncated = false;
   if (cut_short) {
     // What follows the last whole box goes, and the list is closed in the answer's own style. The
     // client has seen those words in the stream; the answer itself is well-formed.

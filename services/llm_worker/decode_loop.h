@@ -16,6 +16,8 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/base/cache_tier.h"
+#include "common/base/list_choice.h"
 #include "common/engine/language_model.h"
 #include "common/engine/sampler.h"
 #include "common/model/prompt.h"
@@ -29,21 +31,6 @@
 
 namespace chord::llm_worker {
 
-// What served the image's share of the work.
-enum class CacheTier { kNoImage, kRows, kEmbeddings, kKv };
-
-// A place where the list could have ended or gone on.
-struct ListChoice {
-  int32_t offset = 0;  // bytes of the text before it
-  double log_close = 0, log_more = 0;
-};
-
-// One of the most probable tokens at a place of the answer.
-struct TokenAlternative {
-  std::string bytes;
-  double log_probability = 0;
-};
-
 struct DecodeResult {
   std::string text;                       // special tokens removed, but for markers of boxes
   std::vector<int32_t> ids;               // with the end token
@@ -53,9 +40,10 @@ struct DecodeResult {
   std::vector<std::vector<TokenAlternative>> top;  // of the same tokens, when asked for
   std::vector<ListChoice> choices;
   std::optional<double> log_probability_empty;
-  bool cut = false;      // max_new_tokens was reached
-  bool grammar = false;  // decoded under the box grammar to its end
-  CacheTier image = CacheTier::kNoImage;
+  bool truncated = false;          // max_new_tokens was reached before the answer was complete
+  bool list_closed = false;        // under the grammar: the model wrote the end of the list
+  bool grammar = false;            // decoded under the box grammar to its end
+  std::optional<CacheTier> image;  // unset without an image
   int prompt_tokens = 0;
   int cached_tokens = 0;           // of them, those whose KV was found
   int decode_steps = 0;            // steps after the one that gave the first token
@@ -89,7 +77,7 @@ struct DecodeJob {
   // the request ends before: on admission, or as soon as it is known that rows are wanted. An error
   // of it ends the request. `on_end` is called exactly once, and nothing of the job is called after
   // it.
-  std::function<absl::Status(CacheTier image, bool needs_rows)> on_accepted;
+  std::function<absl::Status(std::optional<CacheTier> image, bool needs_embeddings)> on_accepted;
   std::function<void(std::string text)> on_delta;
   std::function<void(absl::StatusOr<DecodeResult>)> on_end;
 };
@@ -141,7 +129,7 @@ class DecodeLoop {
   void Admit();
   enum class Entry { kIn, kLater, kFull };
   Entry TryAdmit(Sequence& sequence);
-  absl::Status Accept(Sequence& sequence, CacheTier image, bool needs_rows);
+  absl::Status Accept(Sequence& sequence, std::optional<CacheTier> image, bool needs_embeddings);
   void TakeRows();
   bool RunStep();
   absl::Status RunChunks(absl::Span<const StepItem> items, std::vector<float>* logits);

@@ -137,35 +137,28 @@ std::string Announce(CallbackServerContext* context, const std::string& id) {
   return client_id;
 }
 
-struct Door {
-  Grounder& grounder;
-  Executor& executor;
-  obs::Metrics& metrics;
-};
-
 // What both calls share: ids, cancellation, and a share of the call for whoever still uses it.
 template <typename Reactor>
 class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> {
  public:
-  Call(const Door& door, CallbackServerContext* context, obs::Method method)
-      : door_(door),
+  Call(const EndpointDeps& deps, CallbackServerContext* context, obs::Method method)
+      : deps_(deps),
         context_(context),
         client_(ClientOfGrpcPeer(context->peer())),
         received_at_(absl::Now()),
         deadline_(rpc::DeadlineOf(*context)) {
     const std::string client_id = Announce(context, id_);
-    scope_.emplace(door.metrics, method, id_, client_id, received_at_);
+    scope_.emplace(deps.metrics, method, id_, client_id, received_at_);
   }
 
   void Begin(const ByteBuffer* bytes) {
     self_ = this->shared_from_this();
     if (context_->IsCancelled()) return Refuse(errors::Cancelled());  // nobody waits for it
-    if (absl::Status status = door_.grounder.CheckAdmission(client_); !status.ok())
-      return Refuse(status);
+    if (absl::Status status = deps_.admission.Check(client_); !status.ok()) return Refuse(status);
     if (absl::Status status = CheckSize(*bytes); !status.ok()) return Refuse(status);
     const bool taken =
-        door_.executor.TryRun([self = self_, bytes = *bytes]() mutable { self->Work(&bytes); });
-    if (!taken) Refuse(errors::Overloaded(door_.grounder.admission().RetryAfter()));
+        deps_.executor.TryRun([self = self_, bytes = *bytes]() mutable { self->Work(&bytes); });
+    if (!taken) Refuse(errors::Overloaded(deps_.admission.RetryAfter()));
   }
 
   void OnCancel() override {
@@ -190,7 +183,7 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
   // One prompt of a batch, with its own id, time and entry in metrics and log.
   v1::GroundBatchResponse AskItem(const v1::GroundBatchRequest& item) {
     const std::string id = NewRequestId();
-    RequestScope scope(door_.metrics, obs::Method::kBatchItem, id, "", absl::Now());
+    RequestScope scope(deps_.metrics, obs::Method::kBatchItem, id, "", absl::Now());
     const auto ask = [&]() -> absl::StatusOr<GroundResult> {
       if (item.tag().size() > static_cast<size_t>(limits::kMaxTagBytes)) {
         return errors::ParameterInvalid("tag", "text of at most 64 bytes");
@@ -200,7 +193,7 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
       input.received_at = absl::Now();
       CHORD_RETURN_IF_ERROR(input.cancel.Check());
       CHORD_RETURN_IF_ERROR(FromProto(item.request(), input));
-      return door_.grounder.Ground(input);
+      return deps_.grounder.Ground(input);
     };
     const absl::StatusOr<GroundResult> result = ask();
     scope.End(result);
@@ -215,12 +208,12 @@ class Call : public Reactor, public std::enable_shared_from_this<Call<Reactor>> 
   }
 
   absl::Status CheckSize(const ByteBuffer& bytes) const {
-    const int64_t limit = door_.grounder.images().limits().max_bytes + kMessageSlackBytes;
+    const int64_t limit = deps_.images.limits().max_bytes + kMessageSlackBytes;
     if (static_cast<int64_t>(bytes.Length()) <= limit) return absl::OkStatus();
     return errors::BodyTooLarge(limit);
   }
 
-  Door door_;
+  const EndpointDeps deps_;
   CallbackServerContext* const context_;
   const std::string id_ = NewRequestId();
   const std::string client_;
@@ -250,7 +243,7 @@ class SingleRequestCall : public Call<Reactor> {
     GroundInput input = this->NewInput();
     Listen(input);
     CHORD_RETURN_IF_ERROR(FromProto(request, input));
-    return this->door_.grounder.Ground(input);
+    return this->deps_.grounder.Ground(input);
   }
 
   void End(const absl::StatusOr<GroundResult>& result) {
@@ -261,8 +254,8 @@ class SingleRequestCall : public Call<Reactor> {
 
 class UnaryCall final : public SingleRequestCall<grpc::ServerUnaryReactor> {
  public:
-  UnaryCall(const Door& door, CallbackServerContext* context, ByteBuffer* response)
-      : SingleRequestCall(door, context, obs::Method::kGround), response_(response) {}
+  UnaryCall(const EndpointDeps& deps, CallbackServerContext* context, ByteBuffer* response)
+      : SingleRequestCall(deps, context, obs::Method::kGround), response_(response) {}
 
  private:
   void Finished(const absl::StatusOr<GroundResult>& result) override {
@@ -274,8 +267,8 @@ class UnaryCall final : public SingleRequestCall<grpc::ServerUnaryReactor> {
 
 class StreamCall final : public SingleRequestCall<grpc::ServerWriteReactor<ByteBuffer>> {
  public:
-  StreamCall(const Door& door, CallbackServerContext* context)
-      : SingleRequestCall(door, context, obs::Method::kGroundStream) {}
+  StreamCall(const EndpointDeps& deps, CallbackServerContext* context)
+      : SingleRequestCall(deps, context, obs::Method::kGroundStream) {}
 
   void OnWriteDone(bool ok) override {
     if (!ok) OnCancel();
@@ -347,13 +340,13 @@ class StreamCall final : public SingleRequestCall<grpc::ServerWriteReactor<ByteB
 // A list of prompts, a few at a time; one answer with all of theirs.
 class ListCall final : public Call<grpc::ServerUnaryReactor> {
  public:
-  ListCall(const Door& door, CallbackServerContext* context, ByteBuffer* response)
-      : Call(door, context, obs::Method::kGroundBatch), response_(response) {}
+  ListCall(const EndpointDeps& deps, CallbackServerContext* context, ByteBuffer* response)
+      : Call(deps, context, obs::Method::kGroundBatch), response_(response) {}
 
  private:
   void Work(ByteBuffer* bytes) override {
     v1::GroundListRequest request;
-    const int limit = door_.grounder.options().max_batch;
+    const int limit = deps_.max_batch;
     // Counted before it is parsed: it may have millions.
     const int announced = rpc::CountField(*bytes, v1::GroundListRequest::kRequestsFieldNumber);
     absl::Status status = announced > limit
@@ -361,11 +354,11 @@ class ListCall final : public Call<grpc::ServerUnaryReactor> {
                               : ParseAs(bytes, "GroundListRequest", &request, kMaxFields * limit);
     bytes->Clear();
     const int count = request.requests_size();
-    if (status.ok() && count < 1) status = errors::BatchLimit(count, limit);
+    if (status.ok() && count < 1) status = errors::BatchEmpty();
     if (!status.ok()) return Refuse(status);
     v1::GroundListResponse response;
     for (int i = 0; i < count; ++i) response.add_results();
-    ParallelFor(door_.executor, count, kBatchWidth,
+    ParallelFor(deps_.executor, count, kBatchWidth,
                 [&](int i) { *response.mutable_results(i) = AskItem(request.requests(i)); });
     if (status = cancel_.token().Check(); !status.ok()) return Refuse(status);
     *response_ = rpc::SerializeRaw(response);
@@ -384,8 +377,8 @@ class ListCall final : public Call<grpc::ServerUnaryReactor> {
 class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>>,
                         public OpenStreams::Stream {
  public:
-  BatchCall(const Door& door, CallbackServerContext* context)
-      : Call(door, context, obs::Method::kGroundBatch) {}
+  BatchCall(const EndpointDeps& deps, CallbackServerContext* context)
+      : Call(deps, context, obs::Method::kGroundBatch) {}
 
   void Open(OpenStreams& streams) {
     self_ = shared_from_this();
@@ -423,7 +416,7 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
     }
     ++running_;
     auto shared = std::make_shared<v1::GroundBatchRequest>(std::move(item));
-    const bool taken = door_.executor.TryRun([self = self_, this, shared] {
+    const bool taken = deps_.executor.TryRun([self = self_, this, shared] {
       v1::GroundBatchResponse answer = AskItem(*shared);
       absl::MutexLock task_lock(&mu_);
       --running_;
@@ -434,9 +427,9 @@ class BatchCall final : public Call<grpc::ServerBidiReactor<ByteBuffer, ByteBuff
       --running_;
       v1::GroundBatchResponse answer;
       answer.set_tag(Echo(shared->tag()));
-      const absl::Status busy = errors::Overloaded(door_.grounder.admission().RetryAfter());
+      const absl::Status busy = errors::Overloaded(deps_.admission.RetryAfter());
       *answer.mutable_error() = ErrorProto(busy, id_);
-      door_.metrics.Rejected(ErrorReason(busy));
+      deps_.metrics.Rejected(busy);
       answers_.push_back(rpc::SerializeRaw(answer));
     }
     Advance();
@@ -494,39 +487,40 @@ using GroundingBase =
 
 class GroundingService final : public GroundingBase {
  public:
-  GroundingService(const Door& door, OpenStreams& streams) : door_(door), streams_(streams) {}
+  GroundingService(const EndpointDeps& deps, OpenStreams& streams)
+      : deps_(deps), streams_(streams) {}
 
   grpc::ServerUnaryReactor* Ground(CallbackServerContext* context, const ByteBuffer* request,
                                    ByteBuffer* response) override {
-    auto call = std::make_shared<UnaryCall>(door_, context, response);
+    auto call = std::make_shared<UnaryCall>(deps_, context, response);
     auto* reactor = call.get();
     reactor->Begin(request);
     return reactor;
   }
   grpc::ServerWriteReactor<ByteBuffer>* GroundStream(CallbackServerContext* context,
                                                      const ByteBuffer* request) override {
-    auto call = std::make_shared<StreamCall>(door_, context);
+    auto call = std::make_shared<StreamCall>(deps_, context);
     auto* reactor = call.get();
     reactor->Begin(request);
     return reactor;
   }
   grpc::ServerUnaryReactor* GroundList(CallbackServerContext* context, const ByteBuffer* request,
                                        ByteBuffer* response) override {
-    auto call = std::make_shared<ListCall>(door_, context, response);
+    auto call = std::make_shared<ListCall>(deps_, context, response);
     auto* reactor = call.get();
     reactor->Begin(request);
     return reactor;
   }
   grpc::ServerBidiReactor<ByteBuffer, ByteBuffer>* GroundBatch(
       CallbackServerContext* context) override {
-    auto call = std::make_shared<BatchCall>(door_, context);
+    auto call = std::make_shared<BatchCall>(deps_, context);
     auto* reactor = call.get();
     reactor->Open(streams_);
     return reactor;
   }
 
  private:
-  const Door door_;
+  const EndpointDeps deps_;
   OpenStreams& streams_;
 };
 
@@ -543,10 +537,10 @@ void FillImage(const ImageService::Kept& kept, v1::Image& out) {
 // as soon as the header is there, and one that comes too slowly is cut off.
 class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
  public:
-  UploadCall(const Door& door, CallbackServerContext* context, ByteBuffer* image)
-      : door_(door), context_(context), image_(image), client_(ClientOfGrpcPeer(context->peer())) {
+  UploadCall(const EndpointDeps& deps, CallbackServerContext* context, ByteBuffer* image)
+      : deps_(deps), context_(context), image_(image), client_(ClientOfGrpcPeer(context->peer())) {
     const std::string client_id = Announce(context, id_);
-    scope_.emplace(door.metrics, obs::Method::kUploadImage, id_, client_id, absl::Now());
+    scope_.emplace(deps.metrics, obs::Method::kUploadImage, id_, client_id, absl::Now());
     GiveTime();
     StartRead(&read_);
   }
@@ -599,7 +593,7 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
   }
 
   absl::Status Take() {
-    ImageService& images = door_.grounder.images();
+    ImageService& images = deps_.images;
     if (read_.Length() > limits::kMaxChunkBytes + kMaxSmallBytes) return errors::UploadMismatch();
     v1::UploadRequest request;
     CHORD_RETURN_IF_ERROR(ParseAs(&read_, "UploadRequest", &request));
@@ -611,7 +605,7 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
       if (total_ < 1) return errors::ImageEmpty();
       if (total_ > limit) return errors::ImageBytesLimit(total_, limit);
       CHORD_RETURN_IF_ERROR(images.Room(total_, pin_));
-      CHORD_ASSIGN_OR_RETURN(slot_, door_.grounder.admission().EnterUpload(client_, 0));
+      CHORD_ASSIGN_OR_RETURN(slot_, deps_.admission.EnterUpload(client_, 0));
       return absl::OkStatus();
     }
     const std::string& chunk = request.chunk();
@@ -630,7 +624,7 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
     const absl::Status plan = images.Plan(bytes_).status();
     planned_ = plan.ok();
     // A header that goes on in the next chunk looks like a file that was cut.
-    if (planned_ || ErrorReason(plan) == "IMAGE_CORRUPT") {
+    if (planned_ || errors::Is(plan, Reason::kImageCorrupt)) {
       if (planned_) bytes_.reserve(static_cast<size_t>(total_));
       return absl::OkStatus();
     }
@@ -642,9 +636,9 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
     if (total_ == 0 || static_cast<int64_t>(bytes_.size()) != total_) {
       return errors::UploadMismatch();
     }
-    door_.metrics.ImageReceived(total_);
+    deps_.metrics.ImageReceived(total_);
     CHORD_ASSIGN_OR_RETURN(const ImageService::Kept kept,
-                           door_.grounder.images().Upload(std::move(bytes_), pin_));
+                           deps_.images.Upload(std::move(bytes_), pin_));
     v1::Image image;
     FillImage(kept, image);
     *image_ = rpc::SerializeRaw(image);
@@ -659,7 +653,7 @@ class UploadCall final : public grpc::ServerReadReactor<ByteBuffer> {
     Finish(rpc::ToGrpc(status, id_));
   }
 
-  const Door door_;
+  const EndpointDeps deps_;
   CallbackServerContext* const context_;
   ByteBuffer* const image_;
   const std::string client_;
@@ -708,33 +702,33 @@ using ImagesBase = v1::Images::WithRawCallbackMethod_Upload<v1::Images::WithRawC
 
 class ImagesService final : public ImagesBase {
  public:
-  explicit ImagesService(const Door& door) : door_(door) {}
+  explicit ImagesService(const EndpointDeps& deps) : deps_(deps) {}
 
   grpc::ServerReadReactor<ByteBuffer>* Upload(CallbackServerContext* context,
                                               ByteBuffer* image) override {
-    return new UploadCall(door_, context, image);
+    return new UploadCall(deps_, context, image);
   }
   grpc::ServerUnaryReactor* Touch(CallbackServerContext* context, const ByteBuffer* request,
                                   ByteBuffer* image) override {
     const auto touch = [&]() -> absl::Status {
       CHORD_ASSIGN_OR_RETURN(const std::string id, ImageId(*request));
-      CHORD_ASSIGN_OR_RETURN(const ImageService::Kept kept, door_.grounder.images().Touch(id));
+      CHORD_ASSIGN_OR_RETURN(const ImageService::Kept kept, deps_.images.Touch(id));
       v1::Image out;
       FillImage(kept, out);
       *image = rpc::SerializeRaw(out);
       return absl::OkStatus();
     };
-    return new AtOnce(context, door_.metrics, touch());
+    return new AtOnce(context, deps_.metrics, touch());
   }
   grpc::ServerUnaryReactor* Delete(CallbackServerContext* context, const ByteBuffer* request,
                                    ByteBuffer* response) override {
     const auto forget = [&]() -> absl::Status {
       CHORD_ASSIGN_OR_RETURN(const std::string id, ImageId(*request));
-      CHORD_RETURN_IF_ERROR(door_.grounder.images().Delete(id));
+      CHORD_RETURN_IF_ERROR(deps_.images.Delete(id));
       *response = rpc::SerializeRaw(v1::DeleteImageResponse());
       return absl::OkStatus();
     };
-    return new AtOnce(context, door_.metrics, forget());
+    return new AtOnce(context, deps_.metrics, forget());
   }
 
  private:
@@ -747,7 +741,7 @@ class ImagesService final : public ImagesBase {
     return request.image_id();
   }
 
-  const Door door_;
+  const EndpointDeps deps_;
 };
 
 using AdminBase =
@@ -821,13 +815,12 @@ void OpenStreams::End(const absl::Status& why) {
   }
 }
 
-std::vector<std::unique_ptr<grpc::Service>> GrpcServices(Grounder& grounder, Executor& executor,
-                                                         obs::Metrics& metrics,
+std::vector<std::unique_ptr<grpc::Service>> GrpcServices(const EndpointDeps& deps,
                                                          OpenStreams& streams) {
   std::vector<std::unique_ptr<grpc::Service>> out;
-  out.push_back(std::make_unique<GroundingService>(Door{grounder, executor, metrics}, streams));
-  out.push_back(std::make_unique<ImagesService>(Door{grounder, executor, metrics}));
-  out.push_back(std::make_unique<AdminService>(metrics));
+  out.push_back(std::make_unique<GroundingService>(deps, streams));
+  out.push_back(std::make_unique<ImagesService>(deps));
+  out.push_back(std::make_unique<AdminService>(deps.metrics));
   return out;
 }
 

@@ -11,9 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "common/base/executor.h"
-#include "common/obs/metrics.h"
-#include "services/gateway/grounder.h"
+#include "services/gateway/endpoint_deps.h"
 
 namespace chord::gateway {
 
@@ -45,8 +43,7 @@ inline constexpr int64_t kMessageSlackBytes = 1 << 20;
 // The services of chord.v1. Requests run on `executor`; a client that cancels its call cancels its
 // request. What this version does not offer answers UNIMPLEMENTED with a reason. All arguments
 // outlive the services, which outlive their server.
-std::vector<std::unique_ptr<grpc::Service>> GrpcServices(Grounder& grounder, Executor& executor,
-                                                         obs::Metrics& metrics,
+std::vector<std::unique_ptr<grpc::Service>> GrpcServices(const EndpointDeps& deps,
                                                          OpenStreams& streams);
 std::vector<std::string> GrpcServiceNames();
 

@@ -68,8 +68,9 @@ class DecodeCall final : public grpc::ClientReadReactor<v1::DecodeEvent> {
       absl::MutexLock lock(&join_.mu);
       join_.accepted = true;
       // A worker that does not know about kept images leaves the field unset and waits for rows.
-      join_.has_image = !accepted.needs_rows() && (accepted.image() == v1::CACHE_TIER_EMBEDDINGS ||
-                                                   accepted.image() == v1::CACHE_TIER_KV);
+      join_.has_image =
+          !accepted.needs_embeddings() &&
+          (accepted.image() == v1::CACHE_TIER_EMBEDDINGS || accepted.image() == v1::CACHE_TIER_KV);
       join_.changed.SignalAll();
     } else if (event_.has_done()) {
       done = std::move(*event_.mutable_done());
@@ -128,23 +129,15 @@ class EncodeCall final : public grpc::ClientWriteReactor<v1::EncodeRequest> {
   v1::EncodeRequest request_;
 };
 
-bool OnlyOurs(absl::string_view reason) {
-  for (absl::string_view known : {"TICKET_UNKNOWN", "TICKET_REUSED", "EMBEDDING_MISMATCH",
-                                  "EMBEDDING_NOT_FINITE", "PEER_UNKNOWN"}) {
-    if (reason == known) return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 absl::Status ForOutside(const absl::Status& leg, absl::string_view role) {
   if (leg.ok()) return leg;
   if (IsCatalogued(leg)) {
-    const std::string reason = ErrorReason(leg);
-    if (OnlyOurs(reason)) return errors::Internal();
-    if (reason == "CANCELLED") return errors::WorkerLost(role);  // we did not cancel it
-    if (reason == "SHUTTING_DOWN") return errors::WorkerUnavailable(role);
+    const std::optional<Reason> reason = ReasonOf(leg);
+    if (reason && !Info(*reason).client_visible) return errors::Internal();
+    if (reason == Reason::kCancelled) return errors::WorkerLost(role);  // we did not cancel it
+    if (reason == Reason::kShuttingDown) return errors::WorkerUnavailable(role);
     return leg;
   }
   switch (leg.code()) {
@@ -162,14 +155,15 @@ absl::Status ForOutside(const absl::Status& leg, absl::string_view role) {
 bool IsEcho(const absl::Status& leg) {
   if (leg.ok()) return false;
   if (!IsCatalogued(leg)) return leg.code() == absl::StatusCode::kCancelled;
-  const std::string reason = ErrorReason(leg);
-  return reason == "TICKET_UNKNOWN" || reason == "CANCELLED" || reason == "WORKER_LOST";
+  const std::optional<Reason> reason = ReasonOf(leg);
+  return reason == Reason::kTicketUnknown || reason == Reason::kCancelled ||
+         reason == Reason::kWorkerLost;
 }
 
 // True for failures after which another worker may do.
 static bool MeansLost(const absl::Status& outside) {
-  const std::string reason = ErrorReason(outside);
-  return reason == "WORKER_LOST" || reason == "WORKER_UNAVAILABLE";
+  return errors::Is(outside, Reason::kWorkerLost) ||
+         errors::Is(outside, Reason::kWorkerUnavailable);
 }
 
 absl::StatusOr<WorkerCallsOutput> CallWorkers(v1::Language::Stub& language,
@@ -290,13 +284,13 @@ absl::StatusOr<WorkerCallsOutput> CallWorkers(v1::Language::Stub& language,
     }
     return blame(WorkerCallsFailure::Where::kVision, *encode_end, "vision");
   }
-  if (encode_failed && ErrorReason(*encode_end) == "PEER_UNKNOWN") {
+  if (encode_failed && errors::Is(*encode_end, Reason::kPeerUnknown)) {
     failure.where = WorkerCallsFailure::Where::kLanguage;
     failure.worker_lost = failure.not_known = true;
     return errors::WorkerUnavailable("language");
   }
   if (encode_failed) {
-    const bool between = ErrorReason(*encode_end) == "WORKER_LOST";  // it means the other one
+    const bool between = errors::Is(*encode_end, Reason::kWorkerLost);  // it means the other one
     return blame(between ? WorkerCallsFailure::Where::kBetween : WorkerCallsFailure::Where::kVision,
                  *encode_end, "vision");
   }

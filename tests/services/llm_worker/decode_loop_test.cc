@@ -30,7 +30,7 @@ struct Request {
   int top_tokens = 0;
   std::optional<CacheTier> accepted;  // read after admitted or ended
   absl::Notification admitted;
-  bool needs_rows = false;
+  bool needs_embeddings = false;
   CancelSource source;
   std::shared_ptr<Reservation> ticket;
   absl::Notification ended;
@@ -82,12 +82,9 @@ class DecodeLoopTest : public ::testing::Test {
     job.image.key = request->key;
     job.pushed = request->pushed;
     job.grammar = request->grammar;
-    job.randomness = request->randomness;
-    job.stop = request->stop;
-    job.top_tokens = request->top_tokens;
-    job.on_accepted = [request](CacheTier from, bool needs_rows) {
+    job.on_accepted = [request](std::optional<CacheTier> from, bool needs_embeddings) {
       request->accepted = from;
-      request->needs_rows = needs_rows;
+      request->needs_embeddings = needs_embeddings;
       request->admitted.Notify();
       return absl::OkStatus();
     };
@@ -158,7 +155,7 @@ TEST_F(DecodeLoopTest, AnswersOfManyTogetherEqualAnswersAlone) {
       ASSERT_TRUE(request->result.ok()) << request->result.status();
       EXPECT_EQ(request->result->ids, Alone(*request));
       EXPECT_EQ(request->result->text, request->streamed);
-      EXPECT_EQ(request->result->cut, request->result->ids.back() != FakeLanguageModel::kEnd);
+      EXPECT_EQ(request->result->truncated, request->result->ids.back() != FakeLanguageModel::kEnd);
       EXPECT_EQ(request->result->decode_steps, static_cast<int>(request->result->ids.size()) - 1);
     }
     EXPECT_GE(model_->max_batch_, std::min(slots, 3)) << "slots run together";
@@ -364,18 +361,18 @@ TEST_F(KeptImagesTest, ASecondRequestNeedsNeitherRowsNorTheImagesShareOfThePrefi
   Start(2);
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  ExpectAnswered(*first, CacheTier::kNone);
   EXPECT_EQ(first->result->cached_tokens, 0);
   auto second = Ask('a', 2);
   ExpectAnswered(*second, CacheTier::kKv);
-  EXPECT_FALSE(second->needs_rows);
+  EXPECT_FALSE(second->needs_embeddings);
   EXPECT_EQ(second->result->cached_tokens, 30) << "to the first word that differs";
   EXPECT_FALSE(second->ticket->BeginReceive().ok()) << "nobody was to come";
   auto other = Ask('b', 2);
   ASSERT_TRUE(other->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(other->needs_rows) << "another image shares nothing";
+  EXPECT_TRUE(other->needs_embeddings) << "another image shares nothing";
   SendRows(*other);
-  ExpectAnswered(*other, CacheTier::kRows);
+  ExpectAnswered(*other, CacheTier::kNone);
   ExpectIdle();
 }
 
@@ -383,7 +380,7 @@ TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksFor
   Start(1, /*pages=*/13);
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  ExpectAnswered(*first, CacheTier::kNone);
   std::vector<int32_t> endless(180, 25);
   endless[0] = FakeLanguageModel::kNeverEnds;
   auto large = Make(endless, 20);  // writes into every page
@@ -396,9 +393,9 @@ TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksFor
   loop_->DropImage(std::string(32, 'a'));
   auto third = Ask('a', 3);
   ASSERT_TRUE(third->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(third->needs_rows);
+  EXPECT_TRUE(third->needs_embeddings);
   SendRows(*third);
-  ExpectAnswered(*third, CacheTier::kRows);
+  ExpectAnswered(*third, CacheTier::kNone);
   ExpectIdle();
   EXPECT_EQ(loop_->counts().images, 1);
 }
@@ -409,12 +406,12 @@ TEST_F(KeptImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
   requests.push_back(Ask('a', 0, /*pushed=*/true));
   for (int i = 1; i < 6; ++i) requests.push_back(Ask('a', i));
   SendRows(*requests[0]);
-  ExpectAnswered(*requests[0], CacheTier::kRows);
+  ExpectAnswered(*requests[0], CacheTier::kNone);
   for (int i = 1; i < 6; ++i) {
     ASSERT_TRUE(Ends(*requests[i]));
     ASSERT_TRUE(requests[i]->result.ok());
     EXPECT_EQ(requests[i]->result->ids, Alone(*requests[i]));
-    EXPECT_FALSE(requests[i]->needs_rows);
+    EXPECT_FALSE(requests[i]->needs_embeddings);
     EXPECT_GE(requests[i]->result->cached_tokens, 5);
   }
   ExpectIdle();
@@ -425,7 +422,7 @@ TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
   auto stuck = Ask('a', 1, /*pushed=*/true);
   auto second = Ask('a', 2, /*pushed=*/true);
   SendRows(*second);
-  ExpectAnswered(*second, CacheTier::kRows);
+  ExpectAnswered(*second, CacheTier::kNone);
   ASSERT_TRUE(Ends(*stuck));
   ASSERT_TRUE(stuck->result.ok()) << stuck->result.status();
   EXPECT_EQ(stuck->result->ids, Alone(*stuck));
@@ -437,7 +434,7 @@ TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
   Start(2);
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  ExpectAnswered(*first, CacheTier::kNone);
   std::vector<std::shared_ptr<Request>> waiting;
   for (int i = 0; i < 6; ++i) waiting.push_back(Ask(static_cast<char>('b' + i), i, i % 2 == 0));
   auto nameless = Make(std::vector<int32_t>(40, 20));
@@ -450,15 +447,15 @@ TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
   EXPECT_EQ(loop_->counts().kv.promised, 0) << "memory is for those that can run";
   for (auto& request : waiting) {
     ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-    EXPECT_EQ(request->accepted, CacheTier::kRows);
-    EXPECT_EQ(request->needs_rows, !request->pushed) << "asked for before its turn comes";
+    EXPECT_EQ(request->accepted, CacheTier::kNone);
+    EXPECT_EQ(request->needs_embeddings, !request->pushed) << "asked for before its turn comes";
   }
   for (auto& request : waiting) {
     SendRows(*request);
     ASSERT_TRUE(Ends(*request));
     ASSERT_TRUE(request->result.ok()) << request->result.status();
     EXPECT_EQ(request->result->ids, Alone(*request));
-    EXPECT_EQ(request->result->image, CacheTier::kRows);
+    EXPECT_EQ(request->result->image, CacheTier::kNone);
     EXPECT_GT(request->result->wait_embeddings, absl::ZeroDuration());
   }
   ExpectIdle();
@@ -493,16 +490,16 @@ TEST_F(KeptImagesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
   std::vector<std::shared_ptr<Request>> requests;
   for (int i = 0; i < 3; ++i) requests.push_back(Ask('a', i));
   ASSERT_TRUE(requests[0]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(requests[0]->needs_rows);
+  EXPECT_TRUE(requests[0]->needs_embeddings);
   // The one that asked goes: another asks in its place.
   requests[0]->source.Cancel();
   ASSERT_TRUE(requests[1]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(requests[1]->needs_rows);
+  EXPECT_TRUE(requests[1]->needs_embeddings);
   EXPECT_FALSE(requests[2]->admitted.HasBeenNotified());
   SendRows(*requests[1]);
-  ExpectAnswered(*requests[1], CacheTier::kRows);
+  ExpectAnswered(*requests[1], CacheTier::kNone);
   ExpectAnswered(*requests[2], CacheTier::kKv);
-  EXPECT_FALSE(requests[2]->needs_rows);
+  EXPECT_FALSE(requests[2]->needs_embeddings);
   ASSERT_TRUE(Ends(*requests[0]));
   ExpectIdle();
 }
@@ -677,7 +674,7 @@ TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
 
 TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
   auto request = Recite(kTwoApples, true, 40);
-  EXPECT_TRUE(request->result->cut);
+  EXPECT_TRUE(request->result->truncated);
   EXPECT_EQ(request->result->text, R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])");
   ASSERT_FALSE(request->result->token_ends.empty());
   EXPECT_LE(request->result->token_ends.back(), static_cast<int>(request->result->text.size()));
@@ -686,13 +683,14 @@ TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox)
 
 TEST_F(GrammarLoopTest, AnAnswerThatIsWholeAtTheLimitIsNotCut) {
   const int tokens = static_cast<int>(tokenizer_->EncodeText(kTwoApples).size());
-  EXPECT_FALSE(Recite(kTwoApples, true, tokens)->result->cut);
-  EXPECT_TRUE(Recite(kTwoApples, true, tokens - 1)->result->cut);
-  EXPECT_TRUE(Recite(kTwoApples, false, tokens)->result->cut) << "nobody knows what would follow";
+  EXPECT_FALSE(Recite(kTwoApples, true, tokens)->result->truncated);
+  EXPECT_TRUE(Recite(kTwoApples, true, tokens - 1)->result->truncated);
+  EXPECT_TRUE(Recite(kTwoApples, false, tokens)->result->truncated)
+      << "nobody knows what would follow";
   const std::string fenced = "```json\n[]\n```";
   const int before_fence = static_cast<int>(tokenizer_->EncodeText("```json\n[]").size());
   auto request = Recite(fenced, true, before_fence);
-  EXPECT_FALSE(request->result->cut);
+  EXPECT_FALSE(request->result->truncated);
   EXPECT_EQ(request->result->text, fenced);
 }
 
