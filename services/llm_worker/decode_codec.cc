@@ -48,7 +48,7 @@ v1::DecodeDone ToProto(DecodeResult result) {
   out.mutable_token_ends()->Assign(result.token_ends.begin(), result.token_ends.end());
   out.mutable_log_probabilities()->Assign(result.log_probabilities.begin(),
                                           result.log_probabilities.end());
-  out.mutable_forced()->Assign(result.forced.begin(), result.forced.end());
+  out.mutable_forced()->Assign(result.jump_forward.begin(), result.jump_forward.end());
   for (const ListChoice& choice : result.choices) {
     v1::ListChoice& to = *out.add_choices();
     to.set_offset(static_cast<int32_t>(choice.offset));

@@ -106,8 +106,9 @@ class DecodeService::Call final
     job.request_id = input.request_id;
     job.prompt = std::move(prepared.prompt);
     job.max_new_tokens = input.max_new_tokens;
+    job.sampling = core_->sampling;
     job.image = {use.key, use.pin, absl::Seconds(use.keep_seconds)};
-    job.pushed = use.pushed;
+    job.push_expected = use.pushed;
     if (input.grammar) job.grammar = std::move(prepared.box_request);
     job.randomness = input.randomness;
     job.stop = input.stop;
@@ -196,7 +197,7 @@ class DecodeService::Call final
     metrics.AnswerLength(log.new_tokens);
     metrics.Tokens(obs::TokenKind::kImage, log.image_tokens);
     metrics.Tokens(obs::TokenKind::kPrompt, log.prompt_tokens - log.image_tokens);
-    const auto forced = std::count(result.forced.begin(), result.forced.end(), true);
+    const auto forced = std::count(result.jump_forward.begin(), result.jump_forward.end(), true);
     metrics.Tokens(obs::TokenKind::kForced, forced);
     metrics.Tokens(obs::TokenKind::kGenerated, log.new_tokens - forced);
     if (result.image) metrics.ServedBy(*result.image);

@@ -219,7 +219,7 @@ class LlmWorkerImpl final : public LlmWorker {
     loop.step.prefill_tokens = prefill_tokens;
     loop.step.prefill_tokens_beside_decode = std::max(loop.step.prefill_tokens / 2, 16);
     loop.eos_token_ids = core->config.generation.eos_token_ids;
-    loop.repetition_penalty = core->config.generation.repetition_penalty;
+    core->sampling.repetition_penalty = core->config.generation.repetition_penalty;
     loop.grammar = core->grammar.get();
     loop.images.max_bytes =
         settings_.image_cache_bytes > 0 ? settings_.image_cache_bytes : rows_bytes;
@@ -271,7 +271,7 @@ class LlmWorkerImpl final : public LlmWorker {
     metrics_->SetInflightTokens(loop.tokens);
     const int64_t page_bytes = core->model->kv_bytes() / core->model->kv_pages();
     metrics_->SetKvBytes(obs::KvState::kUsed, page_bytes * loop.kv.used);
-    metrics_->SetKvBytes(obs::KvState::kKept, page_bytes * loop.kv.kept);
+    metrics_->SetKvBytes(obs::KvState::kKept, page_bytes * loop.kv.cached);
     metrics_->SetImageCache(loop.images, loop.image_bytes);
   }
 

@@ -21,9 +21,10 @@ const std::string kTokenizer = std::string(CHORD_SOURCE_DIR) + "/models/chord-na
 struct Request {
   std::vector<int32_t> prompt;
   int max_new_tokens = 20;
+  SamplingParams sampling;
   bool image = false;
   std::string key;  // of the image
-  bool pushed = true;
+  bool push_expected = true;
   std::optional<grammar::BoxRequest> grammar;
   engine::Randomness randomness;
   std::vector<std::string> stop;
@@ -78,9 +79,10 @@ class DecodeLoopTest : public ::testing::Test {
     job.prompt.rope_delta = FakeLanguageModel::kRopeDelta;
     if (request->image) job.prompt.images = {{1, {4, 4}, 4}};
     job.max_new_tokens = request->max_new_tokens;
+    job.sampling = request->sampling;
     job.ticket = request->ticket;
     job.image.key = request->key;
-    job.pushed = request->pushed;
+    job.push_expected = request->push_expected;
     job.grammar = request->grammar;
     job.on_accepted = [request](std::optional<CacheTier> from, bool needs_embeddings) {
       request->accepted = from;
@@ -98,7 +100,7 @@ class DecodeLoopTest : public ::testing::Test {
   }
   void SendRows(Request& request) {
     ASSERT_TRUE(request.ticket->BeginReceive().ok());
-    ASSERT_TRUE(request.ticket->Complete(std::make_unique<FakeLanguageModel::Rows>(4)).ok());
+    ASSERT_TRUE(request.ticket->Complete(std::make_unique<FakeLanguageModel::Embeddings>(4)).ok());
     loop_->Wake();
   }
   static bool Ends(Request& request) {
@@ -123,7 +125,7 @@ class DecodeLoopTest : public ::testing::Test {
     EXPECT_EQ(loop_->counts().queued, 0);
     EXPECT_EQ(loop_->counts().tokens, 0);
     EXPECT_EQ(loop_->counts().kv.used, 0);
-    EXPECT_EQ(loop_->counts().kv.promised, 0);
+    EXPECT_EQ(loop_->counts().kv.reserved, 0);
   }
 
   absl::StatusOr<model::Tokenizer> tokenizer_;
@@ -179,9 +181,9 @@ TEST_F(DecodeLoopTest, TokenEndsCoverTheTextAndProbabilitiesAreOfTheSoftmax) {
 }
 
 TEST_F(DecodeLoopTest, TheRepetitionPenaltyCountsPromptAndAnswerButNotTheProbability) {
-  options_.repetition_penalty = 1e6f;  // a token that was seen is never taken again
   Start(1);
   auto request = Make({20, 21, 22, FakeLanguageModel::kNeverEnds}, 60);
+  request->sampling.repetition_penalty = 1e6f;  // a token that was seen is never chosen again
   ASSERT_TRUE(Submit(request).ok());
   ASSERT_TRUE(Ends(*request));
   ASSERT_TRUE(request->result.ok());
@@ -301,22 +303,21 @@ TEST_F(DecodeLoopTest, ADeadlineEndsARequestWhereverItWaits) {
   ExpectIdle();
 }
 
-// The loop may be at any point between its look at the queue and its sleep when a request comes.
+// The loop may be at any point between its look at the queue and its sleep when a request comes. A
+// lost wake-up would leave the request waiting: the loop does not wake up by itself here.
 TEST_F(DecodeLoopTest, ARequestIsSeenAtWhateverMomentItComes) {
+  options_.expiry_interval = absl::InfiniteDuration();
   Start(2);
-  absl::Duration worst;
   for (int round = 0; round < 5000; ++round) {
     auto request = Make({20, 21}, 1);
     loop_->Wake();
     for (const absl::Time until = absl::Now() + absl::Nanoseconds(97 * (round % 1000));
          absl::Now() < until;) {
     }
-    const absl::Time began = absl::Now();
     ASSERT_TRUE(Submit(request).ok());
     ASSERT_TRUE(Ends(*request));
-    worst = std::max(worst, absl::Now() - began);
+    ASSERT_TRUE(request->result.ok());
   }
-  EXPECT_LT(worst, absl::Milliseconds(900)) << "found only when the loop woke for another reason";
 }
 
 TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
@@ -338,13 +339,13 @@ TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
 
 class KeptImagesTest : public DecodeLoopTest {
  protected:
-  std::shared_ptr<Request> Ask(char key, int number, bool pushed = false) {
+  std::shared_ptr<Request> Ask(char key, int number, bool push_expected = false) {
     std::vector<int32_t> prompt(40, 20);  // rows 1..4 are the image's
     for (int i = 30; i < 40; ++i) prompt[i] = 30 + number;
     auto request = Make(prompt, 20);
     request->image = true;
     request->key = std::string(32, key);
-    request->pushed = pushed;
+    request->push_expected = push_expected;
     EXPECT_TRUE(Submit(request).ok());
     return request;
   }
@@ -359,7 +360,7 @@ class KeptImagesTest : public DecodeLoopTest {
 
 TEST_F(KeptImagesTest, ASecondRequestNeedsNeitherRowsNorTheImagesShareOfThePrefill) {
   Start(2);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
   ExpectAnswered(*first, CacheTier::kNone);
   EXPECT_EQ(first->result->cached_tokens, 0);
@@ -378,7 +379,7 @@ TEST_F(KeptImagesTest, ASecondRequestNeedsNeitherRowsNorTheImagesShareOfThePrefi
 
 TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksForRows) {
   Start(1, /*pages=*/13);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
   ExpectAnswered(*first, CacheTier::kNone);
   std::vector<int32_t> endless(180, 25);
@@ -403,7 +404,7 @@ TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksFor
 TEST_F(KeptImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
   Start(8);
   std::vector<std::shared_ptr<Request>> requests;
-  requests.push_back(Ask('a', 0, /*pushed=*/true));
+  requests.push_back(Ask('a', 0, /*push_expected=*/true));
   for (int i = 1; i < 6; ++i) requests.push_back(Ask('a', i));
   SendRows(*requests[0]);
   ExpectAnswered(*requests[0], CacheTier::kNone);
@@ -419,8 +420,8 @@ TEST_F(KeptImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
 
 TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
   Start(2);
-  auto stuck = Ask('a', 1, /*pushed=*/true);
-  auto second = Ask('a', 2, /*pushed=*/true);
+  auto stuck = Ask('a', 1, /*push_expected=*/true);
+  auto second = Ask('a', 2, /*push_expected=*/true);
   SendRows(*second);
   ExpectAnswered(*second, CacheTier::kNone);
   ASSERT_TRUE(Ends(*stuck));
@@ -432,7 +433,7 @@ TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
 
 TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
   Start(2);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
   ExpectAnswered(*first, CacheTier::kNone);
   std::vector<std::shared_ptr<Request>> waiting;
@@ -444,11 +445,12 @@ TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
   auto hot = Ask('a', 2);
   ExpectAnswered(*hot, CacheTier::kKv);
   EXPECT_EQ(loop_->counts().running, 0);
-  EXPECT_EQ(loop_->counts().kv.promised, 0) << "memory is for those that can run";
+  EXPECT_EQ(loop_->counts().kv.reserved, 0) << "memory is for those that can run";
   for (auto& request : waiting) {
     ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
     EXPECT_EQ(request->accepted, CacheTier::kNone);
-    EXPECT_EQ(request->needs_embeddings, !request->pushed) << "asked for before its turn comes";
+    EXPECT_EQ(request->needs_embeddings, !request->push_expected)
+        << "asked for before its turn comes";
   }
   for (auto& request : waiting) {
     SendRows(*request);
@@ -463,7 +465,7 @@ TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
 
 TEST_F(KeptImagesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
   Start(1);
-  auto request = Ask('a', 1, /*pushed=*/true);
+  auto request = Ask('a', 1, /*push_expected=*/true);
   ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
   absl::SleepFor(absl::Milliseconds(50));
   std::shared_ptr<Request> behind;
@@ -506,7 +508,7 @@ TEST_F(KeptImagesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
 
 TEST_F(KeptImagesTest, ANextTurnFindsTheAnswerBeforeIt) {
   Start(1);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
   ASSERT_TRUE(Ends(*first));
   ASSERT_TRUE(first->result.ok());
@@ -519,7 +521,7 @@ TEST_F(KeptImagesTest, ANextTurnFindsTheAnswerBeforeIt) {
   auto next = Make(prompt, 1);
   next->image = true;
   next->key = std::string(32, 'a');
-  next->pushed = false;
+  next->push_expected = false;
   ASSERT_TRUE(Submit(next).ok());
   ASSERT_TRUE(Ends(*next));
   ASSERT_TRUE(next->result.ok());
@@ -534,7 +536,7 @@ TEST_F(KeptImagesTest, AImageWithoutAKeyLeavesNothingBehind) {
   SendRows(*request);
   ASSERT_TRUE(Ends(*request));
   ASSERT_TRUE(request->result.ok());
-  EXPECT_EQ(loop_->counts().kv.kept, 0);
+  EXPECT_EQ(loop_->counts().kv.cached, 0);
   EXPECT_EQ(loop_->counts().images, 0);
 }
 
@@ -656,9 +658,9 @@ TEST_F(GrammarLoopTest, SaysTheSameInFewerSteps) {
 TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
   auto request = Recite(kTwoApples, true);
   const DecodeResult& result = *request->result;
-  ASSERT_EQ(result.forced.size(), result.log_probabilities.size());
-  for (size_t i = 0; i < result.forced.size(); ++i) {
-    if (result.forced[i]) {
+  ASSERT_EQ(result.jump_forward.size(), result.log_probabilities.size());
+  for (size_t i = 0; i < result.jump_forward.size(); ++i) {
+    if (result.jump_forward[i]) {
       EXPECT_EQ(result.log_probabilities[i], 0);
     }
   }
