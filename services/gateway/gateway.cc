@@ -203,14 +203,28 @@ class GatewayImpl final : public Gateway {
       metrics_.Rejected(exchange.refusal);
       LogRefusal(exchange.request_id, exchange.refusal);
     };
+    options.refusal = [](const absl::Status& status, const http::Request& request) {
+      return openai::IsOpenAiPath(request.path) ? openai::ErrorResponse(status)
+                                                : http::Problem(status, request.id);
+    };
     auto ready = [this] { return draining_ ? errors::ShuttingDown() : pool_->Ready(); };
     CHORD_ASSIGN_OR_RETURN(
         http_, http::Server::Start(options, HttpRoutes(deps,
                                                        {.version = CHORD_VERSION,
                                                         .model = model_.name,
-                                                        .model_fingerprint = model_.fingerprint},
+                                                        .model_fingerprint = model_.fingerprint,
+                                                        .openai = OpenAiService()},
                                                        std::move(ready))));
     return absl::OkStatus();
+  }
+
+  openai::Service OpenAiService() const {
+    openai::Service out;
+    out.model = {model_.name, absl::ToUnixSeconds(WrittenAt(settings_.model_dir + "/config.json"))};
+    out.fingerprint = model_.fingerprint;
+    out.wrapper = model_.wrapper;
+    out.limits = {settings_.max_prompt_bytes, settings_.max_new_tokens};
+    return out;
   }
 
   // A map that is broken or of another model must not stop a service that answers well without it,

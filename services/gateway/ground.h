@@ -65,6 +65,7 @@ struct GroundUsage {
   int completion_tokens = 0;
   int decode_steps = 0;
   int image_tokens = 0;
+  int cached_tokens = 0;  // of the prompt's, those whose KV was found
   CacheTier image = CacheTier::kNone;
 };
 
@@ -87,6 +88,10 @@ struct GroundEvidence {
 struct GroundResult {
   std::string text;
   std::vector<GroundObject> objects;
+  std::vector<GroundPoint> points;
+  std::vector<LabelMatch> labels;   // in the order of the request; empty: it named none
+  std::string model_text;           // the model's own text, in pixels of the resized image
+  std::vector<AnswerToken> tokens;  // of model_text, when they were asked for
   // With objects: that they are right and all there are. Without: that the thing is absent; nullopt
   // when the answer was truncated before its first object, which says nothing about absence.
   std::optional<double> confidence;

@@ -25,7 +25,6 @@ class Grounder {
   struct Options {
     std::string fingerprint;
     std::string model_name;
-    absl::Time model_created;  // when its files were written
     PromptWrapper wrapper = PromptWrapper::kNone;
     int64_t max_prompt_bytes = 0;
     int default_new_tokens = 0;

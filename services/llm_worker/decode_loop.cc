@@ -5,7 +5,6 @@
 
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
-#include "services/llm_worker/stop_scan.h"
 
 namespace chord::llm_worker {
 DecodeLoop::DecodeLoop(engine::LanguageModel* model, const model::Tokenizer* tokenizer,

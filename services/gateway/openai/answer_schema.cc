@@ -9,10 +9,14 @@
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
+#include "common/http/problem.h"
 #include "services/gateway/openai/error.h"
 
 namespace chord::gateway::openai {
 namespace {
+
+using Json = nlohmann::json;
+using nlohmann::ordered_json;
 
 constexpr int kMaxReferences = 8;  // in a row
 constexpr absl::string_view kSchema = "response_format.json_schema.schema";
@@ -135,12 +139,12 @@ bool ReadList(const Json* schema, const Json& root, AnswerSchema& out) {
   return out.kind != AnswerSchema::Kind::kNone;
 }
 
-std::string Item(const AnswerSchema& schema, const char* key, OrderedJson numbers,
+std::string Item(const AnswerSchema& schema, const char* key, ordered_json numbers,
                  const std::string& label) {
-  OrderedJson out;
+  ordered_json out;
   out[key] = std::move(numbers);
   if (schema.labels) out["label"] = label;
-  return Dump(out);
+  return http::Dump(out);
 }
 
 }  // namespace
@@ -172,7 +176,7 @@ absl::StatusOr<AnswerSchema> ParseAnswerSchema(const Json& format) {
 
 std::string ListBegin(const AnswerSchema& schema) {
   if (schema.property.empty()) return "[";
-  return absl::StrCat("{", Dump(OrderedJson(schema.property)), ": [");
+  return absl::StrCat("{", http::Dump(ordered_json(schema.property)), ": [");
 }
 
 std::string ListItem(const AnswerSchema& schema, const GroundObject& object) {

@@ -8,13 +8,13 @@
 // or an object whose only property is such a list: {"objects": [ … ]}.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/grounding/points.h"
 #include "services/gateway/ground.h"
-#include "services/gateway/openai/json.h"
 
 namespace chord::gateway::openai {
 
@@ -28,7 +28,7 @@ struct AnswerSchema {
 // `format`: the value of response_format. PARAMETER_UNSUPPORTED with the param at fault for a type
 // other than text and json_schema, and for a schema of another form. Local references
 // ("#/$defs/…") are followed.
-absl::StatusOr<AnswerSchema> ParseAnswerSchema(const Json& format);
+absl::StatusOr<AnswerSchema> ParseAnswerSchema(const nlohmann::json& format);
 
 // The pieces of a content that keeps `schema`: ListBegin, items separated by ", ", ListEnd.
 std::string ListBegin(const AnswerSchema& schema);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,14 +13,16 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/json/body_json.h"
+#include "services/gateway/http/data_url.h"
 #include "services/gateway/images/image_store.h"
-#include "services/gateway/openai/data_url.h"
 #include "services/gateway/openai/error.h"
-#include "services/gateway/openai/json.h"
 #include "services/gateway/prompt.h"
 
 namespace chord::gateway::openai {
 namespace {
+
+using Json = nlohmann::json;
 
 constexpr size_t kMaxMessages = 64;
 constexpr size_t kMaxParts = 16;  // of one message
@@ -80,7 +83,7 @@ absl::StatusOr<ChatTurn::Role> ParseRole(const Json& message, absl::string_view 
 absl::Status CheckText(absl::string_view text, int64_t limit, absl::string_view param) {
   // Of a history or a system message nothing need be left: only what is asked must not be empty.
   const absl::Status status = CheckPrompt(text, limit);
-  return ErrorReason(status) == "PROMPT_EMPTY" ? absl::OkStatus() : WithParam(status, param);
+  return errors::Is(status, Reason::kPromptEmpty) ? absl::OkStatus() : WithParam(status, param);
 }
 
 class MessageParser {
@@ -109,7 +112,7 @@ class MessageParser {
         if (key == known) return Unsupported(absl::StrCat(at, ".", known), "absent");
       }
       // Chord's own answers may be handed back as they are.
-      return WithParam(errors::FieldUnknown(), at);
+      return WithParam(errors::FieldUnknown(key), at);
     }
     const auto content = message.find("content");
     const std::string param = absl::StrCat(at, ".content");
@@ -192,7 +195,7 @@ class MessageParser {
       out_.image_id = std::string(id);
       return absl::OkStatus();
     }
-    auto bytes = DecodeImageUrl(std::move(url), param);
+    auto bytes = DecodeDataUrl(std::move(url), param);
     if (!bytes.ok()) return WithParam(bytes.status(), param);
     if (bytes->empty()) return WithParam(errors::ImageEmpty(), param);
     out_.image = *std::move(bytes);
@@ -311,7 +314,7 @@ absl::Status ParseStreamOptions(Json& value, const ChatLimits&, ChatRequest& out
     } else if (key == "include_obfuscation") {
       if (option != false) return Unsupported("stream_options.include_obfuscation", "false");
     } else {
-      return WithParam(errors::FieldUnknown(), "stream_options");
+      return WithParam(errors::FieldUnknown(key), "stream_options");
     }
   }
   return absl::OkStatus();
@@ -399,7 +402,7 @@ absl::Status ParseParameter(absl::string_view name, Json& value, const ChatLimit
     if (neutral.is_neutral(value)) return absl::OkStatus();
     return Unsupported(name, neutral.expected);
   }
-  return WithParam(errors::FieldUnknown(), ShowableName(name));
+  return WithParam(errors::FieldUnknown(name), ShowableName(name));
 }
 
 // What only shows when all parameters are read.
@@ -424,16 +427,13 @@ absl::Status CheckTogether(const Json& body, const ChatRequest& request) {
 }  // namespace
 
 absl::StatusOr<ChatRequest> ParseChatRequest(const std::string& body, const ChatLimits& limits) {
-  std::optional<Json> json = ParseJson(body);
-  if (!json || !json->is_object()) {
-    return errors::BodyMalformed(
-        "one JSON object in UTF-8 with model and messages, every key once");
-  }
+  CHORD_ASSIGN_OR_RETURN(Json json, ParseBodyJson(body));
+  if (!json.is_object()) return errors::BodyMalformed("one JSON object with model and messages");
   ChatRequest out;
-  for (auto& [name, value] : json->items()) {
+  for (auto& [name, value] : json.items()) {
     CHORD_RETURN_IF_ERROR(ParseParameter(name, value, limits, out));
   }
-  CHORD_RETURN_IF_ERROR(CheckTogether(*json, out));
+  CHORD_RETURN_IF_ERROR(CheckTogether(json, out));
   return out;
 }
 

@@ -4,12 +4,18 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/api/answer_json.h"
+#include "common/http/problem.h"
 #include "services/gateway/grpc/proto_codec.h"
 
 namespace chord::gateway::openai {
+
+using OrderedJson = nlohmann::ordered_json;
+
 namespace {
 
-const char* FinishReason(const GroundResult& result) { return result.cut ? "length" : "stop"; }
+const char* FinishReason(const GroundResult& result) {
+  return result.truncated ? "length" : "stop";
+}
 
 OrderedJson UsageOf(const GroundResult& result) {
   OrderedJson out;
@@ -20,9 +26,7 @@ OrderedJson UsageOf(const GroundResult& result) {
   return out;
 }
 
-OrderedJson ChordOf(const GroundResult& result) {
-  return OrderedJson::parse(api::AnswerJson(ToProto(result)), nullptr, /*allow_exceptions=*/false);
-}
+OrderedJson ChordOf(const GroundResult& result) { return api::AnswerObject(ToProto(result)); }
 
 OrderedJson Bytes(absl::string_view text) {
   OrderedJson out = OrderedJson::array();
@@ -109,7 +113,7 @@ std::string CompletionJson(const CompletionHead& head, const ChatRequest& reques
   out["choices"] = OrderedJson::array({std::move(choice)});
   out["usage"] = UsageOf(result);
   out["chord"] = ChordOf(result);
-  return Dump(out);
+  return http::Dump(out);
 }
 
 OrderedJson ChunkWriter::Chunk() const {
@@ -128,7 +132,7 @@ OrderedJson ChunkWriter::Chunk() const {
 std::string ChunkWriter::Content(absl::string_view text) const {
   OrderedJson out = Chunk();
   out["choices"][0]["delta"]["content"] = std::string(text);
-  return Dump(out);
+  return http::Dump(out);
 }
 
 std::string ChunkWriter::Begin() {
@@ -138,7 +142,7 @@ std::string ChunkWriter::Begin() {
       {"content",
        request_.schema.kind == AnswerSchema::Kind::kNone ? "" : ListBegin(request_.schema)},
       {"refusal", nullptr}};
-  return Dump(out);
+  return http::Dump(out);
 }
 
 std::string ChunkWriter::Text(absl::string_view delta) {
@@ -166,7 +170,7 @@ std::vector<std::string> ChunkWriter::Finish(const GroundResult& result) {
   last["choices"][0]["logprobs"] = LogprobsOf(request_, result);
   last["choices"][0]["finish_reason"] = FinishReason(result);
   last["chord"] = ChordOf(result);
-  out.push_back(Dump(last));
+  out.push_back(http::Dump(last));
   return out;
 }
 
@@ -175,16 +179,16 @@ std::string ChunkWriter::Usage(const GroundResult& result) {
   OrderedJson out = Chunk();
   out["choices"] = OrderedJson::array();
   out["usage"] = UsageOf(result);
-  return Dump(out);
+  return http::Dump(out);
 }
 
-std::string ModelJson(const ModelCard& model) { return Dump(CardOf(model)); }
+std::string ModelJson(const ModelCard& model) { return http::Dump(CardOf(model)); }
 
 std::string ModelListJson(const ModelCard& model) {
   OrderedJson out;
   out["object"] = "list";
   out["data"] = OrderedJson::array({CardOf(model)});
-  return Dump(out);
+  return http::Dump(out);
 }
 
 }  // namespace chord::gateway::openai

@@ -2,14 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "services/gateway/ground.h"
 #include "services/gateway/openai/answer_schema.h"
 #include "services/gateway/openai/chat_request.h"
-#include "services/gateway/openai/json.h"
 
 namespace chord::gateway::openai {
 
@@ -43,7 +44,7 @@ class ChunkWriter {
   std::string Usage(const GroundResult& result);
 
  private:
-  OrderedJson Chunk() const;
+  nlohmann::ordered_json Chunk() const;
   std::string Content(absl::string_view text) const;
 
   const CompletionHead head_;

@@ -1,5 +1,6 @@
 #include "services/gateway/openai/error.h"
 
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/cord.h"
@@ -8,7 +9,6 @@
 #include "absl/time/time.h"
 #include "common/base/errors.h"
 #include "common/http/problem.h"
-#include "services/gateway/openai/json.h"
 
 namespace chord::gateway::openai {
 namespace {
@@ -49,14 +49,14 @@ std::string ParamOf(const absl::Status& status) {
 std::string ErrorJson(const absl::Status& status) {
   const absl::Status shown = ForClient(status);
   const std::string param = ParamOf(shown);
-  OrderedJson error;
+  nlohmann::ordered_json error;
   error["message"] = std::string(shown.message());
   error["type"] = TypeOf(http::HttpStatus(shown));
-  error["param"] = param.empty() ? OrderedJson(nullptr) : OrderedJson(param);
+  error["param"] = param.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(param);
   error["code"] = ErrorReason(shown);
-  OrderedJson out;
+  nlohmann::ordered_json out;
   out["error"] = std::move(error);
-  return Dump(out);
+  return http::Dump(out);
 }
 
 http::Response ErrorResponse(const absl::Status& status) {

@@ -4,16 +4,19 @@
 #include <utility>
 
 #include "absl/random/random.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
+#include "common/http/sse.h"
 #include "services/gateway/http/multipart.h"
 #include "services/gateway/http/request_form.h"
 #include "services/gateway/openai/chat_request.h"
-#include "services/gateway/openai/data_url.h"
 #include "services/gateway/openai/error.h"
 #include "services/gateway/prompt_plan.h"
 #include "services/gateway/request_scope.h"
@@ -85,12 +88,12 @@ GroundInput InputOf(const http::Request& request, std::optional<absl::Duration> 
   return input;
 }
 
-// One completion as server-sent events. The stream begins with the first event, so that a request
-// that is refused before has its HTTP status. Thread-safe.
+// One completion as server-sent events. The stream begins with the first chunk, so that a request
+// that is refused before it has its HTTP status. Thread-safe.
 class CompletionStream {
  public:
   CompletionStream(const http::Request& request, CompletionHead head, const ChatRequest& chat)
-      : stream_(*request.stream), writer_(std::move(head), chat) {}
+      : events_(*request.stream), writer_(std::move(head), chat) {}
 
   void Text(absl::string_view delta) {
     absl::MutexLock lock(&mu_);
@@ -106,120 +109,125 @@ class CompletionStream {
     Send(writer_.Usage(result));
     Send(kDone);
   }
-  // False: nothing was sent yet, so that the error may be the response itself.
-  bool Fail(const absl::Status& status) {
+  // Does nothing before the first chunk: then the error is the response itself.
+  void Fail(const absl::Status& status) {
     absl::MutexLock lock(&mu_);
-    if (!begun_) return false;
-    Send(ErrorJson(status));
-    return true;
+    if (events_.begun()) Send(ErrorJson(status));
   }
 
  private:
   void Send(absl::string_view data) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (data.empty()) return;
-    if (!std::exchange(begun_, true)) {
-      stream_.Begin(
-          {200, "text/event-stream", {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}}});
-      stream_.Write(absl::StrCat("data: ", writer_.Begin(), "\n\n"));
-    }
-    stream_.Write(absl::StrCat("data: ", data, "\n\n"));
+    if (!events_.begun()) events_.Send("", writer_.Begin());
+    events_.Send("", data);
   }
 
-  http::ResponseStream& stream_;
+  http::SseWriter events_;
   absl::Mutex mu_;
   ChunkWriter writer_ ABSL_GUARDED_BY(mu_);
-  bool begun_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-http::Response JsonResponse(std::string body) {
+http::Response ToResponse(std::string json) {
   http::Response out;
   out.content_type = "application/json";
-  out.body = std::move(body) + "\n";
+  out.body = std::move(json) + "\n";
   out.fields.emplace_back("Cache-Control", "no-store");
   return out;
 }
 
-absl::StatusOr<ChatRequest> ReadChat(const http::Request& request, const Grounder::Options& options,
-                                     const ModelCard& model) {
+absl::StatusOr<ChatRequest> ReadChat(const http::Request& request, const Service& service) {
   CHORD_RETURN_IF_ERROR(CheckJsonBody(request));
-  const ChatLimits limits = {options.max_prompt_bytes, options.max_new_tokens};
-  CHORD_ASSIGN_OR_RETURN(ChatRequest chat, ParseChatRequest(request.body, limits));
-  if (chat.model != model.name) return errors::ModelUnknown();
+  CHORD_ASSIGN_OR_RETURN(ChatRequest chat, ParseChatRequest(request.body, service.limits));
+  if (chat.model != service.model.name) return errors::ModelUnknown();
   return chat;
 }
 
-http::Response Complete(Grounder& grounder, obs::Metrics& metrics, const ModelCard& model,
+http::Response Complete(const EndpointDeps& deps, const Service& service,
                         const http::Request& request) {
-  RequestScope scope(metrics, obs::Method::kChatCompletions, request.id, request.client_id,
+  RequestScope scope(deps.metrics, obs::Method::kChatCompletions, request.id, request.client_id,
                      request.received_at);
   const auto refuse = [&](const absl::Status& status) {
     scope.EndWithout(status);
     return ErrorResponse(status);
   };
-  const auto chat = ReadChat(request, grounder.options(), model);
+  const auto chat = ReadChat(request, service);
   if (!chat.ok()) return refuse(chat.status());
   const auto timeout = RequestTimeout(request);
   if (!timeout.ok()) return refuse(timeout.status());
 
   const CompletionHead head = {CompletionId(request.id), absl::ToUnixSeconds(request.received_at),
-                               model.name, grounder.options().fingerprint};
-  GroundInput input = InputOf(request, *timeout, *chat, grounder.options().wrapper);
+                               service.model.name, service.fingerprint};
+  GroundInput input = InputOf(request, *timeout, *chat, service.wrapper);
   CompletionStream stream(request, head, *chat);
   if (chat->stream) {
     input.on_delta = [&stream](absl::string_view text) { stream.Text(text); };
     input.on_object = [&stream](const GroundObject& object) { stream.Object(object); };
   }
-  const auto result = grounder.Ground(input);
+  const auto result = deps.grounder.Ground(input);
   scope.End(result);
   if (!result.ok()) {
-    // Not sent when a stream has begun.
     if (chat->stream) stream.Fail(result.status());
-    return ErrorResponse(result.status());
+    return ErrorResponse(result.status());  // not sent when a stream has begun
   }
-  if (!chat->stream) return JsonResponse(CompletionJson(head, *chat, *result));
+  if (!chat->stream) return ToResponse(CompletionJson(head, *chat, *result));
   stream.Finish(*result);
   return {};
 }
 
-http::Response OneModel(obs::Metrics& metrics, const ModelCard& model,
-                        const http::Request& request) {
-  std::string name(absl::StripPrefix(request.path, kModels));
-  PercentDecode(name);
-  if (name == model.name) return JsonResponse(ModelJson(model));
-  Refused(metrics, request.id, errors::ModelUnknown());
-  return ErrorResponse(errors::ModelUnknown());
+// A model's name in a path, percent-decoded (RFC 3986).
+std::string NameInPath(absl::string_view path) {
+  std::string out;
+  for (size_t i = 0; i < path.size(); ++i) {
+    if (path[i] == '%' && i + 2 < path.size() && absl::ascii_isxdigit(path[i + 1]) &&
+        absl::ascii_isxdigit(path[i + 2])) {
+      out += absl::HexStringToBytes(path.substr(i + 1, 2));
+      i += 2;
+    } else {
+      out += path[i];
+    }
+  }
+  return out;
+}
+
+http::Response ListModels(obs::Metrics& metrics, const ModelCard& model,
+                          const http::Request& request) {
+  RequestScope scope(metrics, obs::Method::kListModels, request.id, request.client_id,
+                     request.received_at);
+  if (!absl::StartsWith(request.path, kModels)) {
+    scope.EndWithout(absl::OkStatus());
+    return ToResponse(ModelListJson(model));
+  }
+  const bool known = NameInPath(absl::StripPrefix(request.path, kModels)) == model.name;
+  const absl::Status status = known ? absl::OkStatus() : errors::ModelUnknown();
+  scope.EndWithout(status);
+  return known ? ToResponse(ModelJson(model)) : ErrorResponse(status);
 }
 
 }  // namespace
 
-std::vector<http::Route> Routes(Grounder& grounder, obs::Metrics& metrics, ModelCard model,
+std::vector<http::Route> Routes(const EndpointDeps& deps, const Service& service,
                                 int64_t body_limit) {
-  http::Route chat;
+  std::vector<http::Route> routes(3);
+  http::Route& chat = routes[0];
   chat.method = "POST";
   chat.path = "/v1/chat/completions";
   chat.body_limit = body_limit;
-  chat.admit = [&grounder](const http::Request& request) { return grounder.MayCome(request.peer); };
-  chat.handler = [&grounder, &metrics, model](const http::Request& request) {
-    return Complete(grounder, metrics, model, request);
+  chat.admit = [&admission = deps.admission](const http::Request& request) {
+    return admission.Check(request.peer);
   };
-  http::Route list;
-  list.method = "GET";
-  list.path = "/v1/models";
-  list.quick = true;
-  list.handler = [&metrics, model](const http::Request& request) {
-    RequestScope scope(metrics, obs::Method::kListModels, request.id, request.client_id,
-                       request.received_at);
-    scope.EndWithout(absl::OkStatus());
-    return JsonResponse(ModelListJson(model));
+  chat.handler = [deps, service](http::Request request) {
+    return Complete(deps, service, request);
   };
-  http::Route one;
-  one.method = "GET";
-  one.path = absl::StrCat(kModels, "*");
-  one.quick = true;
-  one.handler = [&metrics, model](const http::Request& request) {
-    return OneModel(metrics, model, request);
-  };
-  return {std::move(chat), std::move(list), std::move(one)};
+  routes[1].path = "/v1/models";
+  routes[2].path = absl::StrCat(kModels, "*");
+  for (http::Route& route : absl::MakeSpan(routes).subspan(1)) {
+    route.method = "GET";
+    route.quick = true;
+    route.handler = [&metrics = deps.metrics, model = service.model](const http::Request& request) {
+      return ListModels(metrics, model, request);
+    };
+  }
+  return routes;
 }
 
 bool IsOpenAiPath(absl::string_view path) {

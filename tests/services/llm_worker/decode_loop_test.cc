@@ -26,9 +26,7 @@ struct Request {
   std::string key;  // of the image
   bool push_expected = true;
   std::optional<grammar::BoxRequest> grammar;
-  engine::Randomness randomness;
   std::vector<std::string> stop;
-  int top_tokens = 0;
   std::optional<CacheTier> accepted;  // read after admitted or ended
   absl::Notification admitted;
   bool needs_embeddings = false;
@@ -84,6 +82,7 @@ class DecodeLoopTest : public ::testing::Test {
     job.image.key = request->key;
     job.push_expected = request->push_expected;
     job.grammar = request->grammar;
+    job.stop = request->stop;
     job.on_accepted = [request](std::optional<CacheTier> from, bool needs_embeddings) {
       request->accepted = from;
       request->needs_embeddings = needs_embeddings;
@@ -729,7 +728,7 @@ TEST_F(DecodeLoopTest, DrawsTokensByTheirSeedWhateverElseRuns) {
   Start(4);
   const auto draw = [&](uint64_t seed) {
     auto request = Make({20, FakeLanguageModel::kNeverEnds}, 12);
-    request->randomness = {.temperature = 10, .top_p = 1, .seed = seed};
+    request->sampling.randomness = {.temperature = 10, .top_p = 1, .seed = seed};
     EXPECT_TRUE(Submit(request).ok());
     return request;
   };
@@ -752,18 +751,18 @@ TEST_F(DecodeLoopTest, EndsBeforeAStopSequence) {
   ASSERT_GT(text.size(), 12u);
   const auto stopped = Make({20, FakeLanguageModel::kNeverEnds}, 20);
   stopped->stop = {"never in the answer", text.substr(text.size() / 2, 3)};
-  stopped->top_tokens = 1;
+  stopped->sampling.top_tokens = 1;
   ASSERT_TRUE(Submit(stopped).ok());
   ASSERT_TRUE(Ends(*stopped));
   const DecodeResult& result = *stopped->result;
   EXPECT_EQ(result.text, text.substr(0, text.find(stopped->stop[1])));
   EXPECT_EQ(stopped->streamed, result.text);
-  EXPECT_FALSE(result.cut);
+  EXPECT_FALSE(result.truncated);
   EXPECT_LT(result.ids.size(), whole->result->ids.size());
   ASSERT_FALSE(result.token_ends.empty());
   EXPECT_EQ(result.token_ends.back(), static_cast<int32_t>(result.text.size()));
   EXPECT_EQ(result.log_probabilities.size(), result.token_ends.size());
-  EXPECT_EQ(result.forced.size(), result.token_ends.size());
+  EXPECT_EQ(result.jump_forward.size(), result.token_ends.size());
   EXPECT_EQ(result.top.size(), result.token_ends.size());
   ExpectIdle();
 }
@@ -785,7 +784,7 @@ TEST_F(DecodeLoopTest, StreamsAllTextWhereAStopSequenceOnlyBegins) {
 TEST_F(DecodeLoopTest, ReportsTheMostProbableTokensAtEachPlace) {
   Start(1);
   const auto request = Make({20, FakeLanguageModel::kNeverEnds}, 8);
-  request->top_tokens = 3;
+  request->sampling.top_tokens = 3;
   ASSERT_TRUE(Submit(request).ok());
   ASSERT_TRUE(Ends(*request));
   const DecodeResult& result = *request->result;

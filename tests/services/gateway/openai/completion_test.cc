@@ -9,6 +9,8 @@
 namespace chord::gateway::openai {
 namespace {
 
+using Json = nlohmann::json;
+
 const CompletionHead kHead = {"chatcmpl-1", 1700000000, "m", "0123456789abcdef"};
 
 GroundResult Result() {
@@ -44,7 +46,7 @@ TEST(Completion, HasTheModelsTextAndOurAnswer) {
 
 TEST(Completion, SaysThatAnAnswerWasCut) {
   GroundResult result = Result();
-  result.cut = true;
+  result.truncated = true;
   EXPECT_EQ(Parse(CompletionJson(kHead, {}, result))["choices"][0]["finish_reason"], "length");
 }
 
