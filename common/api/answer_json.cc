@@ -34,6 +34,18 @@ Json AnswerObject(const v1::GroundResponse& answer) {
                               {"confidence", object.confidence()},
                               {"needs_review", object.needs_review()}});
   }
+  out["points"] = Json::array();
+  for (const auto& point : answer.points()) {
+    out["points"].push_back({{"label", point.label()},
+                             {"point", {point.x(), point.y()}},
+                             {"confidence", point.confidence()}});
+  }
+  if (answer.labels_size() > 0) {
+    out["labels"] = Json::array();
+    for (const auto& match : answer.labels()) {
+      out["labels"].push_back({{"label", match.label()}, {"objects", match.objects()}});
+    }
+  }
   out["image_size"] = {answer.image_size().width(), answer.image_size().height()};
   if (answer.has_confidence()) out["confidence"] = answer.confidence();
   out["calibrated"] = answer.calibrated();

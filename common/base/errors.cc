@@ -201,6 +201,15 @@ absl::Status ParameterInvalid(absl::string_view name, absl::string_view expected
   return Make(Reason::kParameterInvalid,
               absl::StrCat("The parameter \"", name, "\" must be ", expected, "."));
 }
+absl::Status ParameterUnsupported(absl::string_view name, absl::string_view expected) {
+  return Make(Reason::kParameterUnsupported,
+              absl::StrCat("The parameter \"", name,
+                           "\" is not supported with this value; it must be ", expected, "."));
+}
+absl::Status ModelUnknown() {
+  return Make(Reason::kModelUnknown,
+              "There is no model of that name here. GET /v1/models lists the ones there are.");
+}
 absl::Status FieldUnknown(absl::string_view name) {
   return Make(Reason::kFieldUnknown,
               absl::StrCat("The field ", Quoted(name),

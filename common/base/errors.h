@@ -77,6 +77,10 @@ absl::Status PromptHasNul();                                    // PROMPT_HAS_NU
 // `expected` reads after "must be": "an integer from 1 to 4096".
 absl::Status ParameterInvalid(absl::string_view name,
                               absl::string_view expected);  // PARAMETER_INVALID
+// A parameter that a protocol has and the service does not offer, or not with this value.
+absl::Status ParameterUnsupported(absl::string_view name,
+                                  absl::string_view expected);  // PARAMETER_UNSUPPORTED
+absl::Status ModelUnknown();                                    // MODEL_UNKNOWN (NOT_FOUND)
 // `name` is the client's word for it.
 absl::Status FieldUnknown(absl::string_view name);           // FIELD_UNKNOWN
 absl::Status QueryParameterUnknown(absl::string_view name);  // FIELD_UNKNOWN

@@ -345,7 +345,7 @@ void Connection::OnHeader() {
   if (!status.ok() || exchange_.route == nullptr) exchange_.close |= !reader_->done();
   if (!status.ok()) {
     exchange_.refusal = status;
-    return Respond(Problem(status, exchange_.request.id));
+    return Respond(Refusal(status));
   }
   if (exchange_.route == nullptr) {  // OPTIONS
     Response response;
@@ -452,14 +452,19 @@ void Connection::Dispatch() {
   };
   if (!context_.executor.TryRun(std::move(task))) {
     exchange_.refusal = errors::Overloaded(absl::Seconds(1));
-    Respond(Problem(exchange_.refusal, exchange_.request.id));
+    Respond(Refusal(exchange_.refusal));
   }
+}
+
+Response Connection::Refusal(const absl::Status& status) const {
+  const auto& refusal = context_.options.refusal;
+  return refusal ? refusal(status, exchange_.request) : Problem(status, exchange_.request.id);
 }
 
 void Connection::Refuse(const absl::Status& status) {
   exchange_.refusal = status;
   exchange_.close = true;
-  Respond(Problem(status, exchange_.request.id));
+  Respond(Refusal(status));
 }
 
 std::string Connection::Head(int status, const std::string& content_type, const Fields& fields) {

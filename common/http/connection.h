@@ -110,6 +110,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   // Handling and writing.
   void Dispatch();
+  Response Refusal(const absl::Status& status) const;
   void Refuse(const absl::Status& status);
   void Respond(Response response);
   std::string Head(int status, const std::string& content_type, const Fields& fields);

@@ -59,6 +59,9 @@ class Server {
     // Origins whose pages may read responses (cors.h); empty: none but the server's own.
     std::vector<std::string> cors_origins;
     std::function<void(const Exchange&)> on_exchange;  // any thread; must not block. May be null.
+    // The response of a request that the server itself refuses, for paths whose protocol has an
+    // error format of its own. `request` has what was read so far. Null: Problem.
+    std::function<Response(const absl::Status& status, const Request& request)> refusal;
   };
 
   // Listens and serves at once. CONFIG_INVALID when the address cannot be bound.

@@ -1,6 +1,7 @@
 #include "services/gateway/gateway.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +17,7 @@
 #include "common/base/status_macros.h"
 #include "common/config/config.h"
 #include "common/grounding/confidence.h"
+#include "common/http/problem.h"
 #include "common/http/server.h"
 #include "common/model/model_config.h"
 #include "common/obs/log.h"
@@ -28,6 +30,8 @@
 #include "services/gateway/http/http_service.h"
 #include "services/gateway/http/web_page.h"
 #include "services/gateway/images/image_service.h"
+#include "services/gateway/openai/error.h"
+#include "services/gateway/openai/service.h"
 #include "services/gateway/request_scope.h"
 
 namespace chord::gateway {
@@ -39,6 +43,12 @@ std::string FolderName(const std::string& dir) {
   std::error_code ignored;
   const auto path = std::filesystem::weakly_canonical(dir, ignored);
   return path.filename().string();
+}
+
+// The epoch when it cannot be told.
+absl::Time WrittenAt(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0 ? absl::FromTimeT(info.st_mtime) : absl::UnixEpoch();
 }
 
 class GatewayImpl final : public Gateway {
@@ -199,14 +209,30 @@ class GatewayImpl final : public Gateway {
       metrics_.Rejected(exchange.refusal);
       LogRefusal(exchange.request_id, exchange.refusal);
     };
+    options.refusal = [](const absl::Status& status, const http::Request& request) {
+      return openai::IsOpenAiPath(request.path) ? openai::ErrorResponse(status)
+                                                : http::Problem(status, request.id);
+    };
     auto ready = [this] { return draining_ ? errors::ShuttingDown() : pool_->Ready(); };
     std::vector<http::Route> routes = HttpRoutes(
         deps,
-        {.version = CHORD_VERSION, .model = model_.name, .model_fingerprint = model_.fingerprint},
+        {.version = CHORD_VERSION,
+         .model = model_.name,
+         .model_fingerprint = model_.fingerprint,
+         .openai = OpenAiService()},
         std::move(ready));
     for (http::Route& route : WebPageRoutes(MakePageConfig())) routes.push_back(std::move(route));
     CHORD_ASSIGN_OR_RETURN(http_, http::Server::Start(options, std::move(routes)));
     return absl::OkStatus();
+  }
+
+  openai::Service OpenAiService() const {
+    openai::Service out;
+    out.model = {model_.name, absl::ToUnixSeconds(WrittenAt(settings_.model_dir + "/config.json"))};
+    out.fingerprint = model_.fingerprint;
+    out.wrapper = model_.wrapper;
+    out.limits = {settings_.max_prompt_bytes, settings_.max_new_tokens};
+    return out;
   }
 
   // A map that is broken or of another model must not stop a service that answers well without it,

@@ -12,7 +12,9 @@
 #include "common/base/cache_tier.h"
 #include "common/base/cancel.h"
 #include "common/grounding/confidence.h"
+#include "common/grounding/points.h"
 #include "common/image/frame_plan.h"
+#include "services/gateway/chat.h"
 
 namespace chord::gateway {
 
@@ -21,6 +23,18 @@ struct GroundObject {
   image::Box box;  // upright original px
   double confidence = 0;
   bool needs_review = false;
+};
+
+struct GroundPoint {
+  std::string label;
+  grounding::PixelPoint at;  // upright original px
+  double confidence = 0;     // raw: of its coordinate tokens
+};
+
+// The objects of one of the labels that were asked for.
+struct LabelMatch {
+  std::string label;         // as it was asked for
+  std::vector<int> objects;  // indices into the answer's objects
 };
 
 struct GroundInput {
@@ -32,6 +46,9 @@ struct GroundInput {
   bool grammar = true;         // decode under the box grammar
   bool want_evidence = false;  // what confidences are computed from
   std::string prompt;
+  std::vector<std::string> labels;     // instead of a prompt: classes to look for, in one pass
+  std::vector<ChatTurn> conversation;  // instead of both: sent to the model as it is
+  DecodeOptions decode;
   std::optional<int> max_new_tokens;  // absent: the setting's default
   absl::Time received_at;
   absl::Time deadline = absl::InfiniteFuture();  // the client's own
@@ -48,6 +65,7 @@ struct GroundUsage {
   int completion_tokens = 0;
   int decode_steps = 0;
   int image_tokens = 0;
+  int cached_tokens = 0;  // of the prompt's, those whose KV was found
   CacheTier image = CacheTier::kNone;
 };
 
@@ -70,6 +88,10 @@ struct GroundEvidence {
 struct GroundResult {
   std::string text;
   std::vector<GroundObject> objects;
+  std::vector<GroundPoint> points;
+  std::vector<LabelMatch> labels;   // in the order of the request; empty: it named none
+  std::string model_text;           // the model's own text, in pixels of the resized image
+  std::vector<AnswerToken> tokens;  // of model_text, when they were asked for
   // With objects: that they are right and all there are. Without: that the thing is absent; nullopt
   // when the answer was truncated before its first object, which says nothing about absence.
   std::optional<double> confidence;

@@ -9,6 +9,7 @@
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
 #include "common/obs/log.h"
+#include "services/gateway/point_answer.h"
 
 namespace chord::gateway {
 namespace {
@@ -38,7 +39,7 @@ absl::StatusOr<GroundResult> GroundRequest::Run() {
 
 absl::Status GroundRequest::Resolve() {
   const Grounder::Options& options = context_.options;
-  CHORD_RETURN_IF_ERROR(CheckPrompt(input_.prompt, options.max_prompt_bytes));
+  CHORD_ASSIGN_OR_RETURN(plan_, PlanPrompt(input_, options.wrapper, options.max_prompt_bytes));
   new_tokens_ = input_.max_new_tokens.value_or(options.default_new_tokens);
   if (new_tokens_ < 1 || new_tokens_ > options.max_new_tokens) {
     return errors::ParameterInvalid("max_new_tokens",
@@ -49,9 +50,7 @@ absl::Status GroundRequest::Resolve() {
   }
   CHORD_RETURN_IF_ERROR(ResolveImage());
   CHORD_RETURN_IF_ERROR(input_.cancel.Check());
-  CHORD_RETURN_IF_ERROR(ResolveConversation());
-  prompt_ = WrapPrompt(options.wrapper, input_.prompt);
-  return absl::OkStatus();
+  return ResolveConversation();
 }
 
 void GroundRequest::UseStored(ImageStore::Found found) {
@@ -160,19 +159,33 @@ bool GroundRequest::BelievedHeld() const {
          attempt_.language == WorkerId{affinity_.worker, affinity_.epoch};
 }
 
+// The session's turns and the new prompt; the image precedes the first.
+std::vector<ChatTurn> GroundRequest::SessionConversation() const {
+  std::vector<ChatTurn> out;
+  const auto add = [&out](ChatTurn::Role role, const std::string& text) {
+    ChatTurn turn{role, {}};
+    if (out.empty()) turn.parts.push_back({.image = true, .text = ""});
+    turn.parts.push_back({.image = false, .text = text});
+    out.push_back(std::move(turn));
+  };
+  for (const SessionTurn& turn : turns_) {
+    add(ChatTurn::Role::kUser, turn.prompt);
+    add(ChatTurn::Role::kAssistant, turn.answer);
+  }
+  add(ChatTurn::Role::kUser, plan_.text);
+  return out;
+}
+
 WorkerRequest GroundRequest::MakeWorkerRequest(bool believed) const {
   WorkerRequest out;
   out.ticket = NewTicketId();
   out.request_id = input_.request_id;
   out.model_fingerprint = context_.options.fingerprint;
-  for (const SessionTurn& turn : turns_) {
-    out.turns.push_back({.user = true, .text = turn.prompt});
-    out.turns.push_back({.user = false, .text = turn.answer});
-  }
-  out.turns.push_back({.user = true, .text = prompt_});
+  out.turns = input_.conversation.empty() ? SessionConversation() : input_.conversation;
   out.plan = image().plan;
   out.max_new_tokens = new_tokens_;
-  out.grammar = input_.grammar;
+  out.grammar = plan_.grammar;
+  out.decode = input_.decode;
   if (may_store_) {
     out.keeping = {
         .key = image().key, .pin = image().pin, .time = context_.images.ttl(), .pushed = !believed};
@@ -240,8 +253,12 @@ GroundResult GroundRequest::Assemble(const WorkerAnswer& answer) {
   const Grounder::Options& options = context_.options;
   const absl::Time parsed = absl::Now();
   GroundResult out;
-  FillAnswer(answer.model, image().plan, HasCjk(input_.prompt), options.thresholds,
+  FillAnswer(answer.model, image().plan, plan_.chinese, options.thresholds,
              options.confidence_map.get(), out);
+  FillPoints(answer.model, image().plan, out);
+  out.labels = MatchLabels(input_.labels, out.objects);
+  out.model_text = answer.model.text;
+  if (input_.decode.want_tokens) out.tokens = answer.tokens;
   if (input_.want_evidence && out.evidence) {
     out.evidence->model_fingerprint = options.fingerprint;
   } else {
@@ -257,6 +274,7 @@ GroundResult GroundRequest::Assemble(const WorkerAnswer& answer) {
   out.usage.prompt_tokens = answer.prompt_tokens;
   out.usage.completion_tokens = answer.completion_tokens;
   out.usage.decode_steps = answer.decode_steps;
+  out.usage.cached_tokens = answer.cached_tokens;
   out.usage.image_tokens = static_cast<int>(image().plan.tokens);
   out.usage.image = answer.encoded ? CacheTier::kNone : answer.tier.value_or(CacheTier::kNone);
   context_.metrics.ServedBy(out.usage.image);
@@ -265,7 +283,7 @@ GroundResult GroundRequest::Assemble(const WorkerAnswer& answer) {
   out.request_id = input_.request_id;
   out.model = options.model_name;
   StoreImage(answer, out);
-  if (in_conversation_) new_turn_ = {prompt_, answer.model.text};
+  if (in_conversation_) new_turn_ = {plan_.text, answer.model.text};
   FillTiming(answer, out);
   return out;
 }

@@ -14,6 +14,7 @@
 #include "services/gateway/grounder.h"
 #include "services/gateway/images/image_service.h"
 #include "services/gateway/object_stream.h"
+#include "services/gateway/prompt_plan.h"
 #include "services/gateway/retry_policy.h"
 #include "services/gateway/routing/worker_calls.h"
 #include "services/gateway/routing/worker_pool.h"
@@ -62,6 +63,7 @@ class GroundRequest {
   absl::StatusOr<WorkerPool::Lease> Acquire(WorkerPool::Role role, int64_t cost,
                                             const std::string& preferred, absl::Time until);
   bool BelievedHeld() const;
+  std::vector<ChatTurn> SessionConversation() const;
   WorkerRequest MakeWorkerRequest(bool believed) const;
   void OnDelta(absl::string_view text);
 
@@ -77,7 +79,7 @@ class GroundRequest {
   const absl::Time deadline_;
 
   int new_tokens_ = 0;
-  std::string prompt_;  // as sent to the model
+  PromptPlan plan_;  // what the model is asked
   // The image: stored before (`stored_`), or come with the prompt (`fresh_`, without bytes).
   StoredImageRef stored_;
   StoredImage fresh_;

@@ -46,19 +46,6 @@ bool StartsWithAny(absl::string_view text, const Words& words) {
   return false;
 }
 
-// A phrase takes no full stop inside a sentence.
-absl::string_view WithoutEnd(absl::string_view text) {
-  text = absl::StripAsciiWhitespace(text);
-  for (bool more = true; more;) {
-    more = false;
-    for (absl::string_view mark : {".", "!", "?", "。", "！", "？", "．"}) {
-      while (absl::ConsumeSuffix(&text, mark)) more = true;
-    }
-    text = absl::StripTrailingAsciiWhitespace(text);
-  }
-  return text;
-}
-
 // A word that says in which form to answer, unless one of `nouns` follows: then it belongs to the
 // name of a thing ("the coordinate axes", "坐标轴").
 struct FormWord {
@@ -174,9 +161,21 @@ bool HasCjk(absl::string_view utf8) {
   return false;
 }
 
+absl::string_view WithoutEndMarks(absl::string_view text) {
+  text = absl::StripAsciiWhitespace(text);
+  for (bool more = true; more;) {
+    more = false;
+    for (absl::string_view mark : {".", "!", "?", "。", "！", "？", "．"}) {
+      while (absl::ConsumeSuffix(&text, mark)) more = true;
+    }
+    text = absl::StripTrailingAsciiWhitespace(text);
+  }
+  return text;
+}
+
 std::string WrapPrompt(PromptWrapper wrapper, absl::string_view prompt) {
   if (wrapper == PromptWrapper::kNone || NamesOutputForm(prompt)) return std::string(prompt);
-  const absl::string_view phrase = WithoutEnd(prompt);
+  const absl::string_view phrase = WithoutEndMarks(prompt);
   if (phrase.empty()) return std::string(prompt);
   return HasCjk(prompt) ? WrapChinese(phrase) : WrapEnglish(phrase);
 }

@@ -15,6 +15,9 @@ absl::Status CheckPrompt(absl::string_view prompt, int64_t max_bytes);
 // Whether the text holds Chinese, Japanese or Korean writing.
 bool HasCjk(absl::string_view utf8);
 
+// The text without blanks around it and without the marks that end a sentence.
+absl::string_view WithoutEndMarks(absl::string_view text);
+
 enum class PromptWrapper {
   kNone,  // verbatim
   kJson,  // the wording of the Qwen2.5-VL cookbook (spec §8.4), in the prompt's language

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "services/llm_worker/stop_scan.h"
+
 namespace chord::llm_worker {
 namespace {
 
@@ -21,27 +23,61 @@ bool AnswerBuilder::IsEos(int32_t id) const {
 }
 
 void AnswerBuilder::Append(int32_t id, double log_probability, bool jump_forward) {
+  std::vector<TokenAlternative> top = std::exchange(alternatives_, {});
   out_.ids.push_back(id);
   if (IsEos(id)) {
     ended_ = true;
     return;
   }
-  const std::string text = stream_.Push(id);
-  out_.text += text;
-  delta_ += text;
+  AppendText(stream_.Push(id));
   const bool has_text = !tokenizer_->IsSpecial(id) || tokenizer_->IsAnswerMarker(id);
   if (has_text && !tokenizer_->TokenBytes(id).empty()) {
     out_.token_ends.push_back(static_cast<int32_t>(out_.text.size()));
     out_.log_probabilities.push_back(log_probability);
     out_.jump_forward.push_back(jump_forward);
+    if (options_.alternatives) out_.top.push_back(std::move(top));
   }
-  limit_reached_ = tokens() >= max_new_tokens_;
-  ended_ = limit_reached_;
+  limit_reached_ = !stopped_ && tokens() >= options_.max_new_tokens;
+  ended_ = limit_reached_ || stopped_;
+}
+
+void AnswerBuilder::SetAlternatives(absl::Span<const engine::TokenProbability> top) {
+  alternatives_.clear();
+  for (const engine::TokenProbability& token : top) {
+    alternatives_.push_back({std::string(tokenizer_->TokenBytes(token.id)), token.log_probability});
+  }
+}
+
+void AnswerBuilder::AppendText(absl::string_view text) {
+  out_.text.append(text.data(), text.size());
+  const StopScan scan = ScanForStop(out_.text, released_, options_.stop);
+  delta_ += out_.text.substr(released_, scan.release - released_);
+  released_ = scan.release;
+  stopped_ = scan.stopped;
+}
+
+// The answer ends where the stop sequence begins. A token that reaches beyond keeps what it wrote
+// before.
+void AnswerBuilder::CutAtStop() {
+  out_.text.resize(released_);
+  const auto end = static_cast<int32_t>(released_);
+  size_t count = out_.token_ends.size();
+  while (count > 0 && (count == 1 ? 0 : out_.token_ends[count - 2]) >= end) --count;
+  out_.token_ends.resize(count);
+  out_.log_probabilities.resize(count);
+  out_.jump_forward.resize(count);
+  if (options_.alternatives) out_.top.resize(count);
+  if (count > 0) out_.token_ends.back() = std::min(out_.token_ends.back(), end);
+  while (!out_.choices.empty() && out_.choices.back().offset > end) out_.choices.pop_back();
 }
 
 DecodeResult AnswerBuilder::Finish(const grammar::BoxCursor* cursor,
                                    std::optional<double> log_probability_empty) {
-  AppendTail();
+  if (stopped_) {
+    CutAtStop();
+  } else {
+    AppendTail();
+  }
   out_.log_probability_empty =
       out_.choices.empty() ? log_probability_empty : LogShareOfClose(out_.choices.front());
   out_.grammar = cursor != nullptr && cursor->inside();
@@ -55,10 +91,10 @@ DecodeResult AnswerBuilder::Finish(const grammar::BoxCursor* cursor,
 // An incomplete character at the very end becomes U+FFFD and belongs to the last token.
 void AnswerBuilder::AppendTail() {
   const std::string rest = stream_.Finish();
-  if (rest.empty()) return;
   out_.text += rest;
-  delta_ += rest;
-  if (!out_.token_ends.empty()) {
+  delta_ += out_.text.substr(released_);
+  released_ = out_.text.size();
+  if (!rest.empty() && !out_.token_ends.empty()) {
     out_.token_ends.back() = static_cast<int32_t>(out_.text.size());
   }
 }
@@ -79,6 +115,7 @@ void AnswerBuilder::CloseTruncated(const grammar::BoxCursor& cursor) {
     out_.token_ends.pop_back();
     out_.log_probabilities.pop_back();
     out_.jump_forward.pop_back();
+    if (options_.alternatives) out_.top.pop_back();
   }
   while (!out_.choices.empty() && static_cast<size_t>(out_.choices.back().offset) > keep) {
     out_.choices.pop_back();

@@ -36,6 +36,12 @@ absl::StatusOr<DecodeInput> FromProto(const v1::DecodeRequest& request) {
     out.images.push_back(plan);
   }
   out.grammar = request.grammar();
+  if (request.has_sampling()) {
+    const v1::Sampling& sampling = request.sampling();
+    out.randomness = {sampling.temperature(), sampling.top_p(), sampling.seed()};
+  }
+  out.stop.assign(request.stop().begin(), request.stop().end());
+  out.top_tokens = request.top_tokens();
   for (const v1::ImageUse& use : request.uses()) {
     out.uses.push_back({use.key(), use.pushed(), use.pin(), use.keep_seconds()});
   }
@@ -49,6 +55,13 @@ v1::DecodeDone ToProto(DecodeResult result) {
   out.mutable_log_probabilities()->Assign(result.log_probabilities.begin(),
                                           result.log_probabilities.end());
   out.mutable_forced()->Assign(result.jump_forward.begin(), result.jump_forward.end());
+  for (const auto& place : result.top) {
+    v1::TopTokens& to = *out.add_top();
+    for (const TokenAlternative& token : place) {
+      to.add_tokens(token.bytes);
+      to.add_log_probabilities(token.log_probability);
+    }
+  }
   for (const ListChoice& choice : result.choices) {
     v1::ListChoice& to = *out.add_choices();
     to.set_offset(static_cast<int32_t>(choice.offset));

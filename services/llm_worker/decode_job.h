@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/base/cache_tier.h"
 #include "common/base/list_choice.h"
+#include "common/engine/sampler.h"
 #include "common/model/prompt.h"
 #include "services/llm_worker/grammar/box_grammar.h"
 #include "services/llm_worker/reservation.h"
@@ -23,6 +24,14 @@ struct SamplingParams {
   // z < 0 ? z * penalty : z / penalty for the logit of every id that the prompt or the answer
   // already has.
   float repetition_penalty = 1.0f;
+  engine::Randomness randomness;  // its index is the pipeline's
+  int top_tokens = 0;             // the most probable ids that are reported at each place
+};
+
+// One of the most probable tokens at a place of the answer.
+struct TokenAlternative {
+  std::string bytes;  // may be part of a character
+  double log_probability = 0;
 };
 
 struct DecodeResult {
@@ -31,6 +40,9 @@ struct DecodeResult {
   std::vector<int32_t> token_ends;        // per token that has text: where it ends, in bytes
   std::vector<double> log_probabilities;  // of the same tokens, natural, before penalty and mask
   std::vector<bool> jump_forward;         // of the same tokens: appended without asking the model
+  // Of the same tokens, when `top_tokens` is set; empty for a token that the model was not asked
+  // for.
+  std::vector<std::vector<TokenAlternative>> top;
   std::vector<ListChoice> choices;
   std::optional<double> log_probability_empty;  // natural, of an empty first list
   bool truncated = false;          // max_new_tokens was reached before the answer was complete
@@ -57,6 +69,7 @@ struct DecodeJob {
   model::EncodedPrompt prompt;
   int max_new_tokens = 0;
   SamplingParams sampling;
+  std::vector<std::string> stop;  // the answer ends before the first of these (stop_scan.h)
   ImageUse image;
   // Embeddings are on their way. If not, they are asked for through `on_accepted` when nothing that
   // is cached will do.

@@ -110,6 +110,9 @@ class DecodeService::Call final
     job.image = {use.key, use.pin, absl::Seconds(use.keep_seconds)};
     job.push_expected = use.pushed;
     if (input.grammar) job.grammar = std::move(prepared.box_request);
+    job.sampling.randomness = input.randomness;
+    job.sampling.top_tokens = input.top_tokens;
+    job.stop = input.stop;
     job.ticket = std::move(ticket);
     job.received = received();
     job.on_accepted = [self = Shared(this)](std::optional<CacheTier> image, bool needs_embeddings) {

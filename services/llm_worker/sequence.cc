@@ -66,7 +66,8 @@ Sequence::Sequence(DecodeJob job, const Shared& shared)
       image_rows_(ImageRows(job_.prompt)),
       image_end_(ImageEnd(job_.prompt)),
       pipeline_(job_.sampling, shared.list_effects, shared.grammar, job_.grammar, job_.prompt.ids),
-      answer_(shared.tokenizer, shared.eos_token_ids, job_.max_new_tokens),
+      answer_(shared.tokenizer, shared.eos_token_ids,
+              {job_.max_new_tokens, job_.stop, job_.sampling.top_tokens > 0}),
       submitted_(absl::Now()),
       ready_(submitted_) {}
 
@@ -172,6 +173,7 @@ absl::StatusOr<bool> Sequence::AppendTokens(const StepItem& item,
     const absl::StatusOr<TokenPipeline::Choice> choice = pipeline_.Read(row, sampled[row]);
     if (!choice.ok()) return choice.status();
     if (choice->list_choice) answer_.AddListChoice(*choice->list_choice);
+    answer_.SetAlternatives(choice->top);
     if (Append(item, choice->id, choice->log_probability, /*jump_forward=*/false)) return true;
     for (const int32_t id : pipeline_.JumpForward()) {
       if (Append(item, id, 0, /*jump_forward=*/true)) return true;

@@ -64,12 +64,16 @@ void TokenPipeline::PrepareRows(absl::Span<const int32_t> draft,
       penalized_.push_back(id);
     }
   }
-  for (const Row& row : rows_) {
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    const Row& row = rows_[i];
     engine::SampleSpec spec;
     if (row.sets != nullptr) spec.allowed = row.sets->allowed;
     spec.penalized = absl::MakeConstSpan(penalized_).subspan(0, row.seen);
     spec.repetition_penalty = params_.repetition_penalty;
     spec.mass_sets = row.mass_sets;
+    spec.randomness = params_.randomness;
+    spec.randomness.index = accepted_ + i;
+    spec.top = params_.top_tokens;
     specs->push_back(spec);
   }
 }
@@ -82,7 +86,7 @@ absl::StatusOr<TokenPipeline::Choice> TokenPipeline::Read(size_t index,
   if (sampled.log_mass.size() != row.mass_sets.size()) {
     return absl::InternalError("the engine reported masses of other sets");
   }
-  Choice out{sampled.id, sampled.log_probability, std::nullopt};
+  Choice out{sampled.id, sampled.log_probability, std::nullopt, sampled.top};
   size_t mass = 0;
   if (row.decides) {
     if (const auto offset = cursor_->DecisionOffset(sampled.id)) {
@@ -100,6 +104,7 @@ absl::StatusOr<TokenPipeline::Choice> TokenPipeline::Read(size_t index,
 }
 
 void TokenPipeline::Accept(int32_t id) {
+  ++accepted_;
   AddSeen(id);
   if (cursor_) cursor_->Accept(id);
 }

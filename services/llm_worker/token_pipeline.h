@@ -38,6 +38,7 @@ class TokenPipeline {
     int32_t id = 0;
     double log_probability = 0;  // natural, before penalty and mask
     std::optional<ListChoice> list_choice;
+    std::vector<engine::TokenProbability> top;  // as many as SamplingParams::top_tokens
   };
   // Reads what the engine sampled for row `row` of the last PrepareRows. REQUIRES: exactly the
   // first `row` draft tokens were accepted since. INTERNAL when the logits were not finite or the
@@ -70,6 +71,7 @@ class TokenPipeline {
   std::vector<int32_t> seen_order_;
   std::vector<int32_t> penalized_;  // seen_order_ and the draft tokens of the last PrepareRows
   std::vector<Row> rows_;
+  uint64_t accepted_ = 0;  // tokens of the answer so far
 };
 
 }  // namespace chord::llm_worker

@@ -60,6 +60,18 @@ v1::GroundResponse ToProto(const GroundResult& result) {
     SetBox(object.box, *out.add_boxes());
     *out.add_objects() = ToProto(object);
   }
+  for (const GroundPoint& point : result.points) {
+    v1::Point& to = *out.add_points();
+    to.set_label(point.label);
+    to.set_x(point.at.x);
+    to.set_y(point.at.y);
+    to.set_confidence(point.confidence);
+  }
+  for (const LabelMatch& match : result.labels) {
+    v1::LabelMatch& to = *out.add_labels();
+    to.set_label(match.label);
+    to.mutable_objects()->Assign(match.objects.begin(), match.objects.end());
+  }
   const image::FramePlan& plan = result.frame;
   out.mutable_image_size()->set_width(plan.upright.width);
   out.mutable_image_size()->set_height(plan.upright.height);
@@ -115,8 +127,9 @@ absl::Status FromProto(const v1::GroundRequest& request, GroundInput& input) {
     return errors::ParameterInvalid("grammar", "GRAMMAR_AUTO or GRAMMAR_OFF");
   }
   input.grammar = request.grammar() != v1::GRAMMAR_OFF;
-  if (request.prompt().empty()) return errors::PromptMissing();
+  if (request.prompt().empty() && request.labels().empty()) return errors::PromptMissing();
   input.prompt = request.prompt();
+  input.labels.assign(request.labels().begin(), request.labels().end());
   input.want_evidence = request.want_evidence();
   // The protocol says that 0 is the default, as absent is.
   if (request.max_new_tokens() != 0) input.max_new_tokens = request.max_new_tokens();

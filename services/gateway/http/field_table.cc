@@ -37,8 +37,20 @@ std::optional<int64_t> FieldValue::Integer() const {
   return value;
 }
 
-absl::Status CheckFlat(const nlohmann::json& object) {
+std::optional<std::vector<std::string>> FieldValue::Texts(size_t max) const {
+  if (json_ == nullptr) return std::vector<std::string>{std::string(text_)};
+  if (!json_->is_array() || json_->size() > max) return std::nullopt;
+  std::vector<std::string> out;
+  for (nlohmann::json& item : *json_) {
+    if (!item.is_string()) return std::nullopt;
+    out.push_back(std::move(item.get_ref<std::string&>()));
+  }
+  return out;
+}
+
+absl::Status CheckFlat(const nlohmann::json& object, absl::string_view list) {
   for (auto member = object.begin(); member != object.end(); ++member) {
+    if (member->is_array() && !list.empty() && member.key() == list) continue;
     if (member->is_structured()) {
       return errors::JsonMalformed(absl::StrCat("the field \"", Printable(member.key()),
                                                 "\" may not be an array or an object"));

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,6 +30,8 @@ class FieldValue {
   std::optional<bool> Flag() const;
   // Decimal digits alone of a form, an integer of JSON.
   std::optional<int64_t> Integer() const;
+  // A JSON list of at most `max` texts; of a form its one text. nullopt: anything else.
+  std::optional<std::vector<std::string>> Texts(size_t max) const;
 
  private:
   absl::string_view text_;
@@ -52,9 +55,9 @@ absl::Status SetField(absl::Span<const FieldSpec<Form>> table, absl::string_view
   return errors::FieldUnknown(name);
 }
 
-// Every member of a JSON object by the table; null is absent. BODY_MALFORMED for a member that is
-// an array or an object.
-absl::Status CheckFlat(const nlohmann::json& object);
+// BODY_MALFORMED for a member that is an array or an object, but for an array called `list`.
+absl::Status CheckFlat(const nlohmann::json& object, absl::string_view list = "");
+// Sets every member of a JSON object by the table; null is absent.
 template <typename Form>
 absl::Status SetFields(absl::Span<const FieldSpec<Form>> table, nlohmann::json& object,
                        Form& form) {

@@ -31,6 +31,7 @@ GroundInput InputOf(const http::Request& request, std::optional<absl::Duration> 
   input.image_id = form.image_id;
   input.session_id = form.session_id;
   input.prompt = form.prompt;
+  input.labels = form.labels;
   input.max_new_tokens = form.max_new_tokens;
   input.grammar = form.grammar;
   input.received_at = request.received_at;

@@ -1,15 +1,13 @@
 #include "services/gateway/http/http_service.h"
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/time/clock.h"
-#include "common/base/errors.h"
 #include "common/http/operational.h"
-#include "common/http/problem.h"
 #include "services/gateway/http/handlers.h"
+#include "services/gateway/openai/service.h"
+#include "services/gateway/openapi.h"
 
 namespace chord::gateway {
 namespace {
@@ -27,26 +25,6 @@ http::Route Api(std::string method, std::string path, ApiHandler handler, const 
   route.path = std::move(path);
   route.handler = [deps, handler](http::Request request) { return handler(deps, request); };
   route.body_limit = body_limit;
-  return route;
-}
-
-// Refuses from the header: the body, however large, is not worth reading. The server reports the
-// refusal; the call is counted here.
-http::Route NotYet(std::string path, std::string feature, obs::Method method,
-                   obs::Metrics& metrics) {
-  http::Route route;
-  route.path = std::move(path);
-  route.admit = [feature, method, &metrics](const http::Request& request) {
-    absl::Status status = errors::NotImplementedYet(feature);
-    metrics.RequestBegan(method);
-    metrics.RequestEnded(method, status.code(), absl::Now() - request.received_at);
-    return status;
-  };
-  route.handler = [feature = std::move(feature)](const http::Request& request) {
-    return http::Problem(errors::NotImplementedYet(feature), request.id);
-  };
-  route.body_limit = std::numeric_limits<int64_t>::max();
-  route.quick = true;
   return route;
 }
 
@@ -87,10 +65,10 @@ std::vector<http::Route> HttpRoutes(const EndpointDeps& deps, const ServiceVersi
     routes.push_back(Api(method, "/api/images/*", handler, deps, 0));
     routes.back().quick = true;
   }
-  const std::string openai = "the OpenAI protocol";
-  routes.push_back(
-      NotYet("/v1/chat/completions", openai, obs::Method::kChatCompletions, deps.metrics));
-  routes.push_back(NotYet("/v1/models", openai, obs::Method::kListModels, deps.metrics));
+  for (http::Route& route : openai::Routes(deps, version.openai, one_image)) {
+    routes.push_back(std::move(route));
+  }
+  routes.push_back(OpenApiRoute());
   routes.push_back(Version(version));
   return routes;
 }

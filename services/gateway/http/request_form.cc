@@ -24,6 +24,7 @@
 #include "services/gateway/http/urlencoded.h"
 #include "services/gateway/images/image_store.h"
 #include "services/gateway/images/session_store.h"
+#include "services/gateway/prompt_plan.h"
 
 namespace chord::gateway {
 namespace {
@@ -87,6 +88,17 @@ absl::Status SetPrompt(const FieldValue& value, GroundFields& fields) {
   fields.form.prompt = *std::move(text);
   return absl::OkStatus();
 }
+// A form has one label in each field of that name, JSON a list of them.
+absl::Status SetLabels(const FieldValue& value, GroundFields& fields) {
+  const absl::Status malformed =
+      errors::ParameterInvalid("labels", absl::StrCat("a list of 1 to ", kMaxLabels, " texts"));
+  std::optional<std::vector<std::string>> texts = value.Texts(kMaxLabels);
+  if (!texts || texts->empty() || fields.form.labels.size() + texts->size() > kMaxLabels) {
+    return malformed;
+  }
+  for (std::string& text : *texts) fields.form.labels.push_back(std::move(text));
+  return absl::OkStatus();
+}
 absl::Status SetMaxNewTokens(const FieldValue& value, GroundFields& fields) {
   const std::optional<int64_t> tokens = value.Integer();
   if (!tokens || *tokens < 1 || *tokens > limits::kCeilingNewTokens) {
@@ -121,7 +133,7 @@ constexpr FieldSpec<GroundFields> kGroundFields[] = {
     {"image", SetImage},          {"image_id", SetImageId},
     {"prompt", SetPrompt},        {"max_new_tokens", SetMaxNewTokens},
     {"grammar", SetGrammar},      {"stream", SetStream},
-    {"session_id", SetSessionId},
+    {"session_id", SetSessionId}, {"labels", SetLabels},
 };
 const absl::Span<const FieldSpec<GroundFields>> kGroundTable = kGroundFields;
 
@@ -134,7 +146,10 @@ absl::StatusOr<GroundForm> Complete(GroundFields fields) {
   if (fields.has_image && fields.has_image_id) return errors::ImageSourceConflict();
   if (!fields.has_image && !fields.has_image_id) return errors::ImageMissing();
   if (fields.has_image_id && !IsImageId(fields.form.image_id)) return errors::ImageIdUnknown();
-  if (!fields.has_prompt) return errors::PromptMissing();
+  if (fields.has_prompt && !fields.form.labels.empty()) {
+    return errors::ParameterInvalid("labels", "absent when there is a prompt");
+  }
+  if (!fields.has_prompt && fields.form.labels.empty()) return errors::PromptMissing();
   return std::move(fields.form);
 }
 
@@ -154,7 +169,7 @@ absl::StatusOr<nlohmann::json> ParseObject(absl::string_view body, absl::string_
 absl::StatusOr<GroundForm> ParseJson(absl::string_view body) {
   CHORD_ASSIGN_OR_RETURN(nlohmann::json object,
                          ParseObject(body, R"({"image": "data:…;base64,…", "prompt": "…"})"));
-  CHORD_RETURN_IF_ERROR(CheckFlat(object));
+  CHORD_RETURN_IF_ERROR(CheckFlat(object, "labels"));
   GroundFields fields;
   CHORD_RETURN_IF_ERROR(SetFields(kGroundTable, object, fields));
   return Complete(std::move(fields));
@@ -213,7 +228,7 @@ absl::StatusOr<BatchForm> ParseJsonBatch(absl::string_view body, int max_items) 
   }
   for (nlohmann::json& request : requests) {
     if (!request.is_object()) return no_list;
-    CHORD_RETURN_IF_ERROR(CheckFlat(request));
+    CHORD_RETURN_IF_ERROR(CheckFlat(request, "labels"));
     out.items.push_back(ParseItem(request));
   }
   return out;
@@ -229,8 +244,9 @@ absl::Status SetParts(absl::Span<const FieldSpec<Fields>> table,
                       const std::vector<http::FormPart>& parts, Fields& fields) {
   std::vector<absl::string_view> seen;
   for (const http::FormPart& part : parts) {
-    if (std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
-      return errors::BodyMalformed("multipart/form-data in which every field comes once");
+    if (part.name != "labels" && std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
+      return errors::BodyMalformed(
+          "multipart/form-data in which every field but labels comes once");
     }
     seen.push_back(part.name);
   }
@@ -241,20 +257,22 @@ absl::Status SetParts(absl::Span<const FieldSpec<Fields>> table,
 }
 
 absl::StatusOr<GroundForm> ParseMultipartForm(absl::string_view body, absl::string_view boundary) {
-  CHORD_ASSIGN_OR_RETURN(const auto parts, http::ParseMultipart(body, boundary));
+  http::MultipartLimits limits;
+  limits.max_parts += kMaxLabels;
+  CHORD_ASSIGN_OR_RETURN(const auto parts, http::ParseMultipart(body, boundary, limits));
   GroundFields fields;
   CHORD_RETURN_IF_ERROR(SetParts(kGroundTable, parts, fields));
   return Complete(std::move(fields));
 }
 
 absl::StatusOr<GroundForm> ParseUrlencodedForm(absl::string_view body) {
-  CHORD_ASSIGN_OR_RETURN(auto pairs, ParseUrlencoded(body, kMaxFields));
+  CHORD_ASSIGN_OR_RETURN(auto pairs, ParseUrlencoded(body, kMaxFields + kMaxLabels));
   GroundFields fields;
   for (size_t i = 0; i < pairs.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
-      if (pairs[j].first == pairs[i].first) {
+      if (pairs[j].first == pairs[i].first && pairs[i].first != "labels") {
         return errors::BodyMalformed(
-            absl::StrCat(kUrlencodedType, " in which every field comes once"));
+            absl::StrCat(kUrlencodedType, " in which every field but labels comes once"));
       }
     }
     // Text that lives on in no request: an image must be copied out of it.
@@ -283,9 +301,10 @@ absl::StatusOr<BatchParts> SortParts(const std::vector<http::FormPart>& parts) {
     } else if (part.name == "prompt") {
       out.prompts.push_back(&part);
     } else {
-      if (std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
+      if (part.name != "labels" && std::find(seen.begin(), seen.end(), part.name) != seen.end()) {
         return errors::BodyMalformed(
-            "multipart/form-data in which only image, image_id and prompt come more than once");
+            "multipart/form-data in which only image, image_id, prompt and labels come more than "
+            "once");
       }
       seen.push_back(part.name);
       CHORD_RETURN_IF_ERROR(
@@ -293,7 +312,7 @@ absl::StatusOr<BatchParts> SortParts(const std::vector<http::FormPart>& parts) {
     }
   }
   if (out.subjects.empty()) return errors::ImageMissing();
-  if (out.prompts.empty()) return errors::PromptMissing();
+  if (out.prompts.empty() && out.common.form.labels.empty()) return errors::PromptMissing();
   return out;
 }
 
@@ -305,7 +324,7 @@ std::string TagOf(const http::FormPart& file) {
 absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::string_view boundary,
                                               int max_items) {
   http::MultipartLimits limits;
-  limits.max_parts = 2 * static_cast<size_t>(max_items) + 8;
+  limits.max_parts = 2 * static_cast<size_t>(max_items) + kMaxLabels + 8;
   CHORD_ASSIGN_OR_RETURN(const auto parts, http::ParseMultipart(body, boundary, limits));
   CHORD_ASSIGN_OR_RETURN(BatchParts sorted, SortParts(parts));
   const auto& [subjects, prompts, unused] = sorted;
@@ -316,7 +335,7 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
   if (subjects.size() != count && subjects.size() != 1) {
     return errors::BodyMalformed("as many images as prompts, or one of either");
   }
-  if (prompts.size() != count && prompts.size() != 1) {
+  if (prompts.size() != count && prompts.size() > 1) {
     return errors::BodyMalformed("as many prompts as images, or one of either");
   }
   BatchForm out;
@@ -329,7 +348,7 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
   }
   for (size_t i = 0; i < count; ++i) {
     const http::FormPart& subject = *subjects[subjects.size() == 1 ? 0 : i];
-    const http::FormPart& prompt = *prompts[prompts.size() == 1 ? 0 : i];
+    const http::FormPart* prompt = prompts.empty() ? nullptr : prompts[prompts.size() == 1 ? 0 : i];
     BatchForm::Item& item = out.items.emplace_back();
     if (!one_image) item.tag = TagOf(subject);
     const auto make = [&]() -> absl::StatusOr<GroundForm> {
@@ -340,7 +359,10 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
         CHORD_RETURN_IF_ERROR(
             SetField(kGroundTable, subject.name, FieldValue(subject.body), fields));
       }
-      CHORD_RETURN_IF_ERROR(SetField(kGroundTable, prompt.name, FieldValue(prompt.body), fields));
+      if (prompt != nullptr) {
+        CHORD_RETURN_IF_ERROR(
+            SetField(kGroundTable, prompt->name, FieldValue(prompt->body), fields));
+      }
       return Complete(std::move(fields));
     };
     item.form = make();

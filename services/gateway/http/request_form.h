@@ -16,6 +16,7 @@ struct GroundForm {
   std::string decoded;      // of a data: URL
   std::string image_id;     // instead of an image
   std::string prompt;
+  std::vector<std::string> labels;  // instead of a prompt
   std::string session_id;
   std::optional<int> max_new_tokens;
   bool grammar = true;
@@ -25,9 +26,10 @@ struct GroundForm {
   absl::string_view file() const { return decoded.empty() ? image : absl::string_view(decoded); }
 };
 
-// multipart/form-data (fields image or image_id, prompt, session_id, max_new_tokens, grammar,
-// stream), or a JSON object or application/x-www-form-urlencoded of the same names, whose image is
-// a data: URL with base64. In JSON null is absent. Unknown and repeated fields are refused.
+// multipart/form-data (fields image or image_id, prompt or labels, session_id, max_new_tokens,
+// grammar, stream), or a JSON object or application/x-www-form-urlencoded of the same names, whose
+// image is a data: URL with base64. `labels` comes once a label, in JSON as a list of texts; null
+// is absent. Unknown and repeated fields are refused.
 absl::StatusOr<GroundForm> ParseGroundForm(const http::Request& request);
 
 // The body of POST /api/ground/batch.

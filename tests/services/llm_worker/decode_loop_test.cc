@@ -26,6 +26,7 @@ struct Request {
   std::string key;  // of the image
   bool push_expected = true;
   std::optional<grammar::BoxRequest> grammar;
+  std::vector<std::string> stop;
   std::optional<CacheTier> accepted;  // read after admitted or ended
   absl::Notification admitted;
   bool needs_embeddings = false;
@@ -81,6 +82,7 @@ class DecodeLoopTest : public ::testing::Test {
     job.image.key = request->key;
     job.push_expected = request->push_expected;
     job.grammar = request->grammar;
+    job.stop = request->stop;
     job.on_accepted = [request](std::optional<CacheTier> from, bool needs_embeddings) {
       request->accepted = from;
       request->needs_embeddings = needs_embeddings;
@@ -720,6 +722,78 @@ TEST_F(GrammarLoopTest, BoxesOutsideTheImageCannotBeSaid) {
   auto request = Recite(R"([{"bbox_2d": [831, 902, 118, 190], "label": "red apple"}])", true);
   EXPECT_TRUE(request->result->grammar);
   EXPECT_EQ(request->result->text.find("831"), std::string::npos);
+}
+
+TEST_F(DecodeLoopTest, DrawsTokensByTheirSeedWhateverElseRuns) {
+  Start(4);
+  const auto draw = [&](uint64_t seed) {
+    auto request = Make({20, FakeLanguageModel::kNeverEnds}, 12);
+    request->sampling.randomness = {.temperature = 10, .top_p = 1, .seed = seed};
+    EXPECT_TRUE(Submit(request).ok());
+    return request;
+  };
+  const auto alone = draw(1);
+  ASSERT_TRUE(Ends(*alone));
+  const std::vector<std::shared_ptr<Request>> together = {draw(2), draw(1), draw(3)};
+  for (const auto& request : together) ASSERT_TRUE(Ends(*request));
+  EXPECT_EQ(together[1]->result->ids, alone->result->ids);
+  EXPECT_NE(together[0]->result->ids, alone->result->ids);
+  EXPECT_NE(together[0]->result->ids, together[2]->result->ids);
+  EXPECT_NE(alone->result->ids, Alone(*alone)) << "the temperature has no effect";
+}
+
+TEST_F(DecodeLoopTest, EndsBeforeAStopSequence) {
+  Start(1);
+  const auto whole = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  ASSERT_TRUE(Submit(whole).ok());
+  ASSERT_TRUE(Ends(*whole));
+  const std::string& text = whole->result->text;
+  ASSERT_GT(text.size(), 12u);
+  const auto stopped = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  stopped->stop = {"never in the answer", text.substr(text.size() / 2, 3)};
+  stopped->sampling.top_tokens = 1;
+  ASSERT_TRUE(Submit(stopped).ok());
+  ASSERT_TRUE(Ends(*stopped));
+  const DecodeResult& result = *stopped->result;
+  EXPECT_EQ(result.text, text.substr(0, text.find(stopped->stop[1])));
+  EXPECT_EQ(stopped->streamed, result.text);
+  EXPECT_FALSE(result.truncated);
+  EXPECT_LT(result.ids.size(), whole->result->ids.size());
+  ASSERT_FALSE(result.token_ends.empty());
+  EXPECT_EQ(result.token_ends.back(), static_cast<int32_t>(result.text.size()));
+  EXPECT_EQ(result.log_probabilities.size(), result.token_ends.size());
+  EXPECT_EQ(result.jump_forward.size(), result.token_ends.size());
+  EXPECT_EQ(result.top.size(), result.token_ends.size());
+  ExpectIdle();
+}
+
+TEST_F(DecodeLoopTest, StreamsAllTextWhereAStopSequenceOnlyBegins) {
+  Start(1);
+  const auto whole = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  ASSERT_TRUE(Submit(whole).ok());
+  ASSERT_TRUE(Ends(*whole));
+  const std::string& text = whole->result->text;
+  const auto request = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  request->stop = {text.substr(text.size() - 2) + "never in the answer"};
+  ASSERT_TRUE(Submit(request).ok());
+  ASSERT_TRUE(Ends(*request));
+  EXPECT_EQ(request->result->text, text);
+  EXPECT_EQ(request->streamed, text);
+}
+
+TEST_F(DecodeLoopTest, ReportsTheMostProbableTokensAtEachPlace) {
+  Start(1);
+  const auto request = Make({20, FakeLanguageModel::kNeverEnds}, 8);
+  request->sampling.top_tokens = 3;
+  ASSERT_TRUE(Submit(request).ok());
+  ASSERT_TRUE(Ends(*request));
+  const DecodeResult& result = *request->result;
+  ASSERT_EQ(result.top.size(), result.log_probabilities.size());
+  for (size_t i = 0; i < result.top.size(); ++i) {
+    ASSERT_EQ(result.top[i].size(), 3u);
+    EXPECT_NEAR(result.top[i][0].log_probability, result.log_probabilities[i], 1e-9);
+    EXPECT_GT(result.top[i][0].log_probability, result.top[i][1].log_probability);
+  }
 }
 
 }  // namespace

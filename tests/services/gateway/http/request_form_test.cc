@@ -354,5 +354,59 @@ TEST(RequestTimeout, IsANumberOfSeconds) {
   EXPECT_EQ(**RequestTimeout(request), absl::Milliseconds(2500));
 }
 
+TEST(GroundForm, TakesLabelsInsteadOfAPrompt) {
+  const std::vector<std::string> labels = {"cup", "plate"};
+  const auto form = ParseGroundForm(Form({{"image", "x"}, {"labels", "cup"}, {"labels", "plate"}}));
+  ASSERT_TRUE(form.ok()) << form.status();
+  EXPECT_EQ(form->labels, labels);
+  const auto json = ParseGroundForm(
+      Json(R"({"labels": ["cup", "plate"], "image": "data:;base64,AP8=", "stream": true})"));
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(json->labels, labels);
+  EXPECT_TRUE(json->stream);
+}
+
+TEST(GroundForm, RefusesLabelsThatAreNoListOfTexts) {
+  for (const char* value : {"[]", "\"cup\"", "5", "[1]", "[[\"a\"]]", "[\"a\", null]", "[{}]"}) {
+    EXPECT_EQ(
+        Refusal(Json(absl::StrCat(R"({"image": "data:;base64,AP8=", "labels": )", value, "}"))),
+        "PARAMETER_INVALID")
+        << value;
+  }
+  EXPECT_EQ(Refusal(Json(R"({"image": "data:;base64,AP8=", "prompt": "x", "labels": ["a"]})")),
+            "PARAMETER_INVALID");
+  EXPECT_EQ(Refusal(Form({{"image", "x"}, {"prompt", "x"}, {"labels", "a"}})), "PARAMETER_INVALID");
+  std::vector<std::pair<std::string, std::string>> many = {{"image", "x"}};
+  for (int i = 0; i < 64; ++i) many.emplace_back("labels", absl::StrCat("l", i));
+  EXPECT_TRUE(ParseGroundForm(Form(many)).ok());
+  many.emplace_back("labels", "one more");
+  EXPECT_EQ(Refusal(Form(many)), "PARAMETER_INVALID");
+  std::string list = "\"a\"";
+  for (int i = 0; i < 64; ++i) list += ", \"a\"";
+  EXPECT_EQ(
+      Refusal(Json(absl::StrCat(R"({"image": "data:;base64,AP8=", "labels": [)", list, "]}"))),
+      "PARAMETER_INVALID");
+}
+
+TEST(BatchForm, TakesLabelsOfEachItemOrOfAll) {
+  const auto json = ParseBatchForm(Json(R"({"requests": [{"image_id": "x", "labels": ["a"]},
+                            {"image": "data:;base64,AP8=", "labels": ["a", "b"]}]})"),
+                                   8);
+  ASSERT_TRUE(json.ok()) << json.status();
+  ASSERT_TRUE(json->items[1].form.ok()) << json->items[1].form.status();
+  EXPECT_EQ(json->items[1].form->labels.size(), 2u);
+  const auto form =
+      ParseBatchForm(Form({{"image", "x"}, {"image", "y"}, {"labels", "a"}, {"labels", "b"}}), 8);
+  ASSERT_TRUE(form.ok()) << form.status();
+  ASSERT_EQ(form->items.size(), 2u);
+  for (const auto& item : form->items) {
+    ASSERT_TRUE(item.form.ok());
+    EXPECT_EQ(item.form->labels.size(), 2u);
+  }
+  const auto both = ParseBatchForm(Form({{"image", "x"}, {"prompt", "p"}, {"labels", "a"}}), 8);
+  ASSERT_TRUE(both.ok()) << both.status();
+  EXPECT_EQ(ErrorReason(both->items[0].form.status()), "PARAMETER_INVALID");
+}
+
 }  // namespace
 }  // namespace chord::gateway
