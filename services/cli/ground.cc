@@ -35,6 +35,7 @@
 #include "services/cli/args.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
+#include "services/cli/export/dataset_run.h"
 #include "services/cli/files.h"
 #include "services/cli/upload.h"
 
@@ -45,11 +46,17 @@ namespace fs = std::filesystem;
 
 constexpr char kHelp[] =
     "chord ground IMAGE|DIR \"sentence\" [--server ADDR] [--annotate OUT] [--json]\n"
+    "chord ground IMAGE|DIR \"sentence\" | --prompts FILE  --format F --out OUT\n"
     "  Where is it? Boxes are in pixels of the upright original.\n"
     "  --server ADDR        HOST:PORT or unix:PATH of the gateway's gRPC (default "
     "127.0.0.1:50051)\n"
     "  --annotate OUT       write the picture with boxes as PNG; for a DIR, OUT is a folder\n"
     "  --json               the whole answer as JSON; for a DIR one line a picture\n"
+    "  --prompts FILE       many prompts, one a line, instead of the sentence; with --format or "
+    "--json.\n"
+    "                       \"CATEGORY<tab>PROMPT\" names the category of the boxes as well\n"
+    "  --format F           write a data set: coco, yolo, labelstudio or cvat\n"
+    "  --out OUT            its file; for yolo a folder\n"
     "  --max-new-tokens N   longest answer, 1 to 4096\n"
     "  --timeout SECONDS    for each picture (default 60)\n"
     "  --grammar G          auto (boxes are decoded under the box grammar) or off\n"
@@ -485,20 +492,65 @@ absl::StatusOr<int> GroundFolder(const std::string& server, const std::string& d
   return failed == 0 ? 0 : 1;
 }
 
+// --format and --prompts: a data set, or an answer of every prompt about every image.
+absl::StatusOr<int> GroundDataset(const Args& args, const Options& options,
+                                  const std::string& server, int parallel) {
+  DatasetRun run{.server = server,
+                 .out = args.Get("out"),
+                 .json = options.json,
+                 .max_new_tokens = options.max_new_tokens,
+                 .grammar = options.grammar,
+                 .timeout = options.timeout,
+                 .parallel = parallel};
+  if (args.Has("format")) {
+    run.format = ParseExportFormat(args.Get("format"));
+    if (!run.format) {
+      return errors::ParameterInvalid("--format", "coco, yolo, labelstudio or cvat");
+    }
+  }
+  if (run.format.has_value() == run.out.empty()) {
+    return errors::ConfigInvalid("--format and --out go together; see --help.");
+  }
+  if (!run.format && !run.json) {
+    return errors::ConfigInvalid("--prompts needs --format or --json; see --help.");
+  }
+  if (!options.annotate.empty()) {
+    return errors::ConfigInvalid("--annotate does not go with --format or --prompts.");
+  }
+  run.prompts = {{"", options.sentence}};
+  if (args.Has("prompts")) {
+    CHORD_ASSIGN_OR_RETURN(const std::string text, ReadWhole(args.Get("prompts"), 64 << 20));
+    CHORD_ASSIGN_OR_RETURN(run.prompts, ParsePromptList(text));
+  }
+  const std::string& target = args.positional[0];
+  run.images = {target};
+  std::error_code error;
+  if (fs::is_directory(target, error)) {
+    CHORD_ASSIGN_OR_RETURN(Folder folder, PicturesOf(target));
+    run.images = std::move(folder.pictures);
+    if (run.images.empty()) {
+      return errors::ConfigInvalid(
+          absl::StrCat("There is no JPEG, PNG or WebP image in ", target, "."));
+    }
+  }
+  return RunDataset(run);
+}
+
 absl::StatusOr<int> Ground(const std::vector<std::string>& raw) {
-  const std::vector<FlagSpec> specs = {{"server"},         {"annotate"},   {"json", false},
-                                       {"max-new-tokens"}, {"timeout"},    {"parallel"},
-                                       {"grammar"},        {"help", false}};
+  const std::vector<FlagSpec> specs = {
+      {"server"},  {"annotate"}, {"json", false}, {"max-new-tokens"},
+      {"timeout"}, {"parallel"}, {"grammar"},     {"prompts"},
+      {"format"},  {"out"},      {"help", false}};
   CHORD_ASSIGN_OR_RETURN(const Args args, ParseArgs(raw, specs));
   if (args.Has("help")) {
     std::fputs(kHelp, stdout);
     return 0;
   }
-  if (args.positional.size() != 2) {
+  if (args.positional.size() != (args.Has("prompts") ? 1 : 2)) {
     return errors::ConfigInvalid("Give a picture (or a folder) and a sentence; see --help.");
   }
   Options options;
-  options.sentence = args.positional[1];
+  if (!args.Has("prompts")) options.sentence = args.positional[1];
   options.annotate = args.Get("annotate");
   options.json = args.Has("json");
   if (args.Has("max-new-tokens") &&
@@ -522,6 +574,9 @@ absl::StatusOr<int> Ground(const std::vector<std::string>& raw) {
   }
   CHORD_ASSIGN_OR_RETURN(const std::string server, GrpcAddress(args));
   if (model::ToValidUtf8(options.sentence) != options.sentence) return errors::PromptNotUtf8();
+  if (args.Has("format") || args.Has("prompts") || args.Has("out")) {
+    return GroundDataset(args, options, server, parallel);
+  }
   const std::string& target = args.positional[0];
   std::error_code error;
   if (fs::is_directory(target, error)) return GroundFolder(server, target, options, parallel);
