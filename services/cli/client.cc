@@ -282,12 +282,14 @@ absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view
     *object.mutable_box() = *box;
     object.set_label(TextOf(Field(item, "label")));
     object.set_confidence(sure);
+    object.set_needs_review(Field(item, "needs_review") == true);
     *out.add_boxes() = *box;
   }
   out.set_confidence(confidence);
   out.set_calibrated(Field(json, "calibrated") == true);
   out.set_text(TextOf(Field(json, "text")));
   out.set_model(TextOf(Field(json, "model")));
+  out.set_advice(TextOf(Field(json, "advice")));
   return out;
 }
 

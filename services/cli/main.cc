@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "services/cli/commands.h"
+#include "services/cli/mcp/mcp_command.h"
 #include "services/cli/places.h"
 #include "services/cli/tokenize.h"
 
@@ -18,6 +19,7 @@ constexpr char kHelp[] =
     "\n"
     "  chord serve      run gateway, vision worker and language worker on this host\n"
     "  chord ground     ask about a picture or a folder of pictures\n"
+    "  chord mcp        offer locate, annotate and zoom to agents (Model Context Protocol)\n"
     "  chord eval       measure a running Chord on a data set with known boxes\n"
     "  chord calibrate  fit a model's confidences on such a data set\n"
     "  chord bench      offer a load to a running Chord and measure how it answers\n"
@@ -49,6 +51,7 @@ int Run(int argc, char** argv) {
   const std::vector<std::string> args(argv + (argc > 1 ? 2 : 1), argv + argc);
   if (command == "serve") return chord::cli::RunServe(args);
   if (command == "ground") return chord::cli::RunGround(args);
+  if (command == "mcp") return chord::cli::RunMcp(args, CHORD_VERSION);
   if (command == "eval") return chord::cli::RunEval(args);
   if (command == "calibrate") return chord::cli::RunCalibrate(args);
   if (command == "bench") return chord::cli::RunBenchCommand(args);
