@@ -1,7 +1,7 @@
 // Finds things in an image over gRPC:  chord_example HOST:PORT IMAGE PROMPT [PROMPT ...]
 //
-// The image is uploaded once in chunks; each prompt refers to it by its handle, so the server encodes
-// the image once. Boxes are printed as they are found.
+// The image is uploaded once in chunks; each prompt refers to it by its handle, so the server
+// encodes the image once. Answers come as streams of events, whose last is the whole answer.
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
