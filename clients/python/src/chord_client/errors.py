@@ -39,6 +39,7 @@ _RETRYABLE_REASONS = frozenset(
         "DEVICE_MEMORY",
         "IMAGE_STORE_FULL",
         "OVERLOADED",
+        "REQUEST_TIMEOUT",
         "SESSION_BUSY",
         "SHUTTING_DOWN",
         "WORKER_LOST",
