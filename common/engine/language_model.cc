@@ -8,10 +8,10 @@
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "common/engine/backend.h"
-#include "common/engine/cpu_backend.h"
+#include "common/engine/cpu/cpu_backend.h"
 #include "common/engine/embedding_buffer.h"
 #include "common/engine/rope.h"
-#include "common/engine/torch_guard.h"
+#include "common/engine/torch/torch_guard.h"
 #include "common/engine/weights.h"
 
 namespace chord::engine {

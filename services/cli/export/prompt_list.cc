@@ -8,7 +8,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
-#include "common/model/unicode.h"
+#include "common/text/unicode.h"
 
 namespace chord::cli {
 namespace {
@@ -41,8 +41,8 @@ absl::StatusOr<std::vector<ListedPrompt>> ParsePromptList(absl::string_view text
       return LineInvalid(number,
                          absl::StrCat("is longer than ", limits::kCeilingPromptBytes, " bytes."));
     }
-    if (model::ToValidUtf8(listed.prompt) != listed.prompt ||
-        model::ToValidUtf8(listed.category) != listed.category) {
+    if (text::ToValidUtf8(listed.prompt) != listed.prompt ||
+        text::ToValidUtf8(listed.category) != listed.category) {
       return LineInvalid(number, "is not UTF-8.");
     }
     if (out.size() == kMaxListedPrompts) {

@@ -33,8 +33,8 @@ image::Size Fit(image::Size size, int max_side, double max_enlarge) {
   return {Scaled(size.width, scale), Scaled(size.height, scale)};
 }
 
-image::Picture Crop(const image::Picture& image, const image::Box& region) {
-  image::Picture out{region.x2 - region.x1, region.y2 - region.y1, {}};
+image::RgbImage Crop(const image::RgbImage& image, const image::Box& region) {
+  image::RgbImage out{region.x2 - region.x1, region.y2 - region.y1, {}};
   out.rgb.reserve(size_t{3} * out.width * out.height);
   for (int y = region.y1; y < region.y2; ++y) {
     const auto row = image.rgb.begin() + 3 * (ptrdiff_t{y} * image.width);
@@ -43,7 +43,7 @@ image::Picture Crop(const image::Picture& image, const image::Box& region) {
   return out;
 }
 
-absl::StatusOr<std::string> ToBase64Png(const image::Picture& image, image::Size size) {
+absl::StatusOr<std::string> ToBase64Png(const image::RgbImage& image, image::Size size) {
   CHORD_ASSIGN_OR_RETURN(const std::vector<uint8_t> png,
                          image::EncodePng(image::Resize(image, size, image::ResizeMode::kTorch)));
   return absl::Base64Escape({reinterpret_cast<const char*>(png.data()), png.size()});

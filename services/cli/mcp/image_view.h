@@ -18,9 +18,9 @@ image::Box Expand(const image::Box& box, double margin, image::Size image);
 image::Size Fit(image::Size size, int max_side, double max_enlarge);
 
 // The pixels of `region`, which lies inside the image and has an area.
-image::Picture Crop(const image::Picture& image, const image::Box& region);
+image::RgbImage Crop(const image::RgbImage& image, const image::Box& region);
 
 // A PNG file in base64, resized to `size` first.
-absl::StatusOr<std::string> ToBase64Png(const image::Picture& image, image::Size size);
+absl::StatusOr<std::string> ToBase64Png(const image::RgbImage& image, image::Size size);
 
 }  // namespace chord::cli::mcp

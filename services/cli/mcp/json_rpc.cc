@@ -5,7 +5,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "common/model/strict_json.h"
+#include "common/json/strict_json.h"
 
 namespace chord::cli::mcp {
 
@@ -24,8 +24,8 @@ std::string ToLine(const Json& message) {
 }
 
 std::optional<Json> ParseMessage(absl::string_view line, int64_t max_string_bytes) {
-  const model::JsonLimits bounds{.depth = 32, .values = 10'000, .string_bytes = max_string_bytes};
-  if (!model::CheckJsonBounds(line, bounds).ok()) return std::nullopt;
+  const JsonLimits bounds{.depth = 32, .values = 10'000, .string_bytes = max_string_bytes};
+  if (!CheckJsonBounds(line, bounds).ok()) return std::nullopt;
   Json out = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
   if (out.is_discarded()) return std::nullopt;
   return out;

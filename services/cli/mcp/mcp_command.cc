@@ -3,33 +3,35 @@
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "common/base/errors.h"
 #include "common/base/executor.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "services/cli/args.h"
 #include "services/cli/client.h"
+#include "services/cli/command_line.h"
 #include "services/cli/mcp/session.h"
 #include "services/cli/mcp/tools.h"
 
 namespace chord::cli {
 namespace {
 
-constexpr char kHelp[] =
-    "chord mcp [--server ADDR | --http ADDR] [--root DIR]\n"
-    "  A server of the Model Context Protocol on standard input and output, started by an agent's "
+constexpr char kSummary[] =
+    "A server of the Model Context Protocol on standard input and output, started by an agent's "
     "host.\n"
-    "  It offers the tools locate, annotate and zoom and forwards them to a running Chord.\n"
-    "  --server ADDR      HOST:PORT or unix:PATH of the gateway's gRPC (default 127.0.0.1:50051)\n"
-    "  --http ADDR        HOST:PORT of the gateway's HTTP instead\n"
-    "  --root DIR         read image files of this folder alone, and of what lies below it\n"
-    "  --timeout SECONDS  of each call (default 60)\n";
+    "It offers the tools locate, annotate and zoom and forwards them to a running server.";
+
+struct McpOptions {
+  std::string server = kDefaultGrpcAddress;
+  std::string http;
+  std::string root;
+  double timeout_seconds = 60;
+};
 
 // An image of the default limit in base64, and the rest of its message.
 constexpr size_t kMaxLineBytes = (limits::kDefaultImageBytes + 2) / 3 * 4 + (1 << 20);
@@ -93,40 +95,37 @@ int Serve(int input, const mcp::Tools& tools, const std::string& version) {
   return output.failed() ? 1 : 0;
 }
 
-absl::StatusOr<int> Mcp(const std::vector<std::string>& raw, const std::string& version) {
-  const std::vector<FlagSpec> specs = {
-      {"server"}, {"http"}, {"root"}, {"timeout"}, {"help", false}};
-  CHORD_ASSIGN_OR_RETURN(const Args args, ParseArgs(raw, specs));
-  if (args.Has("help")) {
-    std::fputs(kHelp, stdout);
-    return 0;
-  }
-  if (!args.positional.empty() || (args.Has("server") && args.Has("http"))) {
-    return errors::ConfigInvalid("Give --server or --http, and nothing else; see --help.");
-  }
-  double seconds = 60;
-  if (!absl::SimpleAtod(args.Get("timeout", "60"), &seconds) || !(seconds > 0 && seconds <= 3600)) {
-    return errors::ParameterInvalid("--timeout", "a number of seconds up to 3600");
-  }
-  CHORD_ASSIGN_OR_RETURN(mcp::ImageSource images, mcp::ImageSource::Create(args.Get("root")));
-  std::unique_ptr<Client> client;
-  if (args.Has("http")) {
-    CHORD_ASSIGN_OR_RETURN(client, MakeHttpClient(args.Get("http")));
-  } else {
-    CHORD_ASSIGN_OR_RETURN(const std::string address, GrpcAddress(args));
-    client = MakeGrpcClient(address);
-  }
-  const mcp::Tools tools(*client, std::move(images), absl::Seconds(seconds));
+absl::StatusOr<std::unique_ptr<Client>> Connect(const McpOptions& options) {
+  if (!options.http.empty()) return MakeHttpClient(options.http);
+  CHORD_RETURN_IF_ERROR(CheckGrpcAddress(options.server));
+  return MakeGrpcClient(options.server);
+}
+
+absl::StatusOr<int> Mcp(const McpOptions& options, const std::string& version) {
+  CHORD_ASSIGN_OR_RETURN(mcp::ImageSource images, mcp::ImageSource::Create(options.root));
+  CHORD_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, Connect(options));
+  const mcp::Tools tools(*client, std::move(images), absl::Seconds(options.timeout_seconds));
   return Serve(fileno(stdin), tools, version);
 }
 
 }  // namespace
 
 int RunMcp(const std::vector<std::string>& args, const std::string& version) {
-  const absl::StatusOr<int> code = Mcp(args, version);
-  if (code.ok()) return *code;
-  std::fprintf(stderr, "chord mcp: %s\n", std::string(code.status().message()).c_str());
-  return 2;
+  McpOptions options;
+  CommandLine line("chord mcp", kSummary);
+  line.Text("server", &options.server, "ADDR",
+            "HOST:PORT or unix:PATH of the gateway's gRPC (default 127.0.0.1:50051)");
+  line.Text("http", &options.http, "ADDR", "HOST:PORT of the gateway's HTTP, instead of gRPC");
+  line.Text("root", &options.root, "DIR",
+            "Read image files of this folder alone, and of what lies below it");
+  line.Number("timeout", &options.timeout_seconds, 1e-3, 3600, "SECONDS",
+              "For each call (default 60)");
+  if (const std::optional<int> code = line.Parse(args)) return *code;
+  if (line.Has("server") && line.Has("http")) {
+    return line.Fail("give --server or --http, not both; see --help.", kExitUsage);
+  }
+  const absl::StatusOr<int> code = Mcp(options, version);
+  return code.ok() ? *code : line.Fail(code.status().message(), kExitUsage);
 }
 
 }  // namespace chord::cli

@@ -26,6 +26,7 @@ constexpr char kTools[] = R"JSON([
         "objects": {"type": "array", "items": {"$ref": "#/$defs/object"}},
         "confidence": {"type": "number", "description": "Of the answer, 0 to 1; when nothing was found, that it is not there."},
         "image_size": {"$ref": "#/$defs/size"},
+        "truncated": {"type": "boolean", "description": "The answer reached its longest length: more objects may be there."},
         "advice": {"type": "string", "description": "How to make the prompt better."},
         "model": {"type": "string"}
       },

@@ -12,8 +12,8 @@
 #include "absl/types/span.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
-#include "common/image/annotate.h"
 #include "services/cli/mcp/image_view.h"
+#include "services/cli/plot/annotate.h"
 
 namespace chord::cli::mcp {
 namespace {
@@ -129,11 +129,11 @@ Json ErrorResult(const absl::Status& status) {
   return {{"content", Json::array({{{"type", "text"}, {"text", text}}})}, {"isError", true}};
 }
 
-absl::StatusOr<image::Picture> DecodeImage(const std::string& bytes) {
+absl::StatusOr<image::RgbImage> DecodeImage(const std::string& bytes) {
   return image::Decode(bytes, image::DecodeOptions());
 }
 
-image::Size SizeOf(const image::Picture& image) { return {image.width, image.height}; }
+image::Size SizeOf(const image::RgbImage& image) { return {image.width, image.height}; }
 
 const v1::Object* MostCertain(const v1::GroundResponse& answer) {
   const auto& objects = answer.objects();
@@ -168,11 +168,7 @@ absl::StatusOr<std::string> Tools::ReadImage(const Json& arguments) const {
 
 absl::StatusOr<v1::GroundResponse> Tools::Ground(const std::string& image,
                                                  const std::string& prompt) const {
-  Question request;
-  request.picture = image;
-  request.prompt = prompt;
-  request.timeout = timeout_;
-  return client_.Ask(request);
+  return client_.Ground({.image = image, .prompt = prompt, .timeout = timeout_});
 }
 
 absl::StatusOr<Json> Tools::Locate(const Json& arguments) const {
@@ -186,6 +182,7 @@ absl::StatusOr<Json> Tools::Locate(const Json& arguments) const {
               {"confidence", answer.confidence()},
               {"image_size", {header.upright_width(), header.upright_height()}},
               {"model", answer.model()}};
+  if (answer.finish_reason() == v1::FINISH_REASON_LENGTH) out["truncated"] = true;
   if (!answer.advice().empty()) out["advice"] = answer.advice();
   return Result(std::move(out));
 }
@@ -195,14 +192,14 @@ absl::StatusOr<Json> Tools::Annotate(const Json& arguments) const {
   CHORD_RETURN_IF_ERROR(CheckOneOf(arguments, "prompt", "boxes"));
   CHORD_ASSIGN_OR_RETURN(const int max_side, SideArgument(arguments));
   CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(arguments));
-  CHORD_ASSIGN_OR_RETURN(const image::Picture image, DecodeImage(bytes));
-  std::vector<image::AnnotatedBox> boxes;
+  CHORD_ASSIGN_OR_RETURN(const image::RgbImage image, DecodeImage(bytes));
+  std::vector<plot::AnnotatedBox> boxes;
   Json objects = Json::array();
   if (arguments.contains("prompt")) {
     CHORD_ASSIGN_OR_RETURN(const std::string prompt, TextArgument(arguments, "prompt"));
     CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer, Ground(bytes, prompt));
     for (const v1::Object& object : answer.objects())
-      boxes.push_back({BoxOf(object), object.label()});
+      boxes.push_back({BoxOf(object), object.label(), object.needs_review()});
     objects = ObjectsJson(answer);
   } else {
     const Json& given = arguments["boxes"];
@@ -220,7 +217,7 @@ absl::StatusOr<Json> Tools::Annotate(const Json& arguments) const {
     }
   }
   const image::Size shown = Fit(SizeOf(image), max_side, 1);
-  CHORD_ASSIGN_OR_RETURN(std::string png, ToBase64Png(image::Annotate(image, boxes), shown));
+  CHORD_ASSIGN_OR_RETURN(std::string png, ToBase64Png(plot::Annotate(image, boxes), shown));
   return Result({{"found", !boxes.empty()},
                  {"objects", std::move(objects)},
                  {"image_size", SizeJson(SizeOf(image))},
@@ -235,7 +232,7 @@ absl::StatusOr<Json> Tools::Zoom(const Json& arguments) const {
   CHORD_ASSIGN_OR_RETURN(const int max_side, SideArgument(arguments));
   CHORD_ASSIGN_OR_RETURN(const double margin, MarginArgument(arguments));
   CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(arguments));
-  CHORD_ASSIGN_OR_RETURN(const image::Picture image, DecodeImage(bytes));
+  CHORD_ASSIGN_OR_RETURN(const image::RgbImage image, DecodeImage(bytes));
   const image::Size size = SizeOf(image);
   Json out = {{"found", true}, {"image_size", SizeJson(size)}};
   image::Box box;
@@ -253,7 +250,7 @@ absl::StatusOr<Json> Tools::Zoom(const Json& arguments) const {
     CHORD_ASSIGN_OR_RETURN(box, BoxArgument(out["object"]["box"], size));
   }
   const image::Box region = Expand(box, margin, size);
-  const image::Picture part = Crop(image, region);
+  const image::RgbImage part = Crop(image, region);
   const image::Size shown = Fit(SizeOf(part), max_side, kMaxEnlarge);
   CHORD_ASSIGN_OR_RETURN(std::string png, ToBase64Png(part, shown));
   out["region"] = BoxJson(region);

@@ -68,16 +68,16 @@ TEST(ImageViewTest, FitsTheLongerSide) {
 }
 
 TEST(ImageViewTest, CropsPixels) {
-  image::Picture image{3, 2, {}};
+  image::RgbImage image{3, 2, {}};
   for (uint8_t i = 0; i < 18; ++i) image.rgb.push_back(i);
-  const image::Picture part = Crop(image, {1, 0, 3, 2});
+  const image::RgbImage part = Crop(image, {1, 0, 3, 2});
   EXPECT_EQ(part.width, 2);
   EXPECT_EQ(part.height, 2);
   EXPECT_THAT(part.rgb, testing::ElementsAre(3, 4, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17));
 }
 
 TEST(ImageViewTest, EncodesWhatDecodesAgain) {
-  const image::Picture image{2, 1, {10, 20, 30, 40, 50, 60}};
+  const image::RgbImage image{2, 1, {10, 20, 30, 40, 50, 60}};
   const auto text = ToBase64Png(image, {2, 1});
   ASSERT_TRUE(text.ok());
   std::string png;
