@@ -36,7 +36,7 @@ END
 title "Delete the image"
 curl -fsS -X DELETE -o /dev/null -w '%{http_code}\n' "$chord/api/images/$image_id"
 
-title "A refusal: application/problem+json says what to do, with a stable code"
+title "A refusal: application/problem+json with a stable code and what to do"
 curl -sS -F image_id="$image_id" -F prompt="$prompt" "$chord/api/ground"
 
 title "Is it up, and could it answer now?"

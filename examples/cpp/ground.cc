@@ -31,7 +31,7 @@ grpc::Status Upload(chord::v1::Images::Stub& images, const std::string& file,
   const auto writer = images.Upload(&context, image);
   chord::v1::UploadRequest part;
   part.mutable_start()->set_total_bytes(static_cast<std::int64_t>(file.size()));
-  bool open = writer->Write(part);  // false: the server has refused; Finish says why
+  bool open = writer->Write(part);  // false: refused; Finish has the reason
   for (std::size_t at = 0; open && at < file.size(); at += kChunkBytes) {
     part.set_chunk(file.substr(at, kChunkBytes));
     open = writer->Write(part);

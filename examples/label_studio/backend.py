@@ -90,7 +90,7 @@ class ImageLoader:
         if self._origin is None:
             raise ValueError("The image is on a server, and --label-studio is not given.")
         url = urljoin(self._origin, value)
-        # The token goes to Label Studio alone, and this server fetches for nobody from elsewhere.
+        # The token goes to Label Studio alone, and nothing is fetched from elsewhere.
         if not url.startswith(self._origin):
             raise ValueError("The image is not on the Label Studio server of --label-studio.")
         response = self._http.get(url)
@@ -209,7 +209,7 @@ class ThreadingServer(ThreadingMixIn, WSGIServer):
 
 
 class QuietHandler(WSGIRequestHandler):
-    timeout = 60  # of a connection that says nothing
+    timeout = 60  # of an idle connection
 
     def log_message(self, format: str, *args: Any) -> None:
         log.info(format, *args)

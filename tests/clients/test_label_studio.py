@@ -20,7 +20,7 @@ TOKEN = "secret-token"
 
 
 class LabelStudio(http.server.BaseHTTPRequestHandler):
-    """The part of Label Studio that serves uploaded files to those who have the token."""
+    """The part of Label Studio that serves uploaded files to holders of the token."""
 
     def do_GET(self):
         allowed = self.headers.get("Authorization") == f"Token {TOKEN}"

@@ -263,8 +263,8 @@ def test_AnUnknownToolIsAnError(server):
 
 
 def test_ACancelledCallHasNoAnswer(server):
-    answers = exchange(server, initialize("2025-06-18"), call("gone"),
-                       {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "gone"}},
+    answers = exchange(server, initialize("2025-06-18"), call("cancelled"),
+                       {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "cancelled"}},
                        call("stays"), {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 77}})
     assert {answer["id"] for answer in answers} == {1, "stays"}
 

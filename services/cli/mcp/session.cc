@@ -66,7 +66,7 @@ void Session::HandleOne(const Json& message, const Reply& reply) {
   const bool is_call = message.is_object() && message.contains("method");
   if (message.is_object() && !is_call &&
       (message.contains("result") || message.contains("error"))) {
-    return reply(nullptr);  // an answer, though nothing was asked
+    return reply(nullptr);  // a response, though this side sends no requests
   }
   const std::string method = TextOf(message, "method");
   const Json id = message.is_object() ? message.value("id", Json()) : Json();

@@ -1,4 +1,4 @@
-// The text that models read. A description says what a tool is for and what its coordinates mean.
+// The text that models read: what a tool is for and what its coordinates mean.
 #include "services/cli/mcp/tools.h"
 
 namespace chord::cli::mcp {

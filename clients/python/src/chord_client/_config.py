@@ -14,7 +14,7 @@ from chord_client._version import __version__
 @dataclass(frozen=True, slots=True)
 class Tls:
     """Paths of PEM files. Without ca_file the system's authorities are trusted; certificate and key
-    are for servers that ask clients for theirs."""
+    are for servers that verify their clients."""
 
     ca_file: str | None = None
     cert_file: str | None = None

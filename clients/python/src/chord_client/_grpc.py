@@ -197,8 +197,8 @@ def _translate(error: grpc.RpcError) -> ChordError:
             if detail.Unpack(info) and info.domain == _DOMAIN:
                 reason = info.reason
                 request_id = info.metadata.get("request_id")
-                said = info.metadata.get("retryable")
-                retryable = None if said is None else said == "true"
+                stated = info.metadata.get("retryable")
+                retryable = None if stated is None else stated == "true"
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     if code is Code.UNAVAILABLE and not reason:
@@ -219,7 +219,7 @@ def _channel_arguments(endpoint: Endpoint) -> list[tuple[str, Any]]:
     return [
         ("grpc.primary_user_agent", endpoint.user_agent),
         ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
-        ("grpc.max_send_message_length", -1),  # the server says its limit better
+        ("grpc.max_send_message_length", -1),  # the server names its limit
     ]
 
 

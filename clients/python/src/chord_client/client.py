@@ -190,7 +190,7 @@ class Client:
             return Health(False, False, error.message)
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Returns when a request could be answered; DeadlineExceededError says what was missing."""
+        """Returns when a request could be answered; DeadlineExceededError names what was missing."""
         end = time.monotonic() + timeout
         while True:
             left = end - time.monotonic()

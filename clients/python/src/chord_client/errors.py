@@ -1,7 +1,7 @@
 """What can go wrong, the same over gRPC and HTTP.
 
-Every error is a ChordError. `reason` is the server's stable code ("IMAGE_CORRUPT"), str(error) its text,
-which says what to do, and `request_id` finds the request in the server's logs. The classes follow the
+Every error is a ChordError. `reason` is the server's stable code ("IMAGE_CORRUPT"), str(error) its text
+with what to do about it, and `request_id` finds the request in the server's logs. The classes follow the
 canonical gRPC codes; catch by class for what a program does about it, compare `reason` for details.
 """
 
@@ -31,7 +31,7 @@ class Code(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
-# Refusals that time heals. A server that says `retryable` itself has the last word.
+# Refusals that may end by themselves. A `retryable` in the error itself takes precedence.
 _RETRYABLE_REASONS = frozenset(
     {
         "CLIENT_LIMIT",
@@ -52,8 +52,8 @@ class ChordError(Exception):
     """The base class.
 
     code: canonical code. reason: stable name, empty when the error is not the server's own.
-    request_id: of the server, or None when no server answered. retry_after: seconds the server asks
-    to wait, or None. retryable: the same request may succeed later. delivered: the server may have
+    request_id: of the server, or None when no server answered. retry_after: seconds to wait as
+    the server advises, or None. retryable: the same request may succeed later. delivered: the server may have
     begun with the request (only then it matters whether it may be sent twice).
     """
 
@@ -126,7 +126,7 @@ class SessionBusyError(ChordError):
 
 
 class OverloadedError(ChordError):
-    """The server, or this client's share of it, is full; `retry_after` says for how long."""
+    """The server, or this client's share of it, is full; `retry_after` estimates for how long."""
 
     code = Code.RESOURCE_EXHAUSTED
 

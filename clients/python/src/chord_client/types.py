@@ -280,7 +280,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """live: the process answers. ready: a request could be answered now; otherwise `detail` says why not."""
+    """live: the process answers. ready: a request could be answered now; otherwise `detail` explains."""
 
     live: bool
     ready: bool
