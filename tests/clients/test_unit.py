@@ -5,15 +5,16 @@ import json
 import subprocess
 import sys
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image as PilImage
 
 import chord_client
 from chord_client import (Answer, Box, ChordError, Code, ConnectionFailedError, Image, ImageError, InvalidRequestError,
-                          OverloadedError, PromptError, ProtocolError, RetryPolicy, Tls, UnavailableError)
+                          NotFoundError, OverloadedError, PromptError, ProtocolError, RetryPolicy, Tls, UnavailableError)
 from chord_client._config import parse_endpoint
-from chord_client._http import _error_of_problem
+from chord_client._http import _error_of, _error_of_problem
 from chord_client._request import resolve, waves
 from chord_client._sse import SseParser
 from chord_client.errors import make_error
@@ -71,6 +72,14 @@ def test_ProblemsBecomeErrorsOfTheirClass(status, problem, kind, code):
     error = _error_of_problem({**problem, "request_id": "req_9"}, status, {})
     assert type(error) is kind and error.code is code and error.request_id == "req_9"
     assert error.reason == problem.get("code", "")
+
+
+def test_ErrorsOfTheOpenAiRoutesAreReadToo():
+    envelope = {"error": {"message": "No such model.", "type": "invalid_request_error", "param": "model", "code": "MODEL_UNKNOWN"}}
+    error = _error_of(httpx.Response(404, json=envelope, headers={"x-request-id": "req_9"}))
+    assert type(error) is NotFoundError and error.reason == "MODEL_UNKNOWN" and error.request_id == "req_9"
+    assert error.message == "No such model."
+    assert type(_error_of(httpx.Response(502, text="<html>"))) is UnavailableError
 
 
 def test_AdviceComesFromTheBodyThenFromTheHeader():

@@ -137,15 +137,23 @@ def _error_of_problem(problem: Mapping[str, Any], status: int, headers: Mapping[
     )
 
 
+def _problem_of(body: Any) -> dict[str, Any]:
+    """The problem in a JSON body: problem+json itself, or OpenAI's envelope as /v1 has it."""
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error")
+    if isinstance(error, dict):
+        return {"detail": error.get("message"), "code": error.get("code") or ""}
+    return body
+
+
 def _error_of(response: httpx.Response) -> ChordError:
     """Of a response whose body has been read."""
     try:
-        problem = response.json()
+        body = response.json()
     except ValueError:
-        problem = {}
-    return _error_of_problem(
-        problem if isinstance(problem, dict) else {}, response.status_code, response.headers
-    )
+        body = None
+    return _error_of_problem(_problem_of(body), response.status_code, response.headers)
 
 
 def _object_of(text: bytes | str) -> dict[str, Any]:
