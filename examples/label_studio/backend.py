@@ -13,6 +13,7 @@ from data: URLs; other addresses in tasks are not fetched.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import pathlib
@@ -26,7 +27,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from xml.etree import ElementTree
 
 import httpx
-
 from chord_client import ChordError, Client, GroundRequest, Image
 from chord_client.export import Dataset
 from chord_client.export.formats import label_studio
@@ -74,11 +74,15 @@ class LabelingConfig:
 class ImageLoader:
     """The image that a task refers to."""
 
-    def __init__(self, label_studio_url: str | None, token: str | None, local_files: pathlib.Path | None) -> None:
+    def __init__(
+        self, label_studio_url: str | None, token: str | None, local_files: pathlib.Path | None
+    ) -> None:
         self._origin = label_studio_url.rstrip("/") + "/" if label_studio_url else None
         self._local_files = local_files.resolve() if local_files else None
         self._http = httpx.Client(
-            headers={"Authorization": f"Token {token}"} if token else {}, timeout=30, follow_redirects=False
+            headers={"Authorization": f"Token {token}"} if token else {},
+            timeout=30,
+            follow_redirects=False,
         )
 
     def load(self, value: str) -> Image:
@@ -114,7 +118,11 @@ class Backend:
 
     def health(self, _: dict[str, Any]) -> dict[str, Any]:
         health = self._chord.health(timeout=5)
-        return {"status": "UP" if health.ready else "DOWN", "model_class": "Chord", "detail": health.detail}
+        return {
+            "status": "UP" if health.ready else "DOWN",
+            "model_class": "Chord",
+            "detail": health.detail,
+        }
 
     def setup(self, body: dict[str, Any]) -> dict[str, Any]:
         LabelingConfig.parse(str(body.get("schema", "")))  # refused now rather than with every task
@@ -125,7 +133,10 @@ class Backend:
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
             raise ValueError("tasks must be a list.")
-        return {"results": [self._predict_task(task, config) for task in tasks], "model_version": "chord"}
+        return {
+            "results": [self._predict_task(task, config) for task in tasks],
+            "model_version": "chord",
+        }
 
     def ignore(self, _: dict[str, Any]) -> dict[str, Any]:
         return {}  # events about annotations: there is nothing to train
@@ -174,10 +185,14 @@ class Application:
             ("POST", "/webhook"): backend.ignore,
         }
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         status, answer = self._answer(environ)
         body = json.dumps(answer, ensure_ascii=False).encode()
-        start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        start_response(
+            status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        )
         return [body]
 
     def _answer(self, environ: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -216,24 +231,28 @@ class QuietHandler(WSGIRequestHandler):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--chord", default="http://127.0.0.1:8080", help="address of Chord")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9090)
     parser.add_argument("--label-studio", help="address of Label Studio, for uploaded images")
     parser.add_argument("--token", help="access token of Label Studio")
-    parser.add_argument("--local-files", type=pathlib.Path, help="document root of Label Studio's local files")
+    parser.add_argument(
+        "--local-files", type=pathlib.Path, help="document root of Label Studio's local files"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with Client(args.chord) as chord:
         images = ImageLoader(args.label_studio, args.token, args.local_files)
         application = Application(Backend(chord, images))
-        with make_server(args.host, args.port, application, ThreadingServer, QuietHandler) as server:
+        with make_server(
+            args.host, args.port, application, ThreadingServer, QuietHandler
+        ) as server:
             print(f"Label Studio ML backend: http://{args.host}:{server.server_port}", flush=True)
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
-            except KeyboardInterrupt:
-                pass
     return 0
 
 

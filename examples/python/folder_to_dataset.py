@@ -25,7 +25,9 @@ def main() -> int:
     args = parser.parse_args()
 
     files = sorted(
-        path for path in args.folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+        path
+        for path in args.folder.iterdir()
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
     )
     jobs = [(path, prompt) for path in files for prompt in args.prompts]
 
@@ -43,7 +45,7 @@ def main() -> int:
             else:
                 answers[result.index] = result.answer
     dataset = Dataset()
-    for (path, prompt), answer in zip(jobs, answers):
+    for (path, prompt), answer in zip(jobs, answers, strict=True):
         if answer is None:
             continue
         if answer.confidence < args.min_confidence:

@@ -73,7 +73,9 @@ def parse_endpoint(
     if tls is not None and not secure:
         raise ValueError("TLS settings need an address with https:// or grpcs://.")
     if parts.scheme in ("http", "https"):
-        return Endpoint("http", base_url=url.rstrip("/") + "/", secure=secure, tls=tls, metadata=headers)
+        return Endpoint(
+            "http", base_url=url.rstrip("/") + "/", secure=secure, tls=tls, metadata=headers
+        )
     if parts.path not in ("", "/"):
         raise ValueError("A gRPC address has no path.")
     if parts.port is None:

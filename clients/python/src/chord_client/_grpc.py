@@ -234,7 +234,10 @@ def _callable(channel: Any, name: str) -> Callable[..., Any]:
 
     service, _, method = name.partition("/")
     descriptor = _SERVICES[service].methods_by_name[method]
-    sides = ("stream" if on else "unary" for on in (descriptor.client_streaming, descriptor.server_streaming))
+    sides = (
+        "stream" if on else "unary"
+        for on in (descriptor.client_streaming, descriptor.server_streaming)
+    )
     answer = message_factory.GetMessageClass(descriptor.output_type)
     return cast(
         Callable[..., Any],
@@ -378,7 +381,9 @@ class AsyncGrpcTransport:
     async def ground(self, request: WireRequest, timeout: float) -> Answer:
         return _answer(await self._call(_GROUND, _request(request), timeout))
 
-    async def ground_stream(self, request: WireRequest, timeout: float) -> AsyncGenerator[GroundEvent, None]:
+    async def ground_stream(
+        self, request: WireRequest, timeout: float
+    ) -> AsyncGenerator[GroundEvent, None]:
         async with aclosing(self._stream(_GROUND_STREAM, _request(request), timeout)) as messages:
             async for message in messages:
                 event = _event(message)

@@ -119,7 +119,9 @@ def _image_path(image_id: str) -> str:
 # Answers.
 
 
-def _error_of_problem(problem: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> ChordError:
+def _error_of_problem(
+    problem: Mapping[str, Any], status: int, headers: Mapping[str, str]
+) -> ChordError:
     """application/problem+json, or what a proxy in front of Chord sends instead."""
     advised = problem.get("retry_after_seconds", headers.get("retry-after"))
     try:
@@ -160,9 +162,13 @@ def _object_of(text: bytes | str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise ProtocolError("The server's answer is not JSON; is this the address of Chord?") from error
+        raise ProtocolError(
+            "The server's answer is not JSON; is this the address of Chord?"
+        ) from error
     if not isinstance(data, dict):
-        raise ProtocolError("The server's answer is not a JSON object; is this the address of Chord?")
+        raise ProtocolError(
+            "The server's answer is not a JSON object; is this the address of Chord?"
+        )
     return data
 
 
@@ -229,7 +235,9 @@ def _translate(error: httpx.HTTPError) -> ChordError:
         )
     if isinstance(error, httpx.TimeoutException):
         return DeadlineExceededError("No answer came within the timeout. Raise it, or send less.")
-    return ConnectionFailedError("The connection to the server broke before the answer was complete.")
+    return ConnectionFailedError(
+        "The connection to the server broke before the answer was complete."
+    )
 
 
 def _ended_early() -> ChordError:
@@ -249,7 +257,9 @@ def _timing(timeout: float, *, server: float | None = None) -> dict[str, Any]:
     """The client's own limit, and the one that the server is told."""
     return {
         "timeout": httpx.Timeout(timeout),
-        "headers": {"x-request-timeout": f"{max(0.001, server if server is not None else timeout):.3f}"},
+        "headers": {
+            "x-request-timeout": f"{max(0.001, server if server is not None else timeout):.3f}"
+        },
     }
 
 
@@ -307,7 +317,9 @@ class HttpTransport:
             raise _translate(error) from error
 
     def upload(self, image: Image, pin: bool, timeout: float) -> ImageHandle:
-        return _handle(_checked(self._send("POST", "api/images", timeout, **_upload_form(image, pin))))
+        return _handle(
+            _checked(self._send("POST", "api/images", timeout, **_upload_form(image, pin)))
+        )
 
     def touch(self, image_id: str, timeout: float) -> ImageHandle:
         return _handle(_checked(self._send("GET", _image_path(image_id), timeout)))
@@ -347,7 +359,9 @@ class AsyncHttpTransport:
         response = await self._send("POST", "api/ground", timeout, **_form(request, stream=False))
         return Answer.from_dict(_checked(response))
 
-    async def ground_stream(self, request: WireRequest, timeout: float) -> AsyncGenerator[GroundEvent, None]:
+    async def ground_stream(
+        self, request: WireRequest, timeout: float
+    ) -> AsyncGenerator[GroundEvent, None]:
         content = {**_form(request, stream=True), **_timing(timeout)}
         async with aclosing(self._events("api/ground", content)) as events:
             async for name, text in events:
@@ -371,7 +385,9 @@ class AsyncHttpTransport:
                     yield result
         raise _ended_early()
 
-    async def _events(self, path: str, content: dict[str, Any]) -> AsyncGenerator[tuple[str, str], None]:
+    async def _events(
+        self, path: str, content: dict[str, Any]
+    ) -> AsyncGenerator[tuple[str, str], None]:
         parser = SseParser(_MAX_ANSWER_BYTES)
         try:
             async with self._http.stream("POST", path, **content) as response:

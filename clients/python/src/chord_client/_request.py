@@ -80,7 +80,9 @@ def fits_wave(wave: list[tuple[int, WireRequest]], item: WireRequest, batch_size
     return len(wave) < batch_size and held + item.image_bytes <= WAVE_BYTES
 
 
-def waves(items: Iterable[GroundRequest], batch_size: int) -> Iterator[list[tuple[int, WireRequest]]]:
+def waves(
+    items: Iterable[GroundRequest], batch_size: int
+) -> Iterator[list[tuple[int, WireRequest]]]:
     """Groups of requests that are sent together; reads `items` only as far as the current group."""
     wave: list[tuple[int, WireRequest]] = []
     for index, item in enumerate(items):

@@ -50,7 +50,9 @@ class AsyncClient:
     ) -> None:
         endpoint = parse_endpoint(url, metadata=metadata, api_key=api_key, tls=tls)
         self._transport: AsyncGrpcTransport | AsyncHttpTransport = (
-            AsyncGrpcTransport(endpoint) if endpoint.kind == "grpc" else AsyncHttpTransport(endpoint)
+            AsyncGrpcTransport(endpoint)
+            if endpoint.kind == "grpc"
+            else AsyncHttpTransport(endpoint)
         )
         self._timeout = check_timeout(timeout)
         self._policy = retry or RetryPolicy()
@@ -136,7 +138,9 @@ class AsyncClient:
         if isinstance(image, ImageHandle):
             raise TypeError("The image is already on the server.")
         data = Image.of(image)
-        return await self._repeat(lambda seconds: self._transport.upload(data, pin, seconds), timeout)
+        return await self._repeat(
+            lambda seconds: self._transport.upload(data, pin, seconds), timeout
+        )
 
     async def touch(self, image: ImageHandle, *, timeout: float | None = None) -> ImageHandle:
         """See Client.touch."""
@@ -247,7 +251,9 @@ class AsyncClient:
                 while wave.pending:
                     sent = wave.begin(time.monotonic())
                     try:
-                        async with aclosing(self._transport.ground_batch(sent, timeout)) as outcomes:
+                        async with aclosing(
+                            self._transport.ground_batch(sent, timeout)
+                        ) as outcomes:
                             async for at, outcome in outcomes:
                                 result = wave.take(at, outcome, time.monotonic())
                                 if result is not None:

@@ -145,7 +145,9 @@ class Client:
 
     # Images that the server keeps.
 
-    def upload(self, image: ImageSource, *, pin: bool = False, timeout: float | None = None) -> ImageHandle:
+    def upload(
+        self, image: ImageSource, *, pin: bool = False, timeout: float | None = None
+    ) -> ImageHandle:
         """Sends the image once for many requests. It expires some time after its last use.
 
         pin: keep it until it is deleted or expires, also when the server needs room.
@@ -157,9 +159,7 @@ class Client:
 
     def touch(self, image: ImageHandle, *, timeout: float | None = None) -> ImageHandle:
         """Extends the time that the server keeps the image; returns the new expiry."""
-        return self._repeat(
-            lambda seconds: self._transport.touch(image.image_id, seconds), timeout
-        )
+        return self._repeat(lambda seconds: self._transport.touch(image.image_id, seconds), timeout)
 
     def delete(self, image: ImageHandle, *, timeout: float | None = None) -> None:
         """Removes the image from the server."""
@@ -357,6 +357,8 @@ class Wave:
 
     def end(self, now: float) -> list[BatchResult]:
         """After the call: what has no result is sent again, or fails with the call's error."""
-        error = self.broken or ConnectionFailedError("The server's stream ended before all results came.")
+        error = self.broken or ConnectionFailedError(
+            "The server's stream ended before all results came."
+        )
         results = (self.take(at, error, now) for at in sorted(self._open))
         return [result for result in results if result is not None]

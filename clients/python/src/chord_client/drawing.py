@@ -68,7 +68,7 @@ def _draw_label(
     """On a bar above the box, inside it where there is no room above."""
     shown = item.label if not latin or item.label.isascii() else ""
     text = f"{shown[:64]} {item.confidence:.2f}".strip()
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
     bar_width, bar_height = int(right - left) + 4, int(bottom) + 4
     x = max(0, min(item.box.x1, width - bar_width))
     y = item.box.y1 - bar_height if item.box.y1 >= bar_height else item.box.y1

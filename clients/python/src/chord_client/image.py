@@ -8,7 +8,7 @@ import io
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union
 
 from chord_client.errors import ImageError
 from chord_client.types import ImageHandle
@@ -16,7 +16,6 @@ from chord_client.types import ImageHandle
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image as PilModule
-    from typing_extensions import TypeAlias
 
     PilImage: TypeAlias = PilModule.Image
 
@@ -131,7 +130,9 @@ class Image:
         shape = pixels.shape
         if len(shape) == 3 and shape[2] == 1:
             pixels, shape = pixels[:, :, 0], shape[:2]
-        if pixels.dtype != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+        if pixels.dtype != "uint8" or not (
+            len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
+        ):
             raise ImageError(
                 f"An array of an image is uint8 of shape [height, width], or with 1, 3 or 4 channels; this is {pixels.dtype} of {list(shape)}.",
                 reason="IMAGE_FORMAT_UNSUPPORTED",

@@ -7,7 +7,7 @@
 `chord ground --format` writes the same files; docs/clients.md describes them.
 """
 
-from chord_client.export.dataset import Annotation, AnnotatedImage, Dataset
+from chord_client.export.dataset import AnnotatedImage, Annotation, Dataset
 from chord_client.export.formats import FORMATS, Format, render
 
 __all__ = ["FORMATS", "AnnotatedImage", "Annotation", "Dataset", "Format", "render"]

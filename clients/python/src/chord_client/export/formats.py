@@ -78,7 +78,9 @@ def yolo(dataset: Dataset) -> dict[str, str]:
         f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
         for number, name in enumerate(dataset.categories)
     )
-    out["data.yaml"] = "path: .\ntrain: images\nval: images\nnames:" + ("\n" + names if names else " {}\n")
+    out["data.yaml"] = "path: .\ntrain: images\nval: images\nnames:" + (
+        "\n" + names if names else " {}\n"
+    )
     return out
 
 
