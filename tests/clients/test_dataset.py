@@ -104,8 +104,13 @@ def test_WrongCommandLinesAreRefusedBeforeAnyWork(server, folder, prompts, tmp_p
     empty = tmp_path / "empty.txt"
     empty.write_text("# nothing\n")
     (tmp_path / "bare").mkdir()
+    twins = tmp_path / "twins"
+    twins.mkdir()
+    for name in ("a.png", "a.webp"):
+        shutil.copy(folder / "farm.png", twins / name)
     for arguments in ([folder, "a cat", "--format", "voc", "--out", tmp_path / "x"], [folder, "a cat", "--format", "coco"],
                       [folder, "a cat", "--out", tmp_path / "x"], [folder, "--prompts", prompts],
+                      [twins, "a cat", "--format", "yolo", "--out", tmp_path / "x"],
                       [folder, "a cat", "--prompts", prompts, "--json"], [folder, "--prompts", empty, "--json"],
                       [folder, "--prompts", tmp_path / "absent", "--json"],
                       [tmp_path / "bare", "a cat", "--format", "coco", "--out", tmp_path / "x"],

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -91,19 +92,18 @@ std::string LabelStudio(const AnnotationDataset& dataset) {
 }
 
 // Of a path with '/' or without; a leading dot of a name is no extension.
-absl::StatusOr<std::string> WithoutExtension(const std::string& file_name) {
-  const std::vector<absl::string_view> parts = absl::StrSplit(file_name, '/');
-  bool inside = !absl::StartsWith(file_name, "/");
-  for (absl::string_view part : parts) inside = inside && part != "..";
-  if (!inside) {
-    return errors::ConfigInvalid(
-        absl::StrCat(file_name, " is not a relative path inside the data set."));
-  }
-  const size_t name = file_name.size() - parts.back().size();
+std::string WithoutExtension(const std::string& file_name) {
+  const size_t slash = file_name.rfind('/');
+  const size_t name = slash == std::string::npos ? 0 : slash + 1;
   const size_t dot = file_name.rfind('.');
   const bool has =
       dot != std::string::npos && dot > name && file_name.find_first_not_of('.', name) < dot;
   return has ? file_name.substr(0, dot) : file_name;
+}
+
+bool IsInsideDataset(const std::string& file_name) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(file_name, '/');
+  return !absl::StartsWith(file_name, "/") && !absl::c_linear_search(parts, "..");
 }
 
 std::string YoloLine(const AnnotatedImage& image, const Annotation& item) {
@@ -115,18 +115,15 @@ std::string YoloLine(const AnnotatedImage& image, const Annotation& item) {
 }
 
 absl::StatusOr<std::vector<ExportFile>> Yolo(const AnnotationDataset& dataset) {
+  std::vector<std::string> names;
+  for (const AnnotatedImage& image : dataset.images()) names.push_back(image.file_name);
+  CHORD_RETURN_IF_ERROR(CheckExportNames(ExportFormat::kYolo, names));
   std::vector<ExportFile> out;
-  std::set<std::string> taken;
   for (const AnnotatedImage& image : dataset.images()) {
-    CHORD_ASSIGN_OR_RETURN(const std::string stem, WithoutExtension(image.file_name));
-    if (!taken.insert(stem).second) {
-      return errors::ConfigInvalid(
-          absl::StrCat("YOLO finds labels by the name without extension: ", image.file_name,
-                       " and another image have the same. Rename one."));
-    }
     std::string lines;
     for (const Annotation& item : image.annotations) lines += YoloLine(image, item);
-    out.push_back({absl::StrCat("labels/", stem, ".txt"), std::move(lines)});
+    out.push_back(
+        {absl::StrCat("labels/", WithoutExtension(image.file_name), ".txt"), std::move(lines)});
   }
   std::string yaml = "path: .\ntrain: images\nval: images\nnames:";
   yaml += dataset.categories().empty() ? " {}\n" : "\n";
@@ -198,6 +195,23 @@ std::optional<ExportFormat> ParseExportFormat(absl::string_view name) {
   if (name == "labelstudio") return ExportFormat::kLabelStudio;
   if (name == "cvat") return ExportFormat::kCvat;
   return std::nullopt;
+}
+
+absl::Status CheckExportNames(ExportFormat format, absl::Span<const std::string> file_names) {
+  if (format != ExportFormat::kYolo) return absl::OkStatus();
+  std::set<std::string> taken;
+  for (const std::string& file_name : file_names) {
+    if (!IsInsideDataset(file_name)) {
+      return errors::ConfigInvalid(
+          absl::StrCat(file_name, " is not a relative path inside the data set."));
+    }
+    if (!taken.insert(WithoutExtension(file_name)).second) {
+      return errors::ConfigInvalid(
+          absl::StrCat("YOLO finds labels by the name without extension: ", file_name,
+                       " and another image have the same. Rename one."));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<ExportFile>> RenderExport(ExportFormat format,

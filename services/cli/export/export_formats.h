@@ -6,8 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "services/cli/export/annotation_dataset.h"
 
 namespace chord::cli {
@@ -29,6 +31,9 @@ struct ExportFile {
 
 // CONFIG_INVALID when a file name has no place in the format: YOLO finds the labels of an image by
 // its name without extension, so two images may not share it, and it may not leave the folder.
+absl::Status CheckExportNames(ExportFormat format, absl::Span<const std::string> file_names);
+
+// The files of `dataset` in a format. CONFIG_INVALID as CheckExportNames.
 absl::StatusOr<std::vector<ExportFile>> RenderExport(ExportFormat format,
                                                      const AnnotationDataset& dataset);
 

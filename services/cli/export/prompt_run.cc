@@ -187,6 +187,9 @@ class InOrder {
 // Whether the result could be written, before the work for it is done.
 absl::Status CheckOut(const PromptRun& run) {
   if (!run.format) return absl::OkStatus();
+  std::vector<std::string> names;
+  for (const std::string& path : run.images) names.push_back(FileName(path));
+  CHORD_RETURN_IF_ERROR(CheckExportNames(*run.format, names));
   std::string probe = run.out;
   if (*run.format == ExportFormat::kYolo) {
     std::error_code error;

@@ -36,7 +36,7 @@ constexpr char kTools[] = R"JSON([
   {
     "name": "annotate",
     "title": "Draw boxes",
-    "description": "Returns the image with green boxes drawn on it: those of a prompt, which is located first, or boxes given in pixels of the upright original. The image that is returned may be scaled down; image_size and all boxes are those of the original.",
+    "description": "Returns the image with boxes drawn on it, green, or orange where the confidence is low: those of a prompt, which is located first, or boxes given in pixels of the upright original. The image that is returned may be scaled down; image_size and all boxes are those of the original.",
     "inputSchema": {
       "type": "object",
       "properties": {
