@@ -4,8 +4,9 @@
 #   tools/setup.sh [--oracle] [--dev]
 #
 #   (always)   Debian packages, and libtorch from the Python package into $CHORD_HOME/venv
-#   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB), and
-#              Chromium with two fonts, for the browser tests (0.5 GB)
+#   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB), Chromium
+#              with two fonts, for the browser tests (0.5 GB), and the wheels that the tests of the
+#              clients install (150 MB in $CHORD_HOME/wheels)
 #   --dev      clang-format, clang-tidy, libFuzzer, gcovr
 #
 # CHORD_HOME (default ~/.cache/chord) takes the environment and the logs. Needs root or sudo only when
@@ -143,10 +144,13 @@ install_oracle() {
   pip_install -r tools/requirements-oracle.txt
   pip_install --no-deps "axe-playwright-python==$AXE_VERSION"
   "$python" -c 'import torch, torchvision, transformers; print(torch.__version__, transformers.__version__)'
+  rm -rf "$CHORD_HOME/wheels" # wheels of earlier versions would be found too
+  retry "$python" -m pip download --no-input --disable-pip-version-check --retries 5 --only-binary :all: \
+    --progress-bar off -r tools/requirements-clients.txt -d "$CHORD_HOME/wheels"
   printf '%s' "$oracle_spec" >"$venv/.chord-oracle"
 }
 if ((with_oracle)); then
-  oracle_spec="$(sha256sum <tools/requirements-oracle.txt) axe=$AXE_VERSION"
+  oracle_spec="$(cat tools/requirements-oracle.txt tools/requirements-clients.txt | sha256sum) axe=$AXE_VERSION"
   if stamped oracle "$oracle_spec"; then
     step_done "Oracle (transformers): present"
   else

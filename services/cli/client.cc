@@ -209,12 +209,17 @@ absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view
     *object.mutable_box() = *box;
     object.set_label(TextOf(Field(item, "label")));
     object.set_confidence(sure);
+    object.set_needs_review(Field(item, "needs_review") == true);
     *out.add_boxes() = *box;
   }
   if (has_confidence) out.set_confidence(NumberOf(confidence));
   out.set_calibrated(Field(json, "calibrated") == true);
   out.set_text(TextOf(Field(json, "text")));
   out.set_model(TextOf(Field(json, "model")));
+  out.set_advice(TextOf(Field(json, "advice")));
+  if (Field(json, "finish_reason") == "length") {
+    out.set_finish_reason(v1::FINISH_REASON_LENGTH);
+  }
   return out;
 }
 

@@ -116,16 +116,18 @@ void CommandLine::Repeated(const std::string& option, std::vector<std::string>* 
       impl_->app.add_option(Flag(option), *out, help)->allow_extra_args(false)->take_all(), value);
 }
 
-void CommandLine::Positional(const std::string& name, std::string* out, const std::string& help) {
-  impl_->app.add_option(name, *out, help)->required()->option_text("");
+void CommandLine::Positional(const std::string& name, std::string* out, const std::string& help,
+                             bool required) {
+  impl_->app.add_option(name, *out, help)->required(required)->option_text("");
 }
 
 void CommandLine::AllowOverrides() { impl_->policy = ::CLI::MultiOptionPolicy::TakeLast; }
 
 void CommandLine::Group(const std::string& heading) { impl_->group = heading; }
 
-bool CommandLine::Has(const std::string& option) const {
-  return impl_->app.count(Flag(option)) > 0;
+bool CommandLine::Has(const std::string& name) const {
+  const bool positional = impl_->app.get_option_no_throw(name) != nullptr;
+  return impl_->app.count(positional ? name : Flag(name)) > 0;
 }
 
 std::optional<int> CommandLine::Parse(const std::vector<std::string>& args) {

@@ -57,6 +57,18 @@ TEST_F(CommandLineTest, OptionsThatAreNotGivenKeepTheirDefault) {
   EXPECT_EQ(timeout_, 60);
 }
 
+TEST_F(CommandLineTest, APositionalThatIsNotRequiredMayBeAbsentOrEmpty) {
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{}, {"x"}, {""}, {"--", "--x"}}) {
+    CommandLine line("chord test", "Summary.");
+    std::string more;
+    line.Positional("MORE", &more, "more", /*required=*/false);
+    ASSERT_EQ(line.Parse(args), std::nullopt);
+    EXPECT_EQ(line.Has("MORE"), !args.empty());
+    EXPECT_EQ(more, args.empty() ? "" : args.back());
+  }
+}
+
 TEST_F(CommandLineTest, DoubleDashEndsTheOptions) {
   EXPECT_EQ(Parse({"--", "--json", "-x"}), -1);
   EXPECT_EQ(image_, "--json");
