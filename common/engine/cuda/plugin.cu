@@ -3,6 +3,7 @@
 
 #include "common/engine/cuda/cuda_api.h"
 #include "common/engine/cuda/memory.cuh"
+#include "common/engine/cuda/tower_api.h"
 
 namespace chord::cuda {
 
@@ -30,6 +31,6 @@ Status GetDeviceInfo(int device, DeviceInfo* info) {
 
 extern "C" __attribute__((visibility("default"))) const chord::cuda::Api* chord_cuda_entry() {
   static const chord::cuda::Api api = {chord::cuda::kApiVersion, chord::cuda::GetDeviceInfo,
-                                       nullptr};
+                                       nullptr, chord::cuda::CreateTower};
   return &api;
 }

@@ -7,7 +7,7 @@
 #include "common/engine/cuda/vision_launch.cuh"
 #include "common/engine/cuda/vision_math.cuh"
 
-namespace chord::engine::cuda {
+namespace chord::cuda::vision {
 namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
@@ -396,6 +396,8 @@ template <typename Fn>
 cudaError_t ForTypeAndDim(HalfType type, int dim, const Fn& fn) {
   const auto with = [&]<typename T>() {
     switch (dim) {
+      case 48:
+        return fn.template operator()<T, 48>();
       case 64:
         return fn.template operator()<T, 64>();
       case 80:
@@ -412,7 +414,7 @@ cudaError_t ForTypeAndDim(HalfType type, int dim, const Fn& fn) {
 
 }  // namespace
 
-bool HasAttention(int dim) { return dim == 64 || dim == 80 || dim == 128; }
+bool HasAttention(int dim) { return dim == 48 || dim == 64 || dim == 80 || dim == 128; }
 
 cudaError_t RotateInPlace(HalfType type, void* qkv, int64_t rows, const AttentionShape& shape,
                           const RopeAngles& rope, const Queue& queue) {
@@ -447,4 +449,4 @@ cudaError_t SegmentAttention(HalfType type, const void* qkv, const AttentionShap
   });
 }
 
-}  // namespace chord::engine::cuda
+}  // namespace chord::cuda::vision

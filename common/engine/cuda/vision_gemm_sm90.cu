@@ -3,8 +3,8 @@
 // the copy engine hands to both. In a block, one thread keeps the ring of stages full; two
 // warpgroups take whole tiles in turn, so that one multiplies while the other writes its tile out.
 //
-// Order of stages is order of tiles, so the warpgroups need no signal between them: the second
-// one's data arrives after the first one's.
+// Stages come in the order of tiles. A warpgroup may look at its first stage only when the other
+// has seen its last one, since a barrier tells even from odd rounds and no more.
 #include <cuda.h>
 #include <cuda_runtime.h>
 
@@ -15,7 +15,7 @@
 #include "common/engine/cuda/vision_math.cuh"
 #include "common/engine/cuda/wgmma.cuh"
 
-namespace chord::engine::cuda {
+namespace chord::cuda::vision {
 namespace {
 
 constexpr int kRows = 128;     // of x in a block's tile
@@ -33,6 +33,11 @@ struct Ring {
   static constexpr int kBytes = kStages * kStageBytes + 2048;  // + alignment and barriers
 };
 
+// Device code for 9.0a alone; the kernel is empty for other architectures and not launched there.
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define CHORD_SM90 1
+#endif
+
 struct Parameters {
   const void* bias;
   void* out;
@@ -41,6 +46,7 @@ struct Parameters {
   int out_stride;
 };
 
+#ifdef CHORD_SM90
 // --- barriers, copies, tensor cores ---------------------------------------------------------------
 
 __device__ inline void InitBarrier(uint32_t barrier, int arrivals) {
@@ -54,25 +60,34 @@ __device__ inline void WaitForPhase(uint32_t barrier, int phase) {
   asm volatile(
       "{\n.reg .pred p;\n"
       "WAIT:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
       "@p bra DONE;\n"
       "bra WAIT;\n"
       "DONE:\n}" ::"r"(barrier),
       "r"(phase)
       : "memory");
 }
-// On the barrier at the same place in block `rank` of the cluster.
+// On the barrier at the same place in block `rank` of the cluster. What it frees was read by the
+// tensor cores alone, and those reads are over: no fence (a release over the cluster costs a
+// microsecond).
 __device__ inline void ArriveAt(uint32_t barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
 __device__ inline void SyncCluster() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::
                    : "memory");
+}
+// The two warpgroups that multiply take turns: one waits until the other passes the turn on.
+__device__ inline void WaitForTurn(int group) {
+  asm volatile("bar.sync %0, 256;" ::"r"(group) : "memory");
+}
+__device__ inline void PassTurnTo(int group) {
+  asm volatile("bar.arrive %0, 256;" ::"r"(group) : "memory");
 }
 __device__ inline int RankInCluster() {
   int rank;
@@ -205,13 +220,14 @@ __device__ inline void WriteTile(const float (&acc)[kN / 2], const Parameters& p
   }
 }
 
+#endif  // CHORD_SM90
 // --- kernel -------------------------------------------------------------------------------------
 
 template <typename T, int kN, Epilogue kEpilogue>
 __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void GemmKernel(
     const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap weights,
     const Parameters p) {
-#if __CUDA_ARCH_FEAT_SM90_ALL
+#ifdef CHORD_SM90
   using R = Ring<kN>;
   extern __shared__ unsigned char raw[];
   const uint32_t base = (SharedAddress(raw) + 1023) & ~1023u;
@@ -261,6 +277,8 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
     int turn = 0, used = 0;  // stages that passed, this warpgroup's and the other's
     for (int tile = first; tile < tiles; tile += stride, ++turn, used += steps) {
       if (turn % 2 != group - 1) continue;
+      __syncwarp();
+      if (turn > 0) WaitForTurn(group);
       float acc[2][kN / 2];
       int before = -1;
       for (int step = 0; step < steps; ++step) {
@@ -284,6 +302,7 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
         if (before >= 0 && lane < kCluster) ArriveAt(empty + 8 * before, lane);
         before = stage;
       }
+      if (tile + stride < tiles) PassTurnTo(3 - group);
       asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
       if (lane < kCluster) ArriveAt(empty + 8 * before, lane);
       Pin(acc[0]);
@@ -430,4 +449,4 @@ cudaError_t Sm90Gemm(const GemmProblem& problem, const Queue& queue) {
                                          : ChooseEpilogue<__half>(problem, queue);
 }
 
-}  // namespace chord::engine::cuda
+}  // namespace chord::cuda::vision

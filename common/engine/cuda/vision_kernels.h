@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-namespace chord::engine::cuda {
+namespace chord::cuda::vision {
 
 enum class HalfType { kBf16, kFp16 };
 
@@ -25,6 +25,17 @@ struct Queue {
 // out [rows, cols] T = patches[source[r]] float32 [.., cols], rounded.
 cudaError_t GatherPatches(HalfType type, const float* patches, const int32_t* source, int64_t rows,
                           int64_t cols, void* out, const Queue& queue);
+
+// Where a patch lies in the pixels of its batch.
+struct PatchPlace {
+  int32_t begin;   // byte of its top left sample
+  int32_t stride;  // bytes of a line
+};
+// out [rows, 3·temporal·side²] T: sample v of channel c is `samples`[256·c + v], rounded; the same in
+// each of `temporal` frames.
+cudaError_t MakePatches(HalfType type, const uint8_t* pixels, const PatchPlace* places,
+                        const float* samples, int side, int temporal, int64_t rows, void* out,
+                        const Queue& queue);
 
 // --- norm ---------------------------------------------------------------------------------------
 
@@ -81,10 +92,10 @@ cudaError_t SwiGlu(HalfType type, const void* gated, int64_t rows, int64_t inner
 // residual += x, rounded. count % 8 == 0.
 cudaError_t AddInPlace(HalfType type, void* residual, const void* x, int64_t count,
                        const Queue& queue);
-// In place, the exact one. count % 8 == 0.
-cudaError_t GeluInPlace(HalfType type, void* x, int64_t count, const Queue& queue);
+// out = gelu(x), the exact one. count % 8 == 0.
+cudaError_t Gelu(HalfType type, const void* x, int64_t count, void* out, const Queue& queue);
 // out[target[r]] = x[r], rows of `cols` values; cols % 8 == 0.
 cudaError_t ScatterRows(const void* x, const int32_t* target, int64_t rows, int64_t cols, void* out,
                         const Queue& queue);
 
-}  // namespace chord::engine::cuda
+}  // namespace chord::cuda::vision

@@ -5,7 +5,7 @@
 
 #include "common/engine/cuda/vision_kernels.h"
 
-namespace chord::engine::cuda {
+namespace chord::cuda::vision {
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t Launch(const Queue& queue, dim3 grid, int threads, size_t shared_bytes,
@@ -23,4 +23,4 @@ cudaError_t Launch(const Queue& queue, dim3 grid, int threads, size_t shared_byt
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
-}  // namespace chord::engine::cuda
+}  // namespace chord::cuda::vision

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace chord::engine::cuda {
+namespace chord::cuda::vision {
 
 // float32 <-> the compute dtype, rounded to nearest even.
 template <typename T>
@@ -110,4 +110,4 @@ __device__ inline void AllowNext() {
 #endif
 }
 
-}  // namespace chord::engine::cuda
+}  // namespace chord::cuda::vision

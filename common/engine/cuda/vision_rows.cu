@@ -5,7 +5,7 @@
 #include "common/engine/cuda/vision_launch.cuh"
 #include "common/engine/cuda/vision_math.cuh"
 
-namespace chord::engine::cuda {
+namespace chord::cuda::vision {
 namespace {
 
 constexpr int kThreads = 256;
@@ -22,6 +22,32 @@ __global__ __launch_bounds__(kThreads) void GatherPatchesKernel(const float* pat
   for (int i = threadIdx.x; i < cols / 4; i += kThreads) {
     const float4 x = from[i];
     to[i] = make_uint2(NarrowPair<T>(x.x, x.y), NarrowPair<T>(x.z, x.w));
+  }
+}
+
+// A block has one patch: its pixels once from memory, then every frame of every channel from
+// shared memory.
+template <typename T>
+__global__ __launch_bounds__(kThreads) void MakePatchesKernel(const uint8_t* pixels,
+                                                              const PatchPlace* places,
+                                                              const float* samples, int side,
+                                                              int temporal, T* out) {
+  extern __shared__ uint8_t patch[];  // [channel][side²]
+  const int64_t row = blockIdx.x;
+  const int area = side * side, line = 3 * side;
+  WaitForPrevious();
+  AllowNext();
+  const PatchPlace place = places[row];
+  for (int i = threadIdx.x; i < 3 * area; i += kThreads) {
+    const int y = i / line, x = i % line;
+    patch[x % 3 * area + y * side + x / 3] =
+        pixels[place.begin + int64_t{y} * place.stride + x];
+  }
+  __syncthreads();
+  T* const to = out + row * 3 * temporal * area;
+  for (int i = threadIdx.x; i < 3 * temporal * area; i += kThreads) {
+    const int channel = i / (temporal * area);
+    to[i] = Number<T>::Narrow(samples[256 * channel + patch[channel * area + i % area]]);
   }
 }
 
@@ -118,12 +144,13 @@ __global__ __launch_bounds__(kThreads) void AddKernel(uint4* residual, const uin
 }
 
 template <typename T>
-__global__ __launch_bounds__(kThreads) void GeluKernel(uint4* x, int64_t chunks) {
+__global__ __launch_bounds__(kThreads) void GeluKernel(const uint4* x, int64_t chunks,
+                                                       uint4* out) {
   WaitForPrevious();
   AllowNext();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= chunks) return;
-  x[i] = Combine<T>(x[i], x[i], [](float a, float) {
+  out[i] = Combine<T>(x[i], x[i], [](float a, float) {
     return 0.5f * a * (1 + erff(a * 0.70710678118654752f));
   });
 }
@@ -158,6 +185,16 @@ cudaError_t GatherPatches(HalfType type, const float* patches, const int32_t* so
   });
 }
 
+cudaError_t MakePatches(HalfType type, const uint8_t* pixels, const PatchPlace* places,
+                        const float* samples, int side, int temporal, int64_t rows, void* out,
+                        const Queue& queue) {
+  return ForType(type, [&]<typename T>() {
+    return Launch(queue, dim3(static_cast<unsigned>(rows)), kThreads, size_t{3} * side * side,
+                  MakePatchesKernel<T>, pixels, places, samples, side, temporal,
+                  static_cast<T*>(out));
+  });
+}
+
 cudaError_t RmsNorm(HalfType type, const void* x, const void* weight, float eps, int64_t rows,
                     int64_t cols, void* out, const Queue& queue) {
   return ForType(type, [&]<typename T>() {
@@ -184,10 +221,10 @@ cudaError_t AddInPlace(HalfType type, void* residual, const void* x, int64_t cou
   });
 }
 
-cudaError_t GeluInPlace(HalfType type, void* x, int64_t count, const Queue& queue) {
+cudaError_t Gelu(HalfType type, const void* x, int64_t count, void* out, const Queue& queue) {
   return ForType(type, [&]<typename T>() {
     return Launch(queue, dim3(Blocks(count / 8, kThreads)), kThreads, 0, GeluKernel<T>,
-                  static_cast<uint4*>(x), count / 8);
+                  static_cast<const uint4*>(x), count / 8, static_cast<uint4*>(out));
   });
 }
 
@@ -198,4 +235,4 @@ cudaError_t ScatterRows(const void* x, const int32_t* target, int64_t rows, int6
                 static_cast<uint4*>(out));
 }
 
-}  // namespace chord::engine::cuda
+}  // namespace chord::cuda::vision

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace chord::engine::cuda {
+namespace chord::cuda::vision {
 
 template <typename T, int kN>
 struct Wgmma;
@@ -168,4 +168,4 @@ struct Wgmma<__half, 192> {
   }
 };
 
-}  // namespace chord::engine::cuda
+}  // namespace chord::cuda::vision
