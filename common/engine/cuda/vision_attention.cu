@@ -144,25 +144,18 @@ __device__ inline void StoreRows(const float (&o)[kDim / 8][4], const float (&su
   }
 }
 
-// A block is one window and one head; a warp has 16 of its queries.
+// Queries, keys and values of a window and a head into shared memory, one after another. Rows behind
+// the window's end become zeros.
 template <typename T, int kDim>
-__global__ __launch_bounds__(128) void WindowKernel(const T* qkv, int heads, RopeAngles rope,
-                                                    const AttentionTile* tiles, T* out) {
+__device__ inline void LoadRotated(const T* qkv, int64_t width, const AttentionTile& tile,
+                                   const RopeAngles& rope, T* parts) {
   constexpr int kRows = kWindowRows, kChunks = kDim / 16;
-  extern __shared__ __align__(16) unsigned char shared[];
-  T* const parts = reinterpret_cast<T*>(shared);  // queries, keys, values
-  const int64_t width = int64_t{heads} * kDim;
-  const int head = static_cast<int>(blockIdx.x);
-  const AttentionTile tile = tiles[blockIdx.y];
-  WaitForPrevious();
-  AllowNext();
-
 #pragma unroll
   for (int at = threadIdx.x; at < kRows * 3 * kChunks; at += 128) {
     const int row = at / (3 * kChunks), part = at / kChunks % 3, chunk = at % kChunks;
     uint4 first{}, second{};
     if (row < tile.length) {
-      const T* from = qkv + (tile.begin + row) * 3 * width + part * width + head * kDim + chunk * 8;
+      const T* from = qkv + (tile.begin + row) * 3 * width + part * width + chunk * 8;
       first = *reinterpret_cast<const uint4*>(from);
       second = *reinterpret_cast<const uint4*>(from + kDim / 2);
       if (part < 2) {
@@ -172,6 +165,40 @@ __global__ __launch_bounds__(128) void WindowKernel(const T* qkv, int heads, Rop
     T* const to = parts + (part * kRows + row) * kStride<kDim> + chunk * 8;
     *reinterpret_cast<uint4*>(to) = first;
     *reinterpret_cast<uint4*>(to + kDim / 2) = second;
+  }
+}
+template <typename T, int kDim>
+__device__ inline void LoadAsTheyAre(const T* qkv, int64_t width, const AttentionTile& tile,
+                                     T* parts) {
+  constexpr int kRows = kWindowRows, kChunks = kDim / 8;
+#pragma unroll
+  for (int at = threadIdx.x; at < 3 * kRows * kChunks; at += 128) {
+    const int row = at / (3 * kChunks), part = at / kChunks % 3, chunk = at % kChunks;
+    const bool there = row < tile.length;
+    CopyAsync16(parts + (part * kRows + row) * kStride<kDim> + chunk * 8,
+                qkv + (tile.begin + (there ? row : 0)) * 3 * width + part * width + chunk * 8,
+                there);
+  }
+  CommitCopies();
+  WaitForCopies<0>();
+}
+
+// A block is one window and one head; a warp has 16 of its queries.
+template <typename T, int kDim, bool kRotate>
+__global__ __launch_bounds__(128) void WindowKernel(const T* qkv, int heads, RopeAngles rope,
+                                                    const AttentionTile* tiles, T* out) {
+  constexpr int kRows = kWindowRows;
+  extern __shared__ __align__(16) unsigned char shared[];
+  T* const parts = reinterpret_cast<T*>(shared);  // queries, keys, values
+  const int64_t width = int64_t{heads} * kDim;
+  const int head = static_cast<int>(blockIdx.x);
+  const AttentionTile tile = tiles[blockIdx.y];
+  WaitForPrevious();
+  AllowNext();
+  if constexpr (kRotate) {
+    LoadRotated<T, kDim>(qkv + head * kDim, width, tile, rope, parts);
+  } else {
+    LoadAsTheyAre<T, kDim>(qkv + head * kDim, width, tile, parts);
   }
   __syncthreads();
 
@@ -430,10 +457,14 @@ cudaError_t WindowAttention(HalfType type, const void* qkv, const AttentionShape
                             void* out, const Queue& queue) {
   return ForTypeAndDim(type, shape.dim, [&]<typename T, int kDim>() {
     constexpr size_t kBytes = 3 * kWindowRows * kStride<kDim> * sizeof(T);
-    static const cudaError_t ready = AllowShared(WindowKernel<T, kDim>, kBytes);
-    if (ready != cudaSuccess) return ready;
-    return Launch(queue, dim3(shape.heads, count), 128, kBytes, WindowKernel<T, kDim>,
-                  static_cast<const T*>(qkv), shape.heads, rope, tiles, static_cast<T*>(out));
+    const auto run = [&]<bool kRotate>() {
+      static const cudaError_t ready = AllowShared(WindowKernel<T, kDim, kRotate>, kBytes);
+      if (ready != cudaSuccess) return ready;
+      return Launch(queue, dim3(shape.heads, count), 128, kBytes, WindowKernel<T, kDim, kRotate>,
+                    static_cast<const T*>(qkv), shape.heads, rope, tiles, static_cast<T*>(out));
+    };
+    return rope.positions == nullptr ? run.template operator()<false>()
+                                     : run.template operator()<true>();
   });
 }
 

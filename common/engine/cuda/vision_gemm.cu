@@ -90,6 +90,8 @@ void PortableGemm::Run(const GemmProblem& g, void* scratch, const Queue& queue) 
   switch (g.epilogue) {
     case Epilogue::kBias:
       break;
+    case Epilogue::kBiasRope:
+      throw Error(Code::kFailed, "cuBLASLt does not rotate");
     case Epilogue::kBiasResidual:
       CHORD_CUDA_CHECK(AddInPlace(g.type, g.out, out, g.m * g.n, queue));
       return;

@@ -22,7 +22,10 @@ enum class Epilogue {
   kBiasResidual,  // out = round(out + round(acc + bias))
   kBiasGelu,      // out = round(gelu(round(acc + bias))), the exact one
   kBiasSwiGlu,    // out [m, n/2]: weights interleaved as SwiGlu of vision_kernels.h wants them
+  kBiasRope,      // kBias, then queries and keys rotated and rounded again; Sm90Gemm alone
 };
+// The head size that kBiasRope is made for.
+constexpr int kRopeHeadDim = 80;
 
 struct GemmProblem {
   HalfType type = HalfType::kBf16;
@@ -32,6 +35,8 @@ struct GemmProblem {
   const void* bias = nullptr;       // [n], or none
   void* out = nullptr;              // [m, n]; kBiasSwiGlu: [m, n/2]
   const int32_t* target = nullptr;  // row r goes to row target[r] of out; none: to r
+  RopeAngles rope;                  // of kBiasRope
+  int64_t rotated = 0;              // its columns [0, rotated) are heads to rotate
   int64_t m = 0, n = 0, k = 0;      // k and n multiples of 8; kBiasSwiGlu: n of 16
 };
 

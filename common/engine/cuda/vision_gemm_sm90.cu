@@ -1,7 +1,10 @@
-// Persistent product for Hopper. A cluster of two blocks owns two tiles of kRows rows side by side
-// over the same kN columns: each block loads its own rows of x, and half of the weight tile, which
-// the copy engine hands to both. In a block, one thread keeps the ring of stages full; two
-// warpgroups take whole tiles in turn, so that one multiplies while the other writes its tile out.
+// Persistent product for Hopper. A cluster of 2 x 2 blocks owns 2 x 2 tiles of kRows rows and kN
+// columns. Blocks of one row need the same rows of x, those of one column the same weights: each
+// loads one half of both, and the copy engine hands it to the two blocks that want it. Without that,
+// reading the L2 cache is what limits the product. In a block, one thread keeps the ring of stages
+// full; two warpgroups take whole tiles in turn, so that one multiplies while the other writes its
+// tile out.
+//
 //
 // Stages come in the order of tiles. A warpgroup may look at its first stage only when the other
 // has seen its last one, since a barrier tells even from odd rounds and no more.
@@ -10,6 +13,7 @@
 
 #include <algorithm>
 
+#include "common/engine/cuda/hopper.cuh"
 #include "common/engine/cuda/vision_gemm.h"
 #include "common/engine/cuda/vision_launch.cuh"
 #include "common/engine/cuda/vision_math.cuh"
@@ -20,7 +24,9 @@ namespace {
 
 constexpr int kRows = 128;     // of x in a block's tile
 constexpr int kDepth = 64;     // of k in a stage: 128 bytes, one swizzle row
-constexpr int kCluster = 2;    // blocks that share weights
+constexpr int kSide = 2;       // of the square of blocks that is a cluster
+constexpr int kCluster = kSide * kSide;
+constexpr int kReaders = 2 * kSide - 1;  // blocks that a block's loads go to, itself included
 constexpr int kThreads = 384;  // a warpgroup that loads, two that multiply
 constexpr int kMaxShared = 227 * 1024;
 
@@ -33,40 +39,19 @@ struct Ring {
   static constexpr int kBytes = kStages * kStageBytes + 2048;  // + alignment and barriers
 };
 
-// Device code for 9.0a alone; the kernel is empty for other architectures and not launched there.
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define CHORD_SM90 1
-#endif
-
 struct Parameters {
   const void* bias;
   void* out;
   const int32_t* target;
   int m, n, k;
   int out_stride;
+  RopeAngles rope;  // of kBiasRope alone
+  int rotated;      // columns that hold queries and keys
 };
 
 #ifdef CHORD_SM90
 // --- barriers, copies, tensor cores ---------------------------------------------------------------
 
-__device__ inline void InitBarrier(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
-}
-__device__ inline void ExpectBytes(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-__device__ inline void WaitForPhase(uint32_t barrier, int phase) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "WAIT:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra DONE;\n"
-      "bra WAIT;\n"
-      "DONE:\n}" ::"r"(barrier),
-      "r"(phase)
-      : "memory");
-}
 // On the barrier at the same place in block `rank` of the cluster. What it frees was read by the
 // tensor cores alone, and those reads are over: no fence (a release over the cluster costs a
 // microsecond).
@@ -94,20 +79,13 @@ __device__ inline int RankInCluster() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-__device__ inline void LoadTile(const CUtensorMap* map, uint32_t to, uint32_t barrier, int x,
-                                int y) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y)
-      : "memory");
-}
-__device__ inline void LoadTileForBoth(const CUtensorMap* map, uint32_t to, uint32_t barrier, int x,
-                                       int y) {
+// To the same place in every block of `mask`, and to its barrier there.
+__device__ inline void LoadTile(const CUtensorMap* map, uint32_t to, uint32_t barrier, int x, int y,
+                                int mask) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
       ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(static_cast<uint16_t>(3))
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(static_cast<uint16_t>(mask))
       : "memory");
 }
 
@@ -116,12 +94,6 @@ __device__ inline uint64_t Describe(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | (uint64_t{1} << 16) |
          (uint64_t{64} << 32) | (uint64_t{1} << 62);
 }
-template <int kCount>
-__device__ inline void Pin(float (&x)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(x[i])::"memory");
-}
-
 // --- epilogue -------------------------------------------------------------------------------------
 
 // Four words of each of four neighbouring lanes, turned: lane i's word j becomes lane j's word i.
@@ -150,64 +122,134 @@ __device__ inline void TurnQuad(uint32_t (&w)[4]) {
 }
 
 __device__ inline float Gelu(float x) { return 0.5f * x * (1 + erff(x * 0.70710678118654752f)); }
-__device__ inline float Silu(float x) { return x / (1 + __expf(-x)); }
+__device__ inline float Silu(float x) { return __fdividef(x, 1 + __expf(-x)); }
+template <typename T>
+__device__ inline float2 RoundPair(float a, float b) {
+  return WidenPair<T>(NarrowPair<T>(a, b));
+}
+
+// Two neighbouring columns of the bias, zero where there is none.
+template <typename T>
+__device__ inline float2 LoadBias(const void* bias, int column, int columns) {
+  if (bias == nullptr || column >= columns) return float2{};
+  return WidenPair<T>(__ldg(reinterpret_cast<const uint32_t*>(static_cast<const T*>(bias) + column)));
+}
+
+// The two columns of an output tile (8 columns) that a lane holds for one of its rows. `x` is the
+// first of the tile's accumulators for that row; kBiasSwiGlu: of the gate's tile, `up` of the
+// other's.
+template <typename T, Epilogue kEpilogue>
+__device__ inline uint32_t Finish(const float* x, float2 bias, const float* up, float2 up_bias) {
+  float2 v = {x[0] + bias.x, x[1] + bias.y};
+  if constexpr (kEpilogue == Epilogue::kBiasGelu) {
+    v = RoundPair<T>(v.x, v.y);
+    v = {Gelu(v.x), Gelu(v.y)};
+  }
+  if constexpr (kEpilogue == Epilogue::kBiasSwiGlu) {
+    v = RoundPair<T>(v.x, v.y);
+    v = RoundPair<T>(Silu(v.x), Silu(v.y));
+    const float2 u = RoundPair<T>(up[0] + up_bias.x, up[1] + up_bias.y);
+    v = {v.x * u.x, v.y * u.y};
+  }
+  return NarrowPair<T>(v.x, v.y);
+}
+
+// Rotates the queries and keys among [64, kN] accumulators: columns j and j + kHeadDim / 2 of a head
+// are a pair, and a lane holds both. Bias and rounding come first, as if the product had been stored.
+template <typename T, int kN>
+__device__ inline void Rotate(float (&acc)[kN / 2], const Parameters& p, int row, int column) {
+  constexpr int kTiles = kRopeHeadDim / 8, kHalf = kTiles / 2, kQuarter = kRopeHeadDim / 4;
+  static_assert(kTiles % 2 == 0 && kN % kRopeHeadDim == 0);
+  const int quad = threadIdx.x % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int r = min(row + 8 * half, p.m - 1);
+    const short2 at = p.rope.positions[r];
+    float2 c[kHalf], s[kHalf];
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      const int j = i * 8 + quad * 2;
+      const int angle = j < kQuarter ? at.x * kQuarter + j : at.y * kQuarter + j - kQuarter;
+      c[i] = __ldg(reinterpret_cast<const float2*>(p.rope.cos + angle));
+      s[i] = __ldg(reinterpret_cast<const float2*>(p.rope.sin + angle));
+    }
+#pragma unroll
+    for (int head = 0; head < kN / kRopeHeadDim; ++head) {
+      if (column + head * kRopeHeadDim >= p.rotated) break;
+#pragma unroll
+      for (int i = 0; i < kHalf; ++i) {
+        float* const x = acc + (head * kTiles + i) * 4 + half * 2;
+        float* const y = x + kHalf * 4;
+        const int bias_at = column + head * kRopeHeadDim + i * 8 + quad * 2;
+        const float2 b = LoadBias<T>(p.bias, bias_at, p.n);
+        const float2 d = LoadBias<T>(p.bias, bias_at + kRopeHeadDim / 2, p.n);
+        const float2 v = RoundPair<T>(x[0] + b.x, x[1] + b.y);
+        const float2 w = RoundPair<T>(y[0] + d.x, y[1] + d.y);
+        x[0] = v.x * c[i].x - w.x * s[i].x;
+        x[1] = v.y * c[i].y - w.y * s[i].y;
+        y[0] = w.x * c[i].x + v.x * s[i].x;
+        y[1] = w.y * c[i].y + v.y * s[i].y;
+      }
+    }
+  }
+}
 
 // Writes [64, kN] accumulators of a warpgroup, whose first element is at (row, column) of the
 // product. A lane holds, of each 8 columns, 2 of its row and 2 of the row 8 below; four lanes trade
 // them so that each reads and writes 16 bytes.
 template <typename T, int kN, Epilogue kEpilogue>
-__device__ inline void WriteTile(const float (&acc)[kN / 2], const Parameters& p, int row,
-                                 int column) {
+__device__ inline void WriteTile(float (&acc)[kN / 2], const Parameters& p, int row, int column) {
   constexpr bool kPairs = kEpilogue == Epilogue::kBiasSwiGlu;
+  constexpr bool kResidual = kEpilogue == Epilogue::kBiasResidual;
   constexpr int kTiles = kPairs ? kN / 16 : kN / 8;  // of 8 columns of out
+  constexpr int kGroups = kTiles / 4;
   static_assert(kTiles % 4 == 0);
   const int lane = threadIdx.x % 32, quad = lane % 4;
-  const T* const bias = static_cast<const T*>(p.bias);
   row += static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4;
   const int out_column = kPairs ? column / 2 : column, columns = kPairs ? p.n / 2 : p.n;
+  const bool rotate = kEpilogue == Epilogue::kBiasRope && column < p.rotated;
+  if constexpr (kEpilogue == Epilogue::kBiasRope) {
+    if (rotate) Rotate<T, kN>(acc, p, row, column);
+  }
 #pragma unroll
-  for (int group = 0; group < kTiles; group += 4) {
-    float2 b[kPairs ? 8 : 4];
+  for (int half = 0; half < 2; ++half) {
+    const int r = row + 8 * half;
+    const int64_t out_row = p.target == nullptr || r >= p.m ? r : p.target[r];
+    T* const line = static_cast<T*>(p.out) + out_row * p.out_stride + out_column;
+    // All of a row's residual first: a load behind a store to the same matrix would wait for it.
+    uint4 before[kResidual ? kGroups : 1];
+    if constexpr (kResidual) {
 #pragma unroll
-    for (int i = 0; i < (kPairs ? 8 : 4); ++i) {
-      const int at = column + (kPairs ? 2 * group : group) * 8 + i * 8 + quad * 2;
-      b[i] = bias != nullptr && at < p.n
-                 ? WidenPair<T>(*reinterpret_cast<const uint32_t*>(bias + at))
-                 : float2{};
+      for (int group = 0; group < kGroups; ++group) {
+        const int c = (group * 4 + quad) * 8;
+        if (r < p.m && out_column + c < columns) {
+          before[group] = *reinterpret_cast<const uint4*>(line + c);
+        }
+      }
     }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = row + 8 * half;
+    for (int group = 0; group < kGroups; ++group) {
       uint32_t words[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
+        const int tile = group * 4 + i;
         if constexpr (kPairs) {
-          const float* gate = acc + (2 * (group + i)) * 4 + half * 2;
-          const float* up = gate + 4;
-          const float2 g = b[2 * i], u = b[2 * i + 1];
-          words[i] = NarrowPair<T>(
-              Round<T>(Silu(Round<T>(gate[0] + g.x))) * Round<T>(up[0] + u.x),
-              Round<T>(Silu(Round<T>(gate[1] + g.y))) * Round<T>(up[1] + u.y));
+          const float* x = acc + 8 * tile + half * 2;
+          const int at = column + 16 * tile + quad * 2;
+          words[i] = Finish<T, kEpilogue>(x, LoadBias<T>(p.bias, at, p.n), x + 4,
+                                          LoadBias<T>(p.bias, at + 8, p.n));
         } else {
-          const float* x = acc + (group + i) * 4 + half * 2;
-          float v = x[0] + b[i].x, w = x[1] + b[i].y;
-          if constexpr (kEpilogue == Epilogue::kBiasGelu) {
-            v = Gelu(Round<T>(v));
-            w = Gelu(Round<T>(w));
-          }
-          words[i] = NarrowPair<T>(v, w);
+          const float2 bias =
+              rotate ? float2{} : LoadBias<T>(p.bias, column + 8 * tile + quad * 2, p.n);
+          words[i] = Finish<T, kEpilogue>(acc + 4 * tile + half * 2, bias, nullptr, float2{});
         }
       }
       TurnQuad(words);
-      const int c = out_column + (group + quad) * 8;
-      if (r >= p.m || c >= columns) continue;
-      const int64_t out_row = p.target == nullptr ? r : p.target[r];
-      uint4* const at =
-          reinterpret_cast<uint4*>(static_cast<T*>(p.out) + out_row * p.out_stride + c);
+      const int c = (group * 4 + quad) * 8;
+      if (r >= p.m || out_column + c >= columns) continue;
       uint4 result = make_uint4(words[0], words[1], words[2], words[3]);
-      if constexpr (kEpilogue == Epilogue::kBiasResidual) {
-        const uint4 before = *at;
-        const uint32_t* old = &before.x;
+      if constexpr (kResidual) {
+        const uint32_t* old = &before[group].x;
         uint32_t* sum = &result.x;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -215,7 +257,7 @@ __device__ inline void WriteTile(const float (&acc)[kN / 2], const Parameters& p
           sum[i] = NarrowPair<T>(o.x + x.x, o.y + x.y);
         }
       }
-      *at = result;
+      *reinterpret_cast<uint4*>(line + c) = result;
     }
   }
 }
@@ -236,15 +278,17 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
   if (threadIdx.x == 0) {
     for (int s = 0; s < R::kStages; ++s) {
       InitBarrier(full + 8 * s, 1);
-      InitBarrier(empty + 8 * s, kCluster * 4);  // the warps of one warpgroup of each block
+      InitBarrier(empty + 8 * s, kReaders * 4);  // the warps of one warpgroup of each reader
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   SyncCluster();
   WaitForPrevious();
 
-  const int row_tiles = (p.m + kRows * kCluster - 1) / (kRows * kCluster);
-  const int tiles = row_tiles * ((p.n + kN - 1) / kN);
+  // A cluster's tile is kSide·kRows x kSide·kN; (down, across) is this block's place in it.
+  const int down = rank % kSide, across = rank / kSide;
+  const int row_tiles = (p.m + kRows * kSide - 1) / (kRows * kSide);
+  const int tiles = row_tiles * ((p.n + kN * kSide - 1) / (kN * kSide));
   const int steps = (p.k + kDepth - 1) / kDepth;
   const int first = static_cast<int>(blockIdx.x) / kCluster;
   const int stride = static_cast<int>(gridDim.x) / kCluster;
@@ -253,17 +297,20 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x == 0) {
+      const int same_row = (1 << down) | (1 << (down + kSide));
+      const int same_column = 3 << (across * kSide);
       int stage = 0, phase = 0;
       for (int tile = first; tile < tiles; tile += stride) {
-        const int row = (tile % row_tiles * kCluster + rank) * kRows;
-        const int column = tile / row_tiles * kN;
+        const int row = (tile % row_tiles * kSide + down) * kRows;
+        const int column = (tile / row_tiles * kSide + across) * kN;
         for (int step = 0; step < steps; ++step) {
           WaitForPhase(empty + 8 * stage, phase ^ 1);
           const uint32_t at = base + stage * R::kStageBytes, barrier = full + 8 * stage;
           ExpectBytes(barrier, R::kStageBytes);
-          LoadTile(&rows, at, barrier, step * kDepth, row);
-          LoadTileForBoth(&weights, at + R::kRowBytes + rank * (R::kWeightBytes / 2), barrier,
-                          step * kDepth, column + rank * (kN / 2));
+          LoadTile(&rows, at + across * (R::kRowBytes / kSide), barrier, step * kDepth,
+                   row + across * (kRows / kSide), same_row);
+          LoadTile(&weights, at + R::kRowBytes + down * (R::kWeightBytes / kSide), barrier,
+                   step * kDepth, column + down * (kN / kSide), same_column);
           if (++stage == R::kStages) {
             stage = 0;
             phase ^= 1;
@@ -273,7 +320,9 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    // Lanes 0, 1 and 2 tell this block, its neighbour down and its neighbour across.
     const int lane = threadIdx.x % 32;
+    const int reader = lane == 0 ? rank : lane == 1 ? rank ^ 1 : rank ^ kSide;
     int turn = 0, used = 0;  // stages that passed, this warpgroup's and the other's
     for (int tile = first; tile < tiles; tile += stride, ++turn, used += steps) {
       if (turn % 2 != group - 1) continue;
@@ -288,28 +337,28 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
         const uint64_t a = Describe(at), b = Describe(at + R::kRowBytes);
         Pin(acc[0]);
         Pin(acc[1]);
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        FenceProducts();
 #pragma unroll
         for (int k = 0; k < kDepth / 16; ++k) {
           const int add = step > 0 || k > 0;
           Wgmma<T, kN>::Run(acc[0], a + 2 * k, b + 2 * k, add);
           Wgmma<T, kN>::Run(acc[1], a + 2 * k + 64 * 128 / 16, b + 2 * k, add);
         }
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        CommitProducts();
         Pin(acc[0]);
         Pin(acc[1]);
-        asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-        if (before >= 0 && lane < kCluster) ArriveAt(empty + 8 * before, lane);
+        WaitForProducts<1>();
+        if (before >= 0 && lane < kReaders) ArriveAt(empty + 8 * before, reader);
         before = stage;
       }
       if (tile + stride < tiles) PassTurnTo(3 - group);
-      asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-      if (lane < kCluster) ArriveAt(empty + 8 * before, lane);
+      WaitForProducts<0>();
+      if (lane < kReaders) ArriveAt(empty + 8 * before, reader);
       Pin(acc[0]);
       Pin(acc[1]);
       if (tile + 2 * stride >= tiles) AllowNext();
-      const int row = (tile % row_tiles * kCluster + rank) * kRows;
-      const int column = tile / row_tiles * kN;
+      const int row = (tile % row_tiles * kSide + down) * kRows;
+      const int column = (tile / row_tiles * kSide + across) * kN;
       WriteTile<T, kN, kEpilogue>(acc[0], p, row, column);
       WriteTile<T, kN, kEpilogue>(acc[1], p, row + 64, column);
     }
@@ -319,19 +368,6 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
 }
 
 // --- launch -------------------------------------------------------------------------------------
-
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-EncodeTiled FindEncodeTiled() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                       cudaEnableDefault, &found) != cudaSuccess ||
-      found != cudaDriverEntryPointSuccess) {
-    return nullptr;
-  }
-  return reinterpret_cast<EncodeTiled>(function);
-}
 
 bool MakeMap(EncodeTiled encode, HalfType type, const void* data, int64_t rows, int64_t cols,
              int box_rows, CUtensorMap* map) {
@@ -375,12 +411,12 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
   static const int resident = ResidentClusters(GemmKernel<T, kN, kEpilogue>, Ring<kN>::kBytes);
   CUtensorMap rows, weights;
   if (encode == nullptr || resident < 1 ||
-      !MakeMap(encode, g.type, g.x, g.m, g.k, kRows, &rows) ||
-      !MakeMap(encode, g.type, g.weight, g.n, g.k, kN / 2, &weights)) {
+      !MakeMap(encode, g.type, g.x, g.m, g.k, kRows / kSide, &rows) ||
+      !MakeMap(encode, g.type, g.weight, g.n, g.k, kN / kSide, &weights)) {
     return cudaErrorInvalidConfiguration;
   }
-  const int64_t tiles =
-      (g.m + kRows * kCluster - 1) / (kRows * kCluster) * ((g.n + kN - 1) / kN);
+  const int64_t tiles = (g.m + kRows * kSide - 1) / (kRows * kSide) *
+                        ((g.n + kN * kSide - 1) / (kN * kSide));
   const auto grid = static_cast<unsigned>(std::min<int64_t>(tiles, resident) * kCluster);
   const int64_t out_columns = kEpilogue == Epilogue::kBiasSwiGlu ? g.n / 2 : g.n;
   const Parameters parameters{g.bias,
@@ -389,7 +425,9 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
                               static_cast<int>(g.m),
                               static_cast<int>(g.n),
                               static_cast<int>(g.k),
-                              static_cast<int>(out_columns)};
+                              static_cast<int>(out_columns),
+                              g.rope,
+                              static_cast<int>(g.rotated)};
   return Launch(queue, dim3(grid), kThreads, Ring<kN>::kBytes, GemmKernel<T, kN, kEpilogue>, rows,
                 weights, parameters);
 }
@@ -398,13 +436,13 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
 // and a number of row tiles; the result is the same with each.
 template <typename T, Epilogue kEpilogue>
 cudaError_t ChooseWidth(const GemmProblem& g, const Queue& queue) {
-  constexpr int kClustersAtOnce = 66;
-  const int64_t row_tiles = (g.m + kRows * kCluster - 1) / (kRows * kCluster);
+  constexpr int kClustersAtOnce = 32;
+  const int64_t row_tiles = (g.m + kRows * kSide - 1) / (kRows * kSide);
   int best = 0;
   int64_t least = 0;
   for (const int width : {192, 160, 128}) {
     if (kEpilogue == Epilogue::kBiasSwiGlu && width == 160) continue;
-    const int64_t tiles = row_tiles * ((g.n + width - 1) / width);
+    const int64_t tiles = row_tiles * ((g.n + width * kSide - 1) / (width * kSide));
     const int64_t cost = (tiles + kClustersAtOnce - 1) / kClustersAtOnce * (width + 16);
     if (best == 0 || cost < least) {
       best = width;
@@ -429,6 +467,8 @@ cudaError_t ChooseEpilogue(const GemmProblem& g, const Queue& queue) {
       return ChooseWidth<T, Epilogue::kBiasGelu>(g, queue);
     case Epilogue::kBiasSwiGlu:
       return ChooseWidth<T, Epilogue::kBiasSwiGlu>(g, queue);
+    case Epilogue::kBiasRope:
+      return Run<T, 2 * kRopeHeadDim, Epilogue::kBiasRope>(g, queue);
   }
   return cudaErrorInvalidValue;
 }

@@ -74,13 +74,20 @@ struct RopeAngles {
 // Rotates queries and keys of qkv [rows, 3·heads·dim] in place.
 cudaError_t RotateInPlace(HalfType type, void* qkv, int64_t rows, const AttentionShape& shape,
                           const RopeAngles& rope, const Queue& queue);
-// out [rows, heads·dim] of unrotated qkv; tiles of at most kWindowRows rows, query 0.
+// out [rows, heads·dim]; tiles of at most kWindowRows rows, query 0. qkv is not rotated yet, or,
+// without angles, is.
 cudaError_t WindowAttention(HalfType type, const void* qkv, const AttentionShape& shape,
                             const RopeAngles& rope, const AttentionTile* tiles, int count,
                             void* out, const Queue& queue);
 // out [rows, heads·dim] of rotated qkv; tiles of kFullTileRows queries over segments of any length.
 cudaError_t SegmentAttention(HalfType type, const void* qkv, const AttentionShape& shape,
                              const AttentionTile* tiles, int count, void* out, const Queue& queue);
+
+// The same on Hopper (HasSm90Gemm), for heads of kSm90HeadDim; qkv has `rows` rows.
+constexpr int kSm90HeadDim = 80;
+cudaError_t SegmentAttentionSm90(HalfType type, const void* qkv, int64_t rows,
+                                 const AttentionShape& shape, const AttentionTile* tiles, int count,
+                                 void* out, const Queue& queue);
 
 // --- after a plain product ------------------------------------------------------------------------
 

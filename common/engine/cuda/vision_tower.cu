@@ -65,6 +65,7 @@ class TowerImpl final : public Tower {
         patch_values_(int64_t{3} * options.temporal * options.patch_side * options.patch_side),
         inner_(RoundUp(options.inner, kInnerMultiple)),
         sm90_(!options.portable && vision::HasSm90Gemm(options.device)),
+        rotates_(sm90_ && options.width / options.heads == vision::kRopeHeadDim),
         queue_{stream_.get(), sm90_} {
     if (!sm90_) portable_.emplace();
     LoadWeights(options);
@@ -277,6 +278,8 @@ class TowerImpl final : public Tower {
     problem.bias = product.bias.get();
     problem.out = out;
     problem.target = target;
+    problem.rope = rope_;
+    problem.rotated = 2 * options_.width;
     problem.m = rows;
     problem.n = product.n;
     problem.k = product.k;
@@ -295,7 +298,8 @@ class TowerImpl final : public Tower {
 
   void RunBlock(const Block& block) {
     Norm(block.norm1);
-    Multiply(block.qkv, Epilogue::kBias, normed_.get(), rows_, qkv_.get());
+    Multiply(block.qkv, rotates_ ? Epilogue::kBiasRope : Epilogue::kBias, normed_.get(), rows_,
+             qkv_.get());
     Attend(block.full_attention);  // into normed_, which nobody needs any more
     Multiply(block.proj, Epilogue::kBiasResidual, normed_.get(), rows_, hidden_.get());
     Norm(block.norm2);
@@ -306,14 +310,20 @@ class TowerImpl final : public Tower {
   void Attend(bool whole_images) {
     const vision::AttentionShape shape{options_.heads, options_.width / options_.heads};
     if (!whole_images && short_windows_) {
-      CHORD_CUDA_CHECK(vision::WindowAttention(type_, qkv_.get(), shape, rope_, windows_,
+      CHORD_CUDA_CHECK(vision::WindowAttention(type_, qkv_.get(), shape,
+                                               rotates_ ? vision::RopeAngles{} : rope_, windows_,
                                                window_tiles_, normed_.get(), queue_));
       return;
     }
+    const AttentionTile* const tiles = whole_images ? images_ : windows_;
+    const int count = whole_images ? image_tiles_ : window_tiles_;
+    if (rotates_) {
+      CHORD_CUDA_CHECK(vision::SegmentAttentionSm90(type_, qkv_.get(), rows_, shape, tiles, count,
+                                                    normed_.get(), queue_));
+      return;
+    }
     CHORD_CUDA_CHECK(vision::RotateInPlace(type_, qkv_.get(), rows_, shape, rope_, queue_));
-    CHORD_CUDA_CHECK(vision::SegmentAttention(type_, qkv_.get(), shape,
-                                              whole_images ? images_ : windows_,
-                                              whole_images ? image_tiles_ : window_tiles_,
+    CHORD_CUDA_CHECK(vision::SegmentAttention(type_, qkv_.get(), shape, tiles, count,
                                               normed_.get(), queue_));
   }
 
@@ -328,6 +338,7 @@ class TowerImpl final : public Tower {
   const HalfType type_;
   const int64_t patch_values_, inner_;
   const bool sm90_;
+  const bool rotates_;  // the product that makes queries and keys rotates them
   const Stream stream_;
   const Queue queue_;
   std::optional<vision::PortableGemm> portable_;
