@@ -1,4 +1,5 @@
 // The vision tower alone: tower_steps MODEL_DIR DEVICE ROUNDS HxW[,HxW...]...
+// DEVICE may end in ":portable" (engine::VisionTower::Options::portable_kernels).
 //
 // Each last argument is a packed batch of images in pixels (multiples of 28). One JSON line a batch:
 // median and least wall time in ms, from pixels and from patches.
@@ -12,6 +13,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "common/base/status_macros.h"
 #include "common/engine/device.h"
 #include "common/engine/vision_tower.h"
@@ -88,7 +91,9 @@ absl::Status Run(int argc, char** argv) {
   CHORD_ASSIGN_OR_RETURN(const model::ModelConfig config, model::LoadModelConfig(argv[1]));
   CHORD_ASSIGN_OR_RETURN(auto checkpoint, model::Checkpoint::Open(argv[1]));
   engine::VisionTower::Options options;
-  CHORD_ASSIGN_OR_RETURN(options.device, engine::ParseDevice(argv[2]));
+  absl::string_view device = argv[2];
+  options.portable_kernels = absl::ConsumeSuffix(&device, ":portable");
+  CHORD_ASSIGN_OR_RETURN(options.device, engine::ParseDevice(device));
   CHORD_ASSIGN_OR_RETURN(options.dtype,
                          engine::ParseDType("auto", options.device, config.declared_dtype));
   const double begin = Now();

@@ -147,40 +147,39 @@ __device__ inline void StoreRows(const float (&o)[kDim / 8][4], const float (&su
 // Queries, keys and values of a window and a head into shared memory, one after another. Rows behind
 // the window's end become zeros.
 template <typename T, int kDim>
-__device__ inline void LoadRotated(const T* qkv, int64_t width, const AttentionTile& tile,
-                                   const RopeAngles& rope, T* parts) {
-  constexpr int kRows = kWindowRows, kChunks = kDim / 16;
-#pragma unroll
-  for (int at = threadIdx.x; at < kRows * 3 * kChunks; at += 128) {
-    const int row = at / (3 * kChunks), part = at / kChunks % 3, chunk = at % kChunks;
-    uint4 first{}, second{};
-    if (row < tile.length) {
-      const T* from = qkv + (tile.begin + row) * 3 * width + part * width + chunk * 8;
-      first = *reinterpret_cast<const uint4*>(from);
-      second = *reinterpret_cast<const uint4*>(from + kDim / 2);
-      if (part < 2) {
-        RotateChunk<T, kDim>(first, second, chunk, rope.positions[tile.begin + row], rope);
-      }
-    }
-    T* const to = parts + (part * kRows + row) * kStride<kDim> + chunk * 8;
-    *reinterpret_cast<uint4*>(to) = first;
-    *reinterpret_cast<uint4*>(to + kDim / 2) = second;
-  }
-}
-template <typename T, int kDim>
 __device__ inline void LoadAsTheyAre(const T* qkv, int64_t width, const AttentionTile& tile,
-                                     T* parts) {
+                                     int first_part, T* parts) {
   constexpr int kRows = kWindowRows, kChunks = kDim / 8;
-#pragma unroll
-  for (int at = threadIdx.x; at < 3 * kRows * kChunks; at += 128) {
-    const int row = at / (3 * kChunks), part = at / kChunks % 3, chunk = at % kChunks;
+  const int count = 3 - first_part;
+#pragma unroll 5
+  for (int at = threadIdx.x; at < count * kRows * kChunks; at += 128) {
+    const int row = at / (count * kChunks), part = first_part + at / kChunks % count;
+    const int chunk = at % kChunks;
     const bool there = row < tile.length;
     CopyAsync16(parts + (part * kRows + row) * kStride<kDim> + chunk * 8,
                 qkv + (tile.begin + (there ? row : 0)) * 3 * width + part * width + chunk * 8,
                 there);
   }
   CommitCopies();
-  WaitForCopies<0>();
+}
+template <typename T, int kDim>
+__device__ inline void LoadRotated(const T* qkv, int64_t width, const AttentionTile& tile,
+                                   const RopeAngles& rope, T* parts) {
+  constexpr int kRows = kWindowRows, kChunks = kDim / 16;
+#pragma unroll
+  for (int at = threadIdx.x; at < kRows * 2 * kChunks; at += 128) {
+    const int row = at / (2 * kChunks), part = at / kChunks % 2, chunk = at % kChunks;
+    uint4 first{}, second{};
+    if (row < tile.length) {
+      const T* from = qkv + (tile.begin + row) * 3 * width + part * width + chunk * 8;
+      first = *reinterpret_cast<const uint4*>(from);
+      second = *reinterpret_cast<const uint4*>(from + kDim / 2);
+      RotateChunk<T, kDim>(first, second, chunk, rope.positions[tile.begin + row], rope);
+    }
+    T* const to = parts + (part * kRows + row) * kStride<kDim> + chunk * 8;
+    *reinterpret_cast<uint4*>(to) = first;
+    *reinterpret_cast<uint4*>(to + kDim / 2) = second;
+  }
 }
 
 // A block is one window and one head; a warp has 16 of its queries.
@@ -195,11 +194,9 @@ __global__ __launch_bounds__(128) void WindowKernel(const T* qkv, int heads, Rop
   const AttentionTile tile = tiles[blockIdx.y];
   WaitForPrevious();
   AllowNext();
-  if constexpr (kRotate) {
-    LoadRotated<T, kDim>(qkv + head * kDim, width, tile, rope, parts);
-  } else {
-    LoadAsTheyAre<T, kDim>(qkv + head * kDim, width, tile, parts);
-  }
+  LoadAsTheyAre<T, kDim>(qkv + head * kDim, width, tile, kRotate ? 2 : 0, parts);
+  if constexpr (kRotate) LoadRotated<T, kDim>(qkv + head * kDim, width, tile, rope, parts);
+  WaitForCopies<0>();
   __syncthreads();
 
   const int first_row = static_cast<int>(threadIdx.x / 32) * 16, lane = threadIdx.x % 32;

@@ -1,10 +1,8 @@
-// Persistent product for Hopper. A cluster of 2 x 2 blocks owns 2 x 2 tiles of kRows rows and kN
-// columns. Blocks of one row need the same rows of x, those of one column the same weights: each
-// loads one half of both, and the copy engine hands it to the two blocks that want it. Without that,
-// reading the L2 cache is what limits the product. In a block, one thread keeps the ring of stages
-// full; two warpgroups take whole tiles in turn, so that one multiplies while the other writes its
-// tile out.
-//
+// Persistent product for Hopper. A cluster of kDown x kAcross blocks owns as many tiles of kRows rows
+// and kN columns. Blocks of one row need the same rows of x, those of one column the same weights:
+// each loads its share of both, and the copy engine hands it to the blocks that want it. In a block,
+// one thread keeps the ring of stages full; two warpgroups take whole tiles in turn, so that one
+// multiplies while the other writes its tile out.
 //
 // Stages come in the order of tiles. A warpgroup may look at its first stage only when the other
 // has seen its last one, since a barrier tells even from odd rounds and no more.
@@ -24,9 +22,10 @@ namespace {
 
 constexpr int kRows = 128;     // of x in a block's tile
 constexpr int kDepth = 64;     // of k in a stage: 128 bytes, one swizzle row
-constexpr int kSide = 2;       // of the square of blocks that is a cluster
-constexpr int kCluster = kSide * kSide;
-constexpr int kReaders = 2 * kSide - 1;  // blocks that a block's loads go to, itself included
+constexpr int kDown = 2, kAcross = 1;  // blocks of a cluster
+constexpr int kCluster = kDown * kAcross;
+// Blocks that a block's loads go to, itself included.
+[[maybe_unused]] constexpr int kReaders = kDown + kAcross - 1;
 constexpr int kThreads = 384;  // a warpgroup that loads, two that multiply
 constexpr int kMaxShared = 227 * 1024;
 
@@ -285,10 +284,10 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
   SyncCluster();
   WaitForPrevious();
 
-  // A cluster's tile is kSide·kRows x kSide·kN; (down, across) is this block's place in it.
-  const int down = rank % kSide, across = rank / kSide;
-  const int row_tiles = (p.m + kRows * kSide - 1) / (kRows * kSide);
-  const int tiles = row_tiles * ((p.n + kN * kSide - 1) / (kN * kSide));
+  // A cluster's tile is kDown·kRows x kAcross·kN; (down, across) is this block's place in it.
+  const int down = rank % kDown, across = rank / kDown;
+  const int row_tiles = (p.m + kRows * kDown - 1) / (kRows * kDown);
+  const int tiles = row_tiles * ((p.n + kN * kAcross - 1) / (kN * kAcross));
   const int steps = (p.k + kDepth - 1) / kDepth;
   const int first = static_cast<int>(blockIdx.x) / kCluster;
   const int stride = static_cast<int>(gridDim.x) / kCluster;
@@ -297,20 +296,21 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x == 0) {
-      const int same_row = (1 << down) | (1 << (down + kSide));
-      const int same_column = 3 << (across * kSide);
+      int same_row = 0;
+      for (int i = 0; i < kAcross; ++i) same_row |= 1 << (i * kDown + down);
+      const int same_column = ((1 << kDown) - 1) << (across * kDown);
       int stage = 0, phase = 0;
       for (int tile = first; tile < tiles; tile += stride) {
-        const int row = (tile % row_tiles * kSide + down) * kRows;
-        const int column = (tile / row_tiles * kSide + across) * kN;
+        const int row = (tile % row_tiles * kDown + down) * kRows;
+        const int column = (tile / row_tiles * kAcross + across) * kN;
         for (int step = 0; step < steps; ++step) {
           WaitForPhase(empty + 8 * stage, phase ^ 1);
           const uint32_t at = base + stage * R::kStageBytes, barrier = full + 8 * stage;
           ExpectBytes(barrier, R::kStageBytes);
-          LoadTile(&rows, at + across * (R::kRowBytes / kSide), barrier, step * kDepth,
-                   row + across * (kRows / kSide), same_row);
-          LoadTile(&weights, at + R::kRowBytes + down * (R::kWeightBytes / kSide), barrier,
-                   step * kDepth, column + down * (kN / kSide), same_column);
+          LoadTile(&rows, at + across * (R::kRowBytes / kAcross), barrier, step * kDepth,
+                   row + across * (kRows / kAcross), same_row);
+          LoadTile(&weights, at + R::kRowBytes + down * (R::kWeightBytes / kDown), barrier,
+                   step * kDepth, column + down * (kN / kDown), same_column);
           if (++stage == R::kStages) {
             stage = 0;
             phase ^= 1;
@@ -320,9 +320,10 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    // Lanes 0, 1 and 2 tell this block, its neighbour down and its neighbour across.
+    // Each of the first lanes tells one reader: those of this column, then the others of this row.
     const int lane = threadIdx.x % 32;
-    const int reader = lane == 0 ? rank : lane == 1 ? rank ^ 1 : rank ^ kSide;
+    const int reader = lane < kDown ? across * kDown + lane
+                                    : (across + lane - kDown + 1) % kAcross * kDown + down;
     int turn = 0, used = 0;  // stages that passed, this warpgroup's and the other's
     for (int tile = first; tile < tiles; tile += stride, ++turn, used += steps) {
       if (turn % 2 != group - 1) continue;
@@ -357,8 +358,8 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
       Pin(acc[0]);
       Pin(acc[1]);
       if (tile + 2 * stride >= tiles) AllowNext();
-      const int row = (tile % row_tiles * kSide + down) * kRows;
-      const int column = (tile / row_tiles * kSide + across) * kN;
+      const int row = (tile % row_tiles * kDown + down) * kRows;
+      const int column = (tile / row_tiles * kAcross + across) * kN;
       WriteTile<T, kN, kEpilogue>(acc[0], p, row, column);
       WriteTile<T, kN, kEpilogue>(acc[1], p, row + 64, column);
     }
@@ -411,12 +412,12 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
   static const int resident = ResidentClusters(GemmKernel<T, kN, kEpilogue>, Ring<kN>::kBytes);
   CUtensorMap rows, weights;
   if (encode == nullptr || resident < 1 ||
-      !MakeMap(encode, g.type, g.x, g.m, g.k, kRows / kSide, &rows) ||
-      !MakeMap(encode, g.type, g.weight, g.n, g.k, kN / kSide, &weights)) {
+      !MakeMap(encode, g.type, g.x, g.m, g.k, kRows / kAcross, &rows) ||
+      !MakeMap(encode, g.type, g.weight, g.n, g.k, kN / kDown, &weights)) {
     return cudaErrorInvalidConfiguration;
   }
-  const int64_t tiles = (g.m + kRows * kSide - 1) / (kRows * kSide) *
-                        ((g.n + kN * kSide - 1) / (kN * kSide));
+  const int64_t tiles = (g.m + kRows * kDown - 1) / (kRows * kDown) *
+                        ((g.n + kN * kAcross - 1) / (kN * kAcross));
   const auto grid = static_cast<unsigned>(std::min<int64_t>(tiles, resident) * kCluster);
   const int64_t out_columns = kEpilogue == Epilogue::kBiasSwiGlu ? g.n / 2 : g.n;
   const Parameters parameters{g.bias,
@@ -436,13 +437,13 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
 // and a number of row tiles; the result is the same with each.
 template <typename T, Epilogue kEpilogue>
 cudaError_t ChooseWidth(const GemmProblem& g, const Queue& queue) {
-  constexpr int kClustersAtOnce = 32;
-  const int64_t row_tiles = (g.m + kRows * kSide - 1) / (kRows * kSide);
+  constexpr int kClustersAtOnce = 132 / kCluster;
+  const int64_t row_tiles = (g.m + kRows * kDown - 1) / (kRows * kDown);
   int best = 0;
   int64_t least = 0;
   for (const int width : {192, 160, 128}) {
     if (kEpilogue == Epilogue::kBiasSwiGlu && width == 160) continue;
-    const int64_t tiles = row_tiles * ((g.n + width * kSide - 1) / (width * kSide));
+    const int64_t tiles = row_tiles * ((g.n + width * kAcross - 1) / (width * kAcross));
     const int64_t cost = (tiles + kClustersAtOnce - 1) / kClustersAtOnce * (width + 16);
     if (best == 0 || cost < least) {
       best = width;

@@ -96,9 +96,6 @@ cudaError_t SegmentAttentionSm90(HalfType type, const void* qkv, int64_t rows,
 // inner % 8 == 0.
 cudaError_t SwiGlu(HalfType type, const void* gated, int64_t rows, int64_t inner, void* out,
                    const Queue& queue);
-// residual += x, rounded. count % 8 == 0.
-cudaError_t AddInPlace(HalfType type, void* residual, const void* x, int64_t count,
-                       const Queue& queue);
 // out = gelu(x), the exact one. count % 8 == 0.
 cudaError_t Gelu(HalfType type, const void* x, int64_t count, void* out, const Queue& queue);
 // out[target[r]] = x[r], rows of `cols` values; cols % 8 == 0.

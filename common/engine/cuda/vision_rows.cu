@@ -134,16 +134,6 @@ __global__ __launch_bounds__(kThreads) void SwiGluKernel(const uint4* gated, int
 }
 
 template <typename T>
-__global__ __launch_bounds__(kThreads) void AddKernel(uint4* residual, const uint4* x,
-                                                      int64_t chunks) {
-  WaitForPrevious();
-  AllowNext();
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= chunks) return;
-  residual[i] = Combine<T>(residual[i], x[i], [](float a, float b) { return a + b; });
-}
-
-template <typename T>
 __global__ __launch_bounds__(kThreads) void GeluKernel(const uint4* x, int64_t chunks,
                                                        uint4* out) {
   WaitForPrevious();
@@ -210,14 +200,6 @@ cudaError_t SwiGlu(HalfType type, const void* gated, int64_t rows, int64_t inner
   return ForType(type, [&]<typename T>() {
     return Launch(queue, dim3(Blocks(chunks, kThreads)), kThreads, 0, SwiGluKernel<T>,
                   static_cast<const uint4*>(gated), chunks, static_cast<uint4*>(out));
-  });
-}
-
-cudaError_t AddInPlace(HalfType type, void* residual, const void* x, int64_t count,
-                       const Queue& queue) {
-  return ForType(type, [&]<typename T>() {
-    return Launch(queue, dim3(Blocks(count / 8, kThreads)), kThreads, 0, AddKernel<T>,
-                  static_cast<uint4*>(residual), static_cast<const uint4*>(x), count / 8);
   });
 }
 
