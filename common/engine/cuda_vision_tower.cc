@@ -159,10 +159,13 @@ class CudaVisionTower final : public VisionTower {
     }
     const int64_t cells = count / (config_.spatial_merge_size * config_.spatial_merge_size);
     Output out{dtype_, cells, config_.out_hidden_size, {}};
-    out.bytes.resize(cells * out.width * model::SizeOf(dtype_));
-    const absl::Status encoded =
-        FromCuda(tower_->Encode(patches.empty() ? nullptr : patches.data(), pixels.data(),
-                                static_cast<int64_t>(pixels.size()), out.bytes.data()));
+    absl::Status encoded =
+        FromCuda(tower_->Start(patches.empty() ? nullptr : patches.data(), pixels.data(),
+                               static_cast<int64_t>(pixels.size())));
+    if (encoded.ok()) {
+      out.bytes.resize(cells * out.width * model::SizeOf(dtype_));  // beside the device's work
+      encoded = FromCuda(tower_->Finish(out.bytes.data()));
+    }
     if (count > kKeepPatches || !encoded.ok()) {
       tower_->Release();
       planned_.clear();

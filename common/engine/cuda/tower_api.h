@@ -81,10 +81,11 @@ class Tower {
   // What the next calls encode. Memory that they need is taken here: kOutOfMemory leaves no plan,
   // and the tower is usable with a smaller one.
   virtual Status SetPlan(const TowerPlan& plan) = 0;
-  // `out` [rows / cell, out_width] of the tower's dtype, host memory; complete on return. Exactly one
-  // of `patches` [rows, 3·temporal·side²] and `pixels` [pixel_bytes], interleaved RGB.
-  virtual Status Encode(const float* patches, const uint8_t* pixels, int64_t pixel_bytes,
-                        void* out) = 0;
+  // Enqueues a whole pass. Exactly one of `patches` [rows, 3·temporal·side²] and `pixels`
+  // [pixel_bytes], interleaved RGB; neither is read after the return.
+  virtual Status Start(const float* patches, const uint8_t* pixels, int64_t pixel_bytes) = 0;
+  // Waits for it. `out` [rows / cell, out_width] of the tower's dtype, host memory.
+  virtual Status Finish(void* out) = 0;
   // Gives back what SetPlan took.
   virtual void Release() = 0;
 };

@@ -97,27 +97,20 @@ __device__ inline uint64_t Describe(uint32_t address) {
 
 // Four words of each of four neighbouring lanes, turned: lane i's word j becomes lane j's word i.
 __device__ inline void TurnQuad(uint32_t (&w)[4]) {
-  const int lane = threadIdx.x % 4;
-  const bool odd = lane & 1, high = lane & 2;
+  const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
   // Rounds of exchange with lane ^ 1, then lane ^ 2.
   uint32_t a = __shfl_xor_sync(0xffffffff, odd ? w[0] : w[1], 1);
   uint32_t b = __shfl_xor_sync(0xffffffff, odd ? w[2] : w[3], 1);
-  if (odd) {
-    w[0] = a;
-    w[2] = b;
-  } else {
-    w[1] = a;
-    w[3] = b;
-  }
+  w[0] = odd ? a : w[0];
+  w[1] = odd ? w[1] : a;
+  w[2] = odd ? b : w[2];
+  w[3] = odd ? w[3] : b;
   a = __shfl_xor_sync(0xffffffff, high ? w[0] : w[2], 2);
   b = __shfl_xor_sync(0xffffffff, high ? w[1] : w[3], 2);
-  if (high) {
-    w[0] = a;
-    w[1] = b;
-  } else {
-    w[2] = a;
-    w[3] = b;
-  }
+  w[0] = high ? a : w[0];
+  w[1] = high ? b : w[1];
+  w[2] = high ? w[2] : a;
+  w[3] = high ? w[3] : b;
 }
 
 __device__ inline float Gelu(float x) { return 0.5f * x * (1 + erff(x * 0.70710678118654752f)); }
@@ -127,19 +120,30 @@ __device__ inline float2 RoundPair(float a, float b) {
   return WidenPair<T>(NarrowPair<T>(a, b));
 }
 
-// Two neighbouring columns of the bias, zero where there is none.
-template <typename T>
-__device__ inline float2 LoadBias(const void* bias, int column, int columns) {
-  if (bias == nullptr || column >= columns) return float2{};
-  return WidenPair<T>(__ldg(reinterpret_cast<const uint32_t*>(static_cast<const T*>(bias) + column)));
+// A lane's two columns of every 8 of the bias, from a tile's `column` on. Loads never branch: behind
+// the last column they read the last ones again, which nothing is stored from.
+template <typename T, int kCount>
+__device__ inline void LoadBias(const Parameters& p, int column, uint32_t (&bias)[kCount]) {
+  const T* const from = static_cast<const T*>(p.bias);
+  column += threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    bias[i] = from == nullptr ? 0
+                              : __ldg(reinterpret_cast<const uint32_t*>(
+                                    from + min(column + 8 * i, p.n - 2)));
+  }
 }
 
 // The two columns of an output tile (8 columns) that a lane holds for one of its rows. `x` is the
-// first of the tile's accumulators for that row; kBiasSwiGlu: of the gate's tile, `up` of the
-// other's.
+// first of the tile's accumulators for that row; kBiasSwiGlu: of the gate's tile, and the other's
+// follow 4 behind. kBiasRope: bias and rotation are done.
 template <typename T, Epilogue kEpilogue>
-__device__ inline uint32_t Finish(const float* x, float2 bias, const float* up, float2 up_bias) {
-  float2 v = {x[0] + bias.x, x[1] + bias.y};
+__device__ inline uint32_t Finish(const float* x, const uint32_t* bias, bool rotated) {
+  float2 v = {x[0], x[1]};
+  if (kEpilogue != Epilogue::kBiasRope || !rotated) {
+    const float2 b = WidenPair<T>(bias[0]);
+    v = {v.x + b.x, v.y + b.y};
+  }
   if constexpr (kEpilogue == Epilogue::kBiasGelu) {
     v = RoundPair<T>(v.x, v.y);
     v = {Gelu(v.x), Gelu(v.y)};
@@ -147,14 +151,15 @@ __device__ inline uint32_t Finish(const float* x, float2 bias, const float* up, 
   if constexpr (kEpilogue == Epilogue::kBiasSwiGlu) {
     v = RoundPair<T>(v.x, v.y);
     v = RoundPair<T>(Silu(v.x), Silu(v.y));
-    const float2 u = RoundPair<T>(up[0] + up_bias.x, up[1] + up_bias.y);
+    const float2 b = WidenPair<T>(bias[1]);
+    const float2 u = RoundPair<T>(x[4] + b.x, x[5] + b.y);
     v = {v.x * u.x, v.y * u.y};
   }
   return NarrowPair<T>(v.x, v.y);
 }
 
-// Rotates the queries and keys among [64, kN] accumulators: columns j and j + kHeadDim / 2 of a head
-// are a pair, and a lane holds both. Bias and rounding come first, as if the product had been stored.
+// Rotates the heads among [64, kN] accumulators: columns j and j + kRopeHeadDim / 2 of a head are a
+// pair, and a lane holds both. Bias and rounding come first, as if the product had been stored.
 template <typename T, int kN>
 __device__ inline void Rotate(float (&acc)[kN / 2], const Parameters& p, int row, int column) {
   constexpr int kTiles = kRopeHeadDim / 8, kHalf = kTiles / 2, kQuarter = kRopeHeadDim / 4;
@@ -162,8 +167,7 @@ __device__ inline void Rotate(float (&acc)[kN / 2], const Parameters& p, int row
   const int quad = threadIdx.x % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int r = min(row + 8 * half, p.m - 1);
-    const short2 at = p.rope.positions[r];
+    const short2 at = p.rope.positions[min(row + 8 * half, p.m - 1)];
     float2 c[kHalf], s[kHalf];
 #pragma unroll
     for (int i = 0; i < kHalf; ++i) {
@@ -174,14 +178,14 @@ __device__ inline void Rotate(float (&acc)[kN / 2], const Parameters& p, int row
     }
 #pragma unroll
     for (int head = 0; head < kN / kRopeHeadDim; ++head) {
-      if (column + head * kRopeHeadDim >= p.rotated) break;
+      uint32_t bias[kTiles];
+      LoadBias<T, kTiles>(p, column + head * kRopeHeadDim, bias);
 #pragma unroll
       for (int i = 0; i < kHalf; ++i) {
-        float* const x = acc + (head * kTiles + i) * 4 + half * 2;
+        const int tile = head * kTiles + i;
+        float* const x = acc + tile * 4 + half * 2;
         float* const y = x + kHalf * 4;
-        const int bias_at = column + head * kRopeHeadDim + i * 8 + quad * 2;
-        const float2 b = LoadBias<T>(p.bias, bias_at, p.n);
-        const float2 d = LoadBias<T>(p.bias, bias_at + kRopeHeadDim / 2, p.n);
+        const float2 b = WidenPair<T>(bias[i]), d = WidenPair<T>(bias[i + kHalf]);
         const float2 v = RoundPair<T>(x[0] + b.x, x[1] + b.y);
         const float2 w = RoundPair<T>(y[0] + d.x, y[1] + d.y);
         x[0] = v.x * c[i].x - w.x * s[i].x;
@@ -193,70 +197,89 @@ __device__ inline void Rotate(float (&acc)[kN / 2], const Parameters& p, int row
   }
 }
 
-// Writes [64, kN] accumulators of a warpgroup, whose first element is at (row, column) of the
-// product. A lane holds, of each 8 columns, 2 of its row and 2 of the row 8 below; four lanes trade
-// them so that each reads and writes 16 bytes.
-template <typename T, int kN, Epilogue kEpilogue>
-__device__ inline void WriteTile(float (&acc)[kN / 2], const Parameters& p, int row, int column) {
-  constexpr bool kPairs = kEpilogue == Epilogue::kBiasSwiGlu;
-  constexpr bool kResidual = kEpilogue == Epilogue::kBiasResidual;
-  constexpr int kTiles = kPairs ? kN / 16 : kN / 8;  // of 8 columns of out
-  constexpr int kGroups = kTiles / 4;
-  static_assert(kTiles % 4 == 0);
-  const int lane = threadIdx.x % 32, quad = lane % 4;
-  row += static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4;
-  const int out_column = kPairs ? column / 2 : column, columns = kPairs ? p.n / 2 : p.n;
-  const bool rotate = kEpilogue == Epilogue::kBiasRope && column < p.rotated;
-  if constexpr (kEpilogue == Epilogue::kBiasRope) {
-    if (rotate) Rotate<T, kN>(acc, p, row, column);
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = row + 8 * half;
-    const int64_t out_row = p.target == nullptr || r >= p.m ? r : p.target[r];
-    T* const line = static_cast<T*>(p.out) + out_row * p.out_stride + out_column;
-    // All of a row's residual first: a load behind a store to the same matrix would wait for it.
-    uint4 before[kResidual ? kGroups : 1];
+// What a lane needs from memory for four output tiles: the bias, and the residual of its four rows.
+template <typename T, Epilogue kEpilogue>
+struct Fetched {
+  static constexpr int kWords = kEpilogue == Epilogue::kBiasSwiGlu ? 8 : 4;
+  static constexpr bool kResidual = kEpilogue == Epilogue::kBiasResidual;
+  uint32_t bias[kWords];
+  uint4 residual[kResidual ? 4 : 1];
+
+  // `column` of the product; `lines`: where the lane's rows of out begin.
+  __device__ void Load(const Parameters& p, int column, int out_column, int columns,
+                       T* const (&lines)[4]) {
+    LoadBias<T, kWords>(p, column, bias);
     if constexpr (kResidual) {
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-        const int c = (group * 4 + quad) * 8;
-        if (r < p.m && out_column + c < columns) {
-          before[group] = *reinterpret_cast<const uint4*>(line + c);
-        }
+      for (int i = 0; i < 4; ++i) {
+        residual[i] = *reinterpret_cast<const uint4*>(lines[i] + min(out_column, columns - 8));
       }
     }
+  }
+};
+
+// Writes [128, kN] accumulators of a warpgroup, whose first element is at (row, column) of the
+// product. A lane holds, of each 8 columns, 2 of four rows; four lanes trade them so that each reads
+// and writes 16 bytes. What the next columns need is on its way while these are worked on.
+template <typename T, int kN, Epilogue kEpilogue>
+__device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, int row,
+                                 int column) {
+  using F = Fetched<T, kEpilogue>;
+  constexpr bool kPairs = kEpilogue == Epilogue::kBiasSwiGlu;
+  constexpr int kScale = kPairs ? 2 : 1;             // columns of the product to one of out
+  constexpr int kGroups = kN / 8 / kScale / 4;  // of 4 tiles of 8 columns of out
+  static_assert(kGroups * 32 * kScale == kN);
+  const int lane = threadIdx.x % 32, quad = lane % 4;
+  row += static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane / 4;
+  const int columns = p.n / kScale, first = column / kScale + quad * 8;
+  // Tiles lie on one side of the border between heads that rotate and heads that do not.
+  const bool rotate = kEpilogue == Epilogue::kBiasRope && column < p.rotated;
+  if constexpr (kEpilogue == Epilogue::kBiasRope) {
+    if (rotate) {
+      Rotate<T, kN>(acc[0], p, row, column);
+      Rotate<T, kN>(acc[1], p, row + 64, column);
+    }
+  }
+  T* lines[4];
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
+  for (int i = 0; i < 4; ++i) {
+    const int r = min(row + 64 * (i / 2) + 8 * (i % 2), p.m - 1);
+    const int64_t out_row = p.target == nullptr ? r : p.target[r];
+    lines[i] = static_cast<T*>(p.out) + out_row * p.out_stride;
+  }
+  F fetched[2];
+  fetched[0].Load(p, column, first, columns, lines);
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    const F& now = fetched[group % 2];
+    if (group + 1 < kGroups) {
+      fetched[(group + 1) % 2].Load(p, column + (group + 1) * 32 * kScale,
+                                    first + (group + 1) * 32, columns, lines);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
       uint32_t words[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int tile = group * 4 + i;
-        if constexpr (kPairs) {
-          const float* x = acc + 8 * tile + half * 2;
-          const int at = column + 16 * tile + quad * 2;
-          words[i] = Finish<T, kEpilogue>(x, LoadBias<T>(p.bias, at, p.n), x + 4,
-                                          LoadBias<T>(p.bias, at + 8, p.n));
-        } else {
-          const float2 bias =
-              rotate ? float2{} : LoadBias<T>(p.bias, column + 8 * tile + quad * 2, p.n);
-          words[i] = Finish<T, kEpilogue>(acc + 4 * tile + half * 2, bias, nullptr, float2{});
-        }
+      for (int t = 0; t < 4; ++t) {
+        const int tile = (group * 4 + t) * kScale;
+        words[t] = Finish<T, kEpilogue>(acc[i / 2] + 4 * tile + i % 2 * 2, now.bias + t * kScale,
+                                        rotate);
       }
       TurnQuad(words);
-      const int c = (group * 4 + quad) * 8;
-      if (r >= p.m || out_column + c >= columns) continue;
       uint4 result = make_uint4(words[0], words[1], words[2], words[3]);
-      if constexpr (kResidual) {
-        const uint32_t* old = &before[group].x;
+      if constexpr (F::kResidual) {
+        const uint32_t* old = &now.residual[i].x;
         uint32_t* sum = &result.x;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float2 o = WidenPair<T>(old[i]), x = WidenPair<T>(words[i]);
-          sum[i] = NarrowPair<T>(o.x + x.x, o.y + x.y);
+        for (int j = 0; j < 4; ++j) {
+          const float2 o = WidenPair<T>(old[j]), x = WidenPair<T>(words[j]);
+          sum[j] = NarrowPair<T>(o.x + x.x, o.y + x.y);
         }
       }
-      *reinterpret_cast<uint4*>(line + c) = result;
+      const int c = first + group * 32;
+      if (row + 64 * (i / 2) + 8 * (i % 2) < p.m && c < columns) {
+        *reinterpret_cast<uint4*>(lines[i] + c) = result;
+      }
     }
   }
 }
@@ -360,8 +383,7 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
       if (tile + 2 * stride >= tiles) AllowNext();
       const int row = (tile % row_tiles * kDown + down) * kRows;
       const int column = (tile / row_tiles * kAcross + across) * kN;
-      WriteTile<T, kN, kEpilogue>(acc[0], p, row, column);
-      WriteTile<T, kN, kEpilogue>(acc[1], p, row + 64, column);
+      WriteTile<T, kN, kEpilogue>(acc, p, row, column);
     }
   }
   SyncCluster();  // no block leaves while the other may still signal or fill it

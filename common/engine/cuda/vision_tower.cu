@@ -86,10 +86,9 @@ class TowerImpl final : public Tower {
     });
   }
 
-  Status Encode(const float* patches, const uint8_t* pixels, int64_t pixel_bytes,
-                void* out) override {
+  Status Start(const float* patches, const uint8_t* pixels, int64_t pixel_bytes) override {
     return Guarded([&] {
-      if (rows_ < 1) throw Error(Code::kFailed, "Encode without a plan");
+      if (rows_ < 1) throw Error(Code::kFailed, "Start without a plan");
       const DeviceScope scope(options_.device);
       if (patches != nullptr) {
         UploadPatches(patches);
@@ -99,11 +98,16 @@ class TowerImpl final : public Tower {
       Embed();
       for (const Block& block : blocks_) RunBlock(block);
       Merge();
-      const int64_t bytes = rows_ / options_.cell * options_.out_width * sizeof(Half);
-      CHORD_CUDA_CHECK(cudaMemcpyAsync(staged_out_.get(), output_.get(), bytes,
+      CHORD_CUDA_CHECK(cudaMemcpyAsync(staged_out_.get(), output_.get(), OutputBytes(),
                                        cudaMemcpyDeviceToHost, stream_.get()));
+    });
+  }
+
+  Status Finish(void* out) override {
+    return Guarded([&] {
+      const DeviceScope scope(options_.device);
       stream_.Wait();
-      std::memcpy(out, staged_out_.get(), bytes);
+      std::memcpy(out, staged_out_.get(), OutputBytes());
     });
   }
 
@@ -153,6 +157,10 @@ class TowerImpl final : public Tower {
     merger_norm_ = upload.Matrix(o.merger_norm);
     merger_in_ = product(o.merger_in, &o.merger_in_bias);
     merger_out_ = product(o.merger_out, &o.merger_out_bias);
+  }
+
+  int64_t OutputBytes() const {
+    return rows_ / options_.cell * options_.out_width * static_cast<int64_t>(sizeof(Half));
   }
 
   // Memory for `rows` patches; all or nothing.
