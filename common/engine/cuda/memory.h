@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "common/engine/cuda/status.cuh"
+#include "common/engine/cuda/status.h"
 
 namespace chord::cuda {
 
