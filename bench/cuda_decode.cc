@@ -2,9 +2,9 @@
 // shape of the 3B or 7B, loaded through the same path as a real one. Decode steps at several numbers
 // of sequences, prefill, and loading; the times are of the host, from call to result.
 //
-//   cuda_decode [3b|7b|tiny] [ROUNDS] [LIBCHORD_CUDA]
+//   cuda_decode [3b|7b|tiny] [ROUNDS] [LIBCHORD_CUDA] [CASE]
 //
-// One JSON line per case. `floor_gb`: what a step has to read at least.
+// One JSON line per case; CASE, part of a name, chooses among them. `floor_gb`: what a step has to read at least.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -99,7 +99,8 @@ double KvGigabytes(const DecoderOptions& o) { return 4e-9 * o.layers * kContext 
 
 class Bench {
  public:
-  Bench(Decoder* decoder, const DecoderOptions& o, int rounds) : decoder_(decoder), o_(o), rounds_(rounds) {
+  Bench(Decoder* decoder, const DecoderOptions& o, int rounds, const char* chosen)
+      : decoder_(decoder), o_(o), rounds_(rounds), chosen_(chosen) {
     const int per_sequence = o.kv_pages / kSequences;
     for (int i = 0; i < kSequences; ++i) {
       pages_.emplace_back(per_sequence);
@@ -125,6 +126,7 @@ class Bench {
   }
 
   void Measure(const char* name, double floor_gb, const std::function<void()>& fn) {
+    if (std::strstr(name, chosen_) == nullptr) return;
     std::vector<double> times;
     for (int round = -3; round < rounds_; ++round) {
       const double begin = Now();
@@ -160,6 +162,7 @@ class Bench {
   Decoder* const decoder_;
   const DecoderOptions o_;
   const int rounds_;
+  const char* const chosen_;
   std::vector<std::vector<int32_t>> pages_;
   std::vector<int32_t> ids_;
   std::vector<SampleOutcome> outcomes_;
@@ -190,7 +193,7 @@ int Main(int argc, char** argv) {
   const double loaded = Now();
   Require(decoder->WarmUp(), "warm up");
   std::printf("{\"case\": \"start\", \"create_ms\": %.1f, \"load_ms\": %.1f, \"warm_up_ms\": %.1f}\n", created - begin, loaded - created, Now() - loaded);
-  Bench(decoder.get(), options, rounds).Run();
+  Bench(decoder.get(), options, rounds, argc > 4 ? argv[4] : "").Run();
   return 0;
 }
 

@@ -248,32 +248,42 @@ __device__ inline Partial PartialOf(const Params& p, int rows, int tile, int hea
   return {base, base + static_cast<int64_t>(p.splits) * rows * p.a.kv.dim};
 }
 
-// The last of an item's blocks adds up what all of them left.
+// The last of an item's blocks adds up what all of them left. `shared` holds the weight of every
+// part and row meanwhile.
 template <typename T, int kTileRows>
 __device__ void Combine(const Params& p, const AttentionItem& item, int tile, int head, int first,
-                        int group, int used) {
+                        int group, int used, float* shared) {
   const Partial partial = PartialOf(p, kTileRows, tile, head);
   const int dim = p.a.kv.dim, fours = dim / 4;
+  float2* stats = reinterpret_cast<float2*>(shared);  // [split][row] of top and sum
+  for (int i = threadIdx.x; i < used * kTileRows; i += kThreads) {
+    stats[i] = __ldcg(reinterpret_cast<const float2*>(partial.stats) + i);
+  }
+  __syncthreads();
+  for (int m = threadIdx.x; m < kTileRows; m += kThreads) {
+    float total;
+    const float most = PartsTop(
+        used, [&](int s) { return stats[s * kTileRows + m].x; },
+        [&](int s) { return stats[s * kTileRows + m].y; }, &total);
+    for (int split = 0; split < used; ++split) {
+      float2& stat = stats[split * kTileRows + m];
+      stat.x = total > 0 ? exp2f(stat.x - most) / total : 0.f;  // now the weight
+    }
+  }
+  __syncthreads();
   for (int i = threadIdx.x; i < kTileRows * fours; i += kThreads) {
     const int m = i / fours, column = i % fours * 4;
     T* out = OutputRow<T>(p.a, item, head, first + m, group);
     if (out == nullptr) continue;
-    const auto stat = [&](int split, int which) {
-      return __ldcg(partial.stats + (split * kTileRows + m) * 2 + which);
-    };
-    float total;
-    const float most = PartsTop(
-        used, [&](int s) { return stat(s, 0); }, [&](int s) { return stat(s, 1); }, &total);
     float4 sum = {0, 0, 0, 0};
+    const float* from = partial.values + m * dim + column;
+#pragma unroll 8
     for (int split = 0; split < used; ++split) {
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(
-          partial.values + (static_cast<int64_t>(split) * kTileRows + m) * dim + column));
-      const float weight = exp2f(stat(split, 0) - most);
+      const float4 v = __ldcg(reinterpret_cast<const float4*>(from + split * kTileRows * dim));
+      const float weight = stats[split * kTileRows + m].x;
       sum.x += weight * v.x, sum.y += weight * v.y, sum.z += weight * v.z, sum.w += weight * v.w;
     }
-    const float scale = total > 0 ? 1.f / total : 0.f;
-    *reinterpret_cast<uint2*>(out + column) = {Pack<T>(sum.x * scale, sum.y * scale),
-                                               Pack<T>(sum.z * scale, sum.w * scale)};
+    *reinterpret_cast<uint2*>(out + column) = {Pack<T>(sum.x, sum.y), Pack<T>(sum.z, sum.w)};
   }
 }
 
@@ -407,7 +417,8 @@ __device__ void AttendTile(const Params& p, int tile_index, int head, int split,
     }
   }
   if (used > 1 && ArrivesLast(a.counters + tile_index * a.kv.heads + head, used)) {
-    Combine<T, kTileRows>(p, item, tile_index, head, tile.row, group, used);
+    Combine<T, kTileRows>(p, item, tile_index, head, tile.row, group, used,
+                          reinterpret_cast<float*>(shared));
   }
   __syncthreads();  // shared memory is used again
 }

@@ -2,7 +2,6 @@
 // values. Every rounding is one of the reference's (docs: the model computes in its own type and
 // rounds after each operation; statistics and rotary tables are float32).
 #include <algorithm>
-#include <cstdlib>
 
 #include "common/engine/cuda/device.cuh"
 #include "common/engine/cuda/kernels.h"
@@ -238,7 +237,7 @@ Device QueryDevice(int index) {
   device.multiprocessors = properties.multiProcessorCount;
   device.shared_bytes_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
   device.shared_bytes_per_multiprocessor = static_cast<int>(properties.sharedMemPerMultiprocessor);
-  device.overlap = properties.major >= 9 && std::getenv("CHORD_NO_OVERLAP") == nullptr;  // EXPERIMENT
+  device.overlap = properties.major >= 9;
   return device;
 }
 

@@ -24,7 +24,7 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kTileRows = 8;
 constexpr int kUnitColumns = 128;
 constexpr int kUnitBytes = kTileRows * kUnitColumns * 2;
-constexpr int kMaxStages = 6;
+constexpr int kMaxStages = 11;
 
 enum class Epilogue { kQkv, kSwiGlu, kAdd, kHead };
 
@@ -122,20 +122,25 @@ struct UnitStream {
   }
 };
 
+// At most `stages` - 1 groups of copies stay pending. The branch is uniform.
 __device__ __forceinline__ void WaitForUnit(int stages) {
-  switch (stages) {  // uniform; at most `stages` - 1 groups may be pending
-    case 6:
-      WaitCopies<5>();
-      break;
-    case 5:
-      WaitCopies<4>();
-      break;
-    case 4:
-      WaitCopies<3>();
-      break;
+  switch (stages) {
+#define CHORD_WAIT(n)  \
+  case n:              \
+    WaitCopies<n - 1>(); \
+    break;
+    CHORD_WAIT(3)
+    CHORD_WAIT(4)
+    CHORD_WAIT(5)
+    CHORD_WAIT(6)
+    CHORD_WAIT(7)
+    CHORD_WAIT(8)
+    CHORD_WAIT(9)
+    CHORD_WAIT(10)
+    CHORD_WAIT(11)
+#undef CHORD_WAIT
     default:
-      WaitCopies<2>();
-      break;
+      WaitCopies<0>();
   }
 }
 
@@ -354,7 +359,7 @@ struct Room {
   int least = 0;
 };
 Room RoomOf(const Device& device) {
-  if (!device.overlap) return {device.shared_bytes_per_block, 0};
+  if (!device.overlap) return {device.shared_bytes_per_block - 1024, 0};
   return {device.shared_bytes_per_multiprocessor / 2 - 1024,
           device.shared_bytes_per_multiprocessor / 3};
 }
