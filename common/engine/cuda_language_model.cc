@@ -10,13 +10,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
+#include "common/engine/cpu/thread_pool.h"
+#include "common/engine/cpu/widen.h"
 #include "common/engine/cuda/decoder_api.h"
 #include "common/engine/cuda_plugin.h"
 #include "common/engine/rope.h"
 #include "common/engine/step_check.h"
-#include "common/engine/thread_pool.h"
-#include "common/engine/torch_guard.h"
-#include "common/engine/widen.h"
+#include "common/engine/torch/torch_guard.h"
 
 namespace chord::engine {
 namespace {

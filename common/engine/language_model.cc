@@ -8,12 +8,12 @@
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "common/engine/backend.h"
-#include "common/engine/cpu_backend.h"
+#include "common/engine/cpu/cpu_backend.h"
 #include "common/engine/cuda_language_model.h"
 #include "common/engine/embedding_buffer.h"
 #include "common/engine/rope.h"
 #include "common/engine/step_check.h"
-#include "common/engine/torch_guard.h"
+#include "common/engine/torch/torch_guard.h"
 #include "common/engine/weights.h"
 
 namespace chord::engine {

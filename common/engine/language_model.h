@@ -26,7 +26,7 @@ inline constexpr int kKvPageTokens = 16;
 // bytes.
 enum class KvType { kModel, kInt8 };
 
-// Embeddings of one picture on the engine's device, filled as chunks arrive; read-only after that.
+// Embeddings of one image on the engine's device, filled as chunks arrive; read-only after that.
 // One writer; must outlive the steps that read it.
 class EmbeddingBuffer {
  public:

@@ -10,11 +10,11 @@
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "common/engine/backend.h"
-#include "common/engine/cpu_backend.h"
+#include "common/engine/cpu/cpu_backend.h"
 #include "common/engine/rope.h"
-#include "common/engine/torch_guard.h"
+#include "common/engine/torch/torch_guard.h"
 #include "common/engine/weights.h"
-#include "common/engine/windows.h"
+#include "common/engine/window_layout.h"
 
 namespace chord::engine {
 namespace {
