@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
-demo: ## set up, build, ask about the bundled pictures, draw the boxes, stop
+demo: ## set up, build, ask about the bundled images, draw the boxes, stop
 	@tools/dev.sh demo
 
 serve: ## the same, and stay

@@ -3,7 +3,7 @@
 //
 //   grammar_replay TOKENIZER_JSON VOCAB_SIZE EOS < CASES
 //
-// CASES: lines "WIDTH<TAB>HEIGHT<TAB>QUESTION<TAB>ANSWER", in the answer \n and \t for the bytes.
+// CASES: lines "WIDTH<TAB>HEIGHT<TAB>PROMPT<TAB>ANSWER", in the answer \n and \t for the bytes.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -14,8 +14,8 @@
 
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "common/grounding/answer.h"
-#include "tests/common/grammar/replay.h"
+#include "common/grounding/answer_parser.h"
+#include "tests/services/llm_worker/grammar/replay.h"
 
 namespace chord {
 namespace {
@@ -31,8 +31,8 @@ double Now() {
 using Timing = std::vector<double>[3];
 
 void Time(const grammar::BoxGrammar& grammar, const model::Tokenizer& tokenizer,
-          const grammar::Question& question, const std::string& answer, Timing& out) {
-  grammar::BoxCursor cursor(&grammar, question);
+          const grammar::BoxRequest& prompt, const std::string& answer, Timing& out) {
+  grammar::BoxCursor cursor(&grammar, prompt);
   size_t sink = 0;
   for (const int32_t id : tokenizer.EncodeText(answer)) {
     cursor.Accept(id);
@@ -78,16 +78,16 @@ int Main(int argc, char** argv) {
   for (std::string line; std::getline(std::cin, line);) {
     const std::vector<std::string> fields = absl::StrSplit(line, '\t');
     if (fields.size() != 4) continue;
-    const grammar::Question question{std::atoi(fields[0].c_str()), std::atoi(fields[1].c_str()),
+    const grammar::BoxRequest prompt{std::atoi(fields[0].c_str()), std::atoi(fields[1].c_str()),
                                      fields[2]};
     const std::string answer = absl::StrReplaceAll(fields[3], {{"\\n", "\n"}, {"\\t", "\t"}});
-    const grammar::Replay one = grammar::RunReplay(**grammar, *tokenizer, question, answer, eos);
+    const grammar::Replay one = grammar::RunReplay(**grammar, *tokenizer, prompt, answer, eos);
     if (!one.error.empty()) {
       std::fprintf(stderr, "%s\n", one.error.c_str());
       ++bad;
       continue;
     }
-    Time(**grammar, *tokenizer, question, answer, timing);
+    Time(**grammar, *tokenizer, prompt, answer, timing);
     ++answers;
     boxes += grounding::ParseAnswer(answer).objects.size();
     sum.tokens += one.tokens;

@@ -2,7 +2,7 @@
 
   python bench/grammar_steps.py --bin build/bin [--data DATA] [--limit 200]
 
-Asks every question twice over gRPC, `grammar` auto and off, and compares boxes and text. Steps are
+Asks every prompt twice over gRPC, `grammar` auto and off, and compares boxes and text. Steps are
 `usage.decode_steps` of the answers that agree, so that both sides did the same work.
 """
 
@@ -12,8 +12,8 @@ import pathlib
 from measure import Server, finish, parser, table
 
 
-def questions(data):
-    """[(picture, prompt)]: rows with "file" and "prompt", as demo/scenes.json has them."""
+def prompts(data):
+    """[(image, prompt)]: rows with "file" and "prompt", as demo/scenes.json has them."""
     data = pathlib.Path(data)
     files = [data] if data.is_file() else sorted([*data.glob("*.json"), *data.glob("*.jsonl")])
     out = []
@@ -29,10 +29,10 @@ def questions(data):
 
 def main():
     arguments = parser(__doc__)
-    arguments.add_argument("--limit", type=int, default=200, help="questions at most")
+    arguments.add_argument("--limit", type=int, default=200, help="prompts at most")
     args = arguments.parse_args()
 
-    asked = questions(args.data)[: args.limit]
+    asked = prompts(args.data)[: args.limit]
     sides = {"auto": [], "off": []}
     with Server(args) as server:
         from chord_server import grounding_pb2 as pb
@@ -64,7 +64,7 @@ def main():
         }
     rows = [[key, *(f"{sums[s][key]:.1f}" if isinstance(sums[s][key], float) else sums[s][key] for s in sums)]
             for key in sums["auto"]]
-    table([f"{len(asked)} questions", "grammar auto", "grammar off"], rows)
+    table([f"{len(asked)} prompts", "grammar auto", "grammar off"], rows)
     per_box = [sums[s]["steps_per_box"] for s in ("auto", "off")]
     ratio = per_box[1] / per_box[0] if all(per_box) else None
     print(f"steps for each box: {ratio:.2f} times fewer" if ratio else "no boxes")

@@ -71,8 +71,8 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
   CHORD_ASSIGN_OR_RETURN(const image::Header header, image::Probe(bytes, limits));
   CHORD_ASSIGN_OR_RETURN(const image::FramePlan plan,
                          image::PlanFrame(header, engine.config.geometry));
-  CHORD_ASSIGN_OR_RETURN(const image::Picture picture, image::Decode(bytes, {.limits = limits}));
-  const image::Picture resized = image::Resize(picture, plan.resized, image::ResizeMode::kTorch);
+  CHORD_ASSIGN_OR_RETURN(const image::RgbImage image, image::Decode(bytes, {.limits = limits}));
+  const image::RgbImage resized = image::Resize(image, plan.resized, image::ResizeMode::kTorch);
   const int64_t columns = 3LL * engine.config.geometry.temporal_patch_size *
                           engine.config.geometry.patch_size * engine.config.geometry.patch_size;
   std::vector<float> patches(static_cast<size_t>(plan.grid.patches() * columns));

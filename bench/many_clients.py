@@ -40,18 +40,18 @@ def main():
                 values.append(run["p50"] * 1e3)
         return statistics.mean(values) if values else float("nan")
 
-    figures = {n: {"rps": rates[n], "total_ms": median(n, "total_seconds"), "ttft_ms": median(n, "ttft_seconds"),
+    summary = {n: {"rps": rates[n], "total_ms": median(n, "total_seconds"), "ttft_ms": median(n, "ttft_seconds"),
                    **{f"{s}_ms": median(n, "stages_seconds", s) for s in STAGES}} for n in runs}
     ratio = rates[args.clients] / rates[1]
-    rows = [["answers per second", *(f"{figures[n]['rps']:.2f}" for n in runs), f"{ratio:.2f} ×"]]
+    rows = [["answers per second", *(f"{summary[n]['rps']:.2f}" for n in runs), f"{ratio:.2f} ×"]]
     for name, key in [("first token, ms", "ttft_ms"), ("total, ms", "total_ms"),
                       *((f"  {s}, ms", f"{s}_ms") for s in STAGES[:-1])]:
-        one, many = figures[1][key], figures[args.clients][key]
-        share = 100 * many / figures[args.clients]["server_total_ms"]
+        one, many = summary[1][key], summary[args.clients][key]
+        share = 100 * many / summary[args.clients]["server_total_ms"]
         rows.append([name, f"{one:.1f}", f"{many:.1f}", f"{share:.0f} % of many" if name.startswith(" ") else ""])
     table(["median", "one at a time", f"{args.clients} at once", ""], rows)
     failed = {n: sum(r["count"]["failed"] for r in rows) for n, rows in runs.items()}
-    finish(args, {"clients": args.clients, "throughput_ratio": ratio, "figures": figures,
+    finish(args, {"clients": args.clients, "throughput_ratio": ratio, "summary": summary,
                   "failed": failed, "runs": runs},
            {"no request failed": not any(failed.values()), "many give at least the throughput of one": ratio >= 1})
 

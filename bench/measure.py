@@ -16,7 +16,7 @@ def parser(doc):
     out = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--bin", default=str(ROOT / "build" / "bin"), help="folder of the programs")
     out.add_argument("--model", default=str(ROOT / "models" / "chord-nano"))
-    out.add_argument("--data", default=str(ROOT / "demo"), help="pictures and questions, as for chord bench")
+    out.add_argument("--data", default=str(ROOT / "demo"), help="images and prompts, as for chord bench")
     out.add_argument("--device", default="cpu", help="of both workers")
     out.add_argument("--serve-flag", action="append", default=[], metavar="FLAG",
                      help="handed to chord serve, for example --serve-flag=--gateway-flag=max_in_flight=16")
@@ -69,19 +69,19 @@ def machine():
                 break
     except OSError:
         pass
-    # A busy machine measures its neighbours; whoever quotes a figure looks at this first.
+    # A busy machine measures its neighbours; look at this before quoting a figure.
     return {"processor": name, "cores": len(os.sched_getaffinity(0)), "load_average": round(os.getloadavg()[0], 2)}
 
 
-def finish(args, figures, targets):
+def finish(args, summary, targets):
     """Prints the verdicts, writes the JSON, ends with the exit code."""
     for target, held in targets.items():
         print(f"{'held  ' if held else 'MISSED'}  {target}")
-    figures = dict(figures, targets=targets, machine=machine())
-    print("machine:", figures["machine"])
+    summary = dict(summary, targets=targets, machine=machine())
+    print("machine:", summary["machine"])
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+        pathlib.Path(args.json).write_text(json.dumps(summary, indent=1) + "\n")
     else:
-        brief = {k: v for k, v in figures.items() if k not in ("capacity", "overload", "runs")}
+        brief = {k: v for k, v in summary.items() if k not in ("capacity", "overload", "runs")}
         print(json.dumps(brief))
     sys.exit(1 if args.strict and not all(targets.values()) else 0)

@@ -1,10 +1,10 @@
 """What all processes of one host hold of their own, with the default budgets.
 
-  python bench/own_memory.py --bin build/bin [--pictures 200] [--concurrency 8] [--json OUT.json]
+  python bench/own_memory.py --bin build/bin [--images 200] [--concurrency 8] [--json OUT.json]
 
 A process's own memory is what would be free if it alone ended (USS: private pages of
-/proc/PID/smaps_rollup; libtorch's code, which both workers map, is nobody's own). Measured when all
-are ready, after the first answers, and after many fresh pictures, asked --concurrency at once, have
+/proc/PID/smaps_rollup; libtorch's code, which both workers map, is not counted). Measured when all
+are ready, after the first answers, and after many fresh images, asked --concurrency at once, have
 filled the caches. To hold for chord-nano: 400 MB over all processes.
 """
 
@@ -13,7 +13,7 @@ import pathlib
 import re
 
 from measure import Server, finish, parser, table
-from second_question import QUESTIONS, picture
+from second_request import PROMPTS, image
 
 LIMIT = 400_000_000
 
@@ -25,14 +25,14 @@ def own(pid):
 
 def main():
     arguments = parser(__doc__)
-    arguments.add_argument("--pictures", type=int, default=200, help="fresh ones (default 200)")
+    arguments.add_argument("--images", type=int, default=200, help="fresh ones (default 200)")
     arguments.add_argument("--concurrency", type=int, default=8)
     args = arguments.parse_args()
 
     moments = {}
     with Server(args) as server:
         def ask(seed):
-            server.ground(picture(448, 336, seed), QUESTIONS[seed % len(QUESTIONS)])
+            server.ground(image(448, 336, seed), PROMPTS[seed % len(PROMPTS)])
 
         def note(moment):
             pids = {"supervisor": server.process.pid, **server.pids()}
@@ -43,8 +43,8 @@ def main():
             ask(seed)
         note("3 answers")
         with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool:
-            list(pool.map(ask, range(3, 3 + args.pictures)))
-        note(f"{args.pictures} pictures, {args.concurrency} at once")
+            list(pool.map(ask, range(3, 3 + args.images)))
+        note(f"{args.images} images, {args.concurrency} at once")
 
     roles = list(next(iter(moments.values())))
     table(["own memory, MB", *roles, "all"],

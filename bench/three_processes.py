@@ -1,9 +1,9 @@
-"""What the three processes cost: the same questions in one process and through the service, in turn.
+"""What the three processes cost: the same prompts in one process and through the service, in turn.
 
   python bench/three_processes.py --bin build/bin [--model models/chord-nano] [--rounds 60] [--device cpu]
 
 Prints a table of medians (and the middle half) by stage, and the difference at the median of the
-paired rounds. Both sides answer each question right after the other, so that the machine's mood
+paired rounds. Both sides answer each prompt right after the other, so that the machine's mood
 hits both.
 """
 
@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--model", default=str(ROOT / "models" / "chord-nano"))
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--image", help="a picture to ask about instead of the bundled ones")
+    parser.add_argument("--image", help="an image to ask about instead of the bundled ones")
     parser.add_argument("--prompt", default="the star")
     args = parser.parse_args()
     import os
@@ -55,7 +55,7 @@ def main():
         stub = chord.stub()
         from chord_server import grounding_pb2
         wall = []
-        for i in range(-len(scenes), args.rounds):  # the first turn of each picture is not counted
+        for i in range(-len(scenes), args.rounds):  # the first turn of each image is not counted
             path, prompt = scenes[i % len(scenes)]
             a = ask_alone(path, prompt)
             data = path.read_bytes()
@@ -72,7 +72,7 @@ def main():
                 one[s].append(a[s]); three[s].append(b[s]); extra[s].append(b[s] - a[s])
     alone.stdin.close()
     alone.wait()
-    print(f"{args.rounds} rounds over {len(scenes)} pictures, device {args.device}; median [middle half], ms")
+    print(f"{args.rounds} rounds over {len(scenes)} images, device {args.device}; median [middle half], ms")
     print(f"{'stage':12}{'one process':32}{'three processes':32}{'added':24}")
     for s in stages:
         print(f"{s[:-3]:12}{spread(one[s]):32}{spread(three[s]):32}{spread(extra[s]):24}")

@@ -46,6 +46,14 @@ function(chord_executable name)
   set_property(GLOBAL APPEND PROPERTY CHORD_PROGRAMS ${name})
 endfunction()
 
+# A program that tests run. Not installed.
+function(chord_test_program name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${A_SRCS})
+  _chord_program(${name} ${A_DEPS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+endfunction()
+
 # A unit test program; each TEST becomes a CTest test with the label "unit" (or LABEL). With TOGETHER
 # the program is one CTest test: for those that load libtorch, which takes longer than most TESTs.
 function(chord_test name)

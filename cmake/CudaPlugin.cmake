@@ -73,6 +73,11 @@ function(chord_cuda_plugin name)
       DEPENDS "${source}" DEPFILE "${object}.d" VERBATIM COMMENT "nvcc ${source}")
     list(APPEND objects "${object}")
   endforeach()
+  # The same objects for tests and measuring programs, which look behind the entry.
+  add_library(${name}_objects STATIC EXCLUDE_FROM_ALL ${objects})
+  set_target_properties(${name}_objects PROPERTIES LINKER_LANGUAGE CXX)
+  target_include_directories(${name}_objects SYSTEM INTERFACE "${CHORD_CUBLAS_INCLUDE}")
+  target_link_libraries(${name}_objects INTERFACE "${CHORD_CUDART}" "${CHORD_CUBLASLT}")
   add_library(${name} MODULE ${objects})
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib"
     INSTALL_RPATH "$ORIGIN")

@@ -7,7 +7,7 @@
 #
 # WORK (default out/calibrate) takes scenes and logs; scenes that are there are used again.
 # FIT and TEST (2000 each) are numbers of scenes, multiples of 80 so that every difficulty meets every
-# kind of question equally often. PARALLEL (4): questions under way together. PYTHON: with Pillow and numpy.
+# kind of prompt equally often. PARALLEL (4): prompts under way together. PYTHON: with Pillow and numpy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/steps.sh

@@ -16,12 +16,12 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 # An include that matches the pattern may stand only under these folders.
 WALLS = [
     (r"(ATen|torch|c10|caffe2)/", ["common/engine/"]),
-    (r"(cuda|cublas|cudnn)[a-z_]*\.h", ["common/engine/"]),
-    (r"opencv2/", ["common/image/"]),
+    (r"(cuda|cublas|cudnn)[a-zA-Z_]*\.h", ["common/engine/"]),
+    (r"opencv2/", ["services/cli/plot/"]),
     (r"(jpeglib|png|webp/.*)\.h|webp/", ["common/image/"]),
-    (r"boost/", ["common/http/", "services/gateway/http_"]),
+    (r"boost/", ["common/http/", "services/gateway/http/"]),
     (r"prometheus/", ["common/obs/", "common/http/"]),
-    (r"(grpc|grpcpp)/|chord/.*\.pb\.h", ["common/rpc/", "common/worker/", "services/"]),
+    (r"(grpc|grpcpp)/|chord/.*\.pb\.h", ["common/api/", "common/config/", "common/rpc/", "common/process/", "services/"]),
 ]
 
 

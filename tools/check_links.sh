@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The programs that hold no weights load neither torch nor CUDA, and nobody loads OpenCV's image codecs,
+# The programs that hold no weights load neither torch nor CUDA, and no program loads OpenCV's image codecs,
 # which bring 139 libraries along.
 #
 #   tools/check_links.sh BIN_FOLDER

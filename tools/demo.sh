@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the three processes with chord-nano, asks about the pictures in demo/, draws the boxes.
-# With `serve` it then stays until Ctrl-C; with `demo` it stops all it started.
+# Starts the three processes with chord-nano, grounds the prompts of demo/scenes.json, draws the boxes.
+# With `serve` it then serves until Ctrl-C; with `demo` it stops what it started.
 #
 #   tools/demo.sh BIN_FOLDER demo|serve
 #
@@ -15,7 +15,7 @@ mode=$2
 out=out/demo
 steps_begin "$mode" 2
 
-free_port() { # the first one nobody listens on
+free_port() { # the first one without a listener
   local port=$1
   while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
   echo "$port"
@@ -52,7 +52,7 @@ wait_until_ready() {
   done
 }
 
-questions() { # file, language, prompt; tab-separated
+prompts() { # file, language, prompt; tab-separated
   python3 -c '
 import json
 for row in json.load(open("demo/scenes.json", encoding="utf-8")):
@@ -66,28 +66,43 @@ setsid "$bin/chord" serve --model models/chord-nano --http "$http" --grpc "$grpc
 server=$!
 step "Start gateway, vision_worker and llm_worker with chord-nano" wait_until_ready
 
-step_done "Ask about the pictures in demo/"
+summary() { # one line for an answer's JSON
+  python3 -c '
+import json, sys
+answer = json.load(open(sys.argv[1], encoding="utf-8"))
+found = ["{} {:.2f} {}{}".format(o["label"], o["confidence"], o["box"], " (review)" if o["needs_review"] else "")
+         for o in answer["objects"]]
+print("   " + ("; ".join(found) or "not there {:.2f}".format(answer.get("confidence", 0))))' "$1"
+}
+
+step_done "Ground the prompts of demo/scenes.json"
 mkdir -p "$out"
 number=0
 while IFS=$'\t' read -r file lang prompt; do
   number=$((number + 1)) last_file=$file last_prompt=$prompt
-  annotated="$out/$(printf '%02d' "$number")_${file%.*}_$lang.png"
-  printf '\n%s  "%s"\n' "demo/$file" "$prompt"
-  "$bin/chord" ground "demo/$file" "$prompt" --server "$grpc" --annotate "$annotated" --json </dev/null
-done < <(questions)
-((number > 0)) || fail "demo/scenes.json has no questions."
+  name="$out/$(printf '%02d' "$number")_${file%.*}_$lang"
+  printf 'demo/%s  "%s"\n' "$file" "$prompt"
+  "$bin/chord" ground "demo/$file" "$prompt" --server "$grpc" --annotate "$name.png" --json \
+    >"$name.json" </dev/null
+  summary "$name.json"
+done < <(prompts)
+((number > 0)) || fail "demo/scenes.json has no prompts."
 
-cat <<END
-
-The boxes are drawn in $out/ ($number pictures).
-The API: http://$http/api/ground and gRPC chord.v1.Grounding at $grpc. Ask it yourself:
+try_it() {
+  cat <<END
   curl -F image=@demo/${last_file} -F "prompt=${last_prompt}" http://$http/api/ground
-
 END
+}
+
+printf '\nAnnotated images and whole answers: %s/ (%s of each).\n' "$out" "$number"
 if [[ "$mode" == serve ]]; then
-  note "Serving; Ctrl-C stops it. The processes log to $CHORD_LOG"
+  printf 'Page: http://%s/  HTTP: http://%s/api/ground  gRPC: %s\nTry it:\n' "$http" "$http" "$grpc"
+  try_it
+  note "Serving; Ctrl-C stops it. Log: $CHORD_LOG"
+  trap 'stop_server; note "Stopped."; exit 0' INT TERM
   wait "$server" || fail "chord serve ended with exit code $?; see $CHORD_LOG"
 else
   stop_server
-  note "Stopped. \`make serve\` does the same and stays."
+  note "Stopped. \`make serve\` does the same and keeps serving; then try it yourself:"
+  try_it
 fi

@@ -1,5 +1,5 @@
 # cmake -DSOURCE_DIR=web -DOUT=web.cc -P embed.cmake: the page's files as constants.
-set(text "// Made from web/ by web/embed.cmake.\n#include \"services/gateway/web.h\"\n\nnamespace chord::gateway::web {\n\n")
+set(text "// Made from web/ by web/embed.cmake.\n#include \"services/gateway/http/web.h\"\n\nnamespace chord::gateway::web {\n\n")
 foreach(pair index.html:kIndexHtml app.js:kAppJs style.css:kStyleCss)
   string(REPLACE ":" ";" pair "${pair}")
   list(GET pair 0 file)

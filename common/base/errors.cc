@@ -72,21 +72,20 @@ absl::Status ForClient(const absl::Status& status) {
 namespace errors {
 
 absl::Status ImageMissing() {
-  return Invalid(
-      "IMAGE_MISSING",
-      "The request has no picture. Send a JPEG, PNG or WebP file in the field \"image\".");
+  return Invalid("IMAGE_MISSING",
+                 "The request has no image. Send a JPEG, PNG or WebP file in the field \"image\".");
 }
 absl::Status ImageEmpty() {
-  return Invalid("IMAGE_EMPTY", "The picture has no bytes. Send a JPEG, PNG or WebP file.");
+  return Invalid("IMAGE_EMPTY", "The image has no bytes. Send a JPEG, PNG or WebP file.");
 }
 absl::Status ImageBytesLimit(int64_t bytes, int64_t limit) {
   return Invalid("IMAGE_TOO_MANY_BYTES",
-                 absl::StrCat("The picture has ", Bytes(bytes), "; the limit is ", Bytes(limit),
+                 absl::StrCat("The image has ", Bytes(bytes), "; the limit is ", Bytes(limit),
                               ". Scale it down or compress it and send it again."));
 }
 absl::Status ImageFormatUnknown() {
   return Invalid("IMAGE_FORMAT_UNKNOWN",
-                 "The file is not a picture we know. Send JPEG, PNG or WebP; the format is told by "
+                 "The file is not an image we know. Send JPEG, PNG or WebP; the format is told by "
                  "the file's bytes, not by its name.");
 }
 absl::Status ImageFormatUnsupported(absl::string_view format) {
@@ -108,47 +107,48 @@ absl::Status ImageCodingUnsupported(absl::string_view coding) {
   return Invalid(
       "IMAGE_CODING_UNSUPPORTED",
       absl::StrCat(
-          "This picture is a ", coding,
+          "This image is a ", coding,
           ", which is not accepted. Save it as a baseline JPEG, PNG or WebP and send it again."));
 }
 absl::Status ImagePixelLimit(int64_t width, int64_t height, int64_t limit_pixels) {
   return Invalid("IMAGE_TOO_LARGE",
-                 absl::StrFormat("The picture is %d×%d px; the limit is %.1f megapixels and %d px "
+                 absl::StrFormat("The image is %d×%d px; the limit is %.1f megapixels and %d px "
                                  "a side. Scale it down and send it again.",
                                  width, height, static_cast<double>(limit_pixels) / 1e6,
                                  limits::kMaxImageSide));
 }
 absl::Status ImageZeroSide() {
   return Invalid("IMAGE_ZERO_SIDE",
-                 "The picture has a side of 0 px. Send a picture of at least 1×1 px.");
+                 "The image has a side of 0 px. Send an image of at least 1×1 px.");
 }
 absl::Status ImageAspectRatio(int64_t width, int64_t height) {
   return Invalid("IMAGE_ASPECT_RATIO",
-                 absl::StrFormat("The picture is %d×%d px; the longer side may be at most %d times "
+                 absl::StrFormat("The image is %d×%d px; the longer side may be at most %d times "
                                  "the shorter. Crop it and send it again.",
                                  width, height, limits::kMaxAspectRatio));
 }
 absl::Status ImageMetadataLimit() {
   return Invalid(
       "IMAGE_METADATA_TOO_LARGE",
-      absl::StrCat("The picture carries more than ", Bytes(limits::kMaxImageMetadataBytes),
-                   " of metadata. Strip it (EXIF, ICC, text) and send the picture again."));
+      absl::StrCat("The image carries more than ", Bytes(limits::kMaxImageMetadataBytes),
+                   " of metadata. Strip it (EXIF, ICC, text) and send the image again."));
 }
 absl::Status ImageUrlRefused() {
   return Invalid(
       "IMAGE_URL_REFUSED",
-      "Pictures are not fetched from addresses. Send the file itself, or a data: URL with base64.");
+      "Images are not fetched from addresses. Send the file itself, or a data: URL with base64.");
 }
 absl::Status ImageIdUnknown() {
   return Make(absl::StatusCode::kNotFound, "IMAGE_ID_UNKNOWN",
-              "This image_id is unknown or has expired. Upload the picture again.");
+              "This image_id is unknown or has expired. Upload the image again.");
 }
-absl::Status ImageTwice() {
-  return Invalid("IMAGE_TWICE", "The request has a picture and an image_id. Send one of them.");
+absl::Status ImageSourceConflict() {
+  return Invalid("IMAGE_SOURCE_CONFLICT",
+                 "The request has an image and an image_id. Send one of them.");
 }
 absl::Status ImageStoreFull(absl::Duration retry_after) {
   return MakeCatalogued(absl::StatusCode::kResourceExhausted, "IMAGE_STORE_FULL",
-                        "There is no room for more pictures that stay. Delete pinned ones, upload "
+                        "There is no room for more images that stay. Delete pinned ones, upload "
                         "without pin, or try again when some have expired.",
                         retry_after);
 }
@@ -160,28 +160,28 @@ absl::Status UploadMismatch() {
 
 absl::Status PromptMissing() {
   return Invalid("PROMPT_MISSING",
-                 "The request has no question. Say in the field \"prompt\" what to look for.");
+                 "The request has no prompt. Say in the field \"prompt\" what to look for.");
 }
 absl::Status PromptEmpty() {
-  return Invalid("PROMPT_EMPTY", "The question is empty. Say in a few words what to look for.");
+  return Invalid("PROMPT_EMPTY", "The prompt is empty. Say in a few words what to look for.");
 }
 absl::Status PromptBytesLimit(int64_t bytes, int64_t limit) {
   return Invalid("PROMPT_TOO_LONG",
-                 absl::StrCat("The question has ", bytes, " bytes of UTF-8; the limit is ", limit,
+                 absl::StrCat("The prompt has ", bytes, " bytes of UTF-8; the limit is ", limit,
                               ". Shorten it and ask again."));
 }
 absl::Status PromptTokensLimit(int64_t tokens, int64_t limit) {
   return Invalid(
       "PROMPT_TOO_MANY_TOKENS",
-      absl::StrCat("The question has ", tokens, " tokens; with this picture there is room for ",
-                   limit, ". Shorten it and ask again."));
+      absl::StrCat("The prompt has ", tokens, " tokens; with this image there is room for ", limit,
+                   ". Shorten it and ask again."));
 }
 absl::Status PromptNotUtf8() {
   return Invalid("PROMPT_NOT_UTF8",
-                 "The question is not valid UTF-8. Encode it as UTF-8 and ask again.");
+                 "The prompt is not valid UTF-8. Encode it as UTF-8 and ask again.");
 }
 absl::Status PromptHasNul() {
-  return Invalid("PROMPT_HAS_NUL", "The question holds a NUL character. Remove it and ask again.");
+  return Invalid("PROMPT_HAS_NUL", "The prompt holds a NUL character. Remove it and ask again.");
 }
 absl::Status ParameterInvalid(absl::string_view name, absl::string_view expected) {
   return Invalid("PARAMETER_INVALID",
@@ -195,7 +195,7 @@ absl::Status FieldUnknown() {
 
 absl::Status BodyTooLarge(int64_t limit) {
   return Invalid("BODY_TOO_LARGE", absl::StrCat("The request body is over the limit of ",
-                                                Bytes(limit), ". Send a smaller picture."));
+                                                Bytes(limit), ". Send a smaller image."));
 }
 absl::Status BodyMalformed(absl::string_view expected) {
   return Invalid("BODY_MALFORMED",
@@ -203,7 +203,7 @@ absl::Status BodyMalformed(absl::string_view expected) {
 }
 absl::Status RouteUnknown() {
   return Make(absl::StatusCode::kNotFound, "ROUTE_UNKNOWN",
-              "There is nothing at this address. POST /api/ground asks a question; GET /healthz, "
+              "There is nothing at this address. POST /api/ground asks a prompt; GET /healthz, "
               "/readyz and /metrics tell the state.");
 }
 absl::Status CallUnknown() {
@@ -260,7 +260,7 @@ absl::Status ConnectionLimit() {
 absl::Status DeadlineExceeded() {
   return Make(
       absl::StatusCode::kDeadlineExceeded, "DEADLINE_EXCEEDED",
-      "The answer was not ready within the deadline. Allow more time, or send a smaller picture.");
+      "The answer was not ready within the deadline. Allow more time, or send a smaller image.");
 }
 absl::Status Cancelled() {
   return Make(absl::StatusCode::kCancelled, "CANCELLED",
@@ -277,14 +277,14 @@ absl::Status ClientLimit(int limit, absl::Duration retry_after) {
                                      "before you send the next."),
                         retry_after);
 }
-absl::Status BatchLimit(int64_t questions, int64_t limit) {
+absl::Status BatchLimit(int64_t prompts, int64_t limit) {
   return Invalid("BATCH_TOO_LONG",
-                 absl::StrCat("The batch has ", questions, " questions; it may have 1 to ", limit,
+                 absl::StrCat("The batch has ", prompts, " prompts; it may have 1 to ", limit,
                               ". Send it in parts, or stream it (GroundBatch)."));
 }
 absl::Status SessionBusy() {
   return MakeCatalogued(absl::StatusCode::kAborted, "SESSION_BUSY",
-                        "A question of this session is still being answered. Wait for its answer, "
+                        "A prompt of this session is still being answered. Wait for its answer, "
                         "then ask the next.",
                         absl::Seconds(1));
 }
@@ -315,14 +315,14 @@ absl::Status ModelMismatch() {
 absl::Status DeviceMemory() {
   return MakeCatalogued(absl::StatusCode::kResourceExhausted, "DEVICE_MEMORY",
                         "The device has no memory left for this request. Try again shortly, or "
-                        "send a smaller picture.",
+                        "send a smaller image.",
                         absl::Seconds(1));
 }
 absl::Status ContextLimit(int64_t tokens, int64_t limit) {
   return Invalid(
       "CONTEXT_TOO_LONG",
-      absl::StrCat("Picture, question and answer need ", tokens, " tokens; the model takes ", limit,
-                   ". Send a smaller picture, a shorter question, or a smaller max_new_tokens."));
+      absl::StrCat("Image, prompt and answer need ", tokens, " tokens; the model takes ", limit,
+                   ". Send a smaller image, a shorter prompt, or a smaller max_new_tokens."));
 }
 absl::Status Internal() {
   return Make(absl::StatusCode::kInternal, "INTERNAL",
@@ -347,7 +347,7 @@ absl::Status EmbeddingNotFinite() {
 }
 absl::Status FrameMismatch() {
   return Make(absl::StatusCode::kFailedPrecondition, "FRAME_MISMATCH",
-              "The picture's size differs from what its header said. Save it again with another "
+              "The image's size differs from what its header said. Save it again with another "
               "program and send that.");
 }
 absl::Status PeerUnknown() {

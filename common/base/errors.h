@@ -31,7 +31,7 @@ absl::Status ForClient(const absl::Status& status);
 
 namespace errors {
 
-// --- pictures (INVALID_ARGUMENT unless said otherwise) ----------------------------------------
+// --- images (INVALID_ARGUMENT unless said otherwise) ----------------------------------------
 absl::Status ImageMissing();                                 // IMAGE_MISSING
 absl::Status ImageEmpty();                                   // IMAGE_EMPTY
 absl::Status ImageBytesLimit(int64_t bytes, int64_t limit);  // IMAGE_TOO_MANY_BYTES
@@ -49,9 +49,9 @@ absl::Status ImageAspectRatio(int64_t width, int64_t height);  // IMAGE_ASPECT_R
 absl::Status ImageMetadataLimit();                             // IMAGE_METADATA_TOO_LARGE
 absl::Status ImageUrlRefused();                                // IMAGE_URL_REFUSED
 absl::Status ImageIdUnknown();                                 // IMAGE_ID_UNKNOWN (NOT_FOUND)
-// The picture came with its bytes and with an image_id.
-absl::Status ImageTwice();  // IMAGE_TWICE
-// Pinned pictures fill the store, or its share for pinned ones.
+// The image came with its bytes and with an image_id.
+absl::Status ImageSourceConflict();  // IMAGE_SOURCE_CONFLICT
+// Pinned images fill the store, or its share for pinned ones.
 absl::Status ImageStoreFull(absl::Duration retry_after);  // IMAGE_STORE_FULL (RESOURCE_EXHAUSTED)
 // The chunks of an upload do not add up to what its start said.
 absl::Status UploadMismatch();  // UPLOAD_MISMATCH
@@ -91,9 +91,9 @@ absl::Status Cancelled();                               // CANCELLED
 absl::Status Overloaded(absl::Duration retry_after);    // OVERLOADED (RESOURCE_EXHAUSTED)
 // One client has as many requests under way as it may.
 absl::Status ClientLimit(int limit,
-                         absl::Duration retry_after);       // CLIENT_LIMIT (RESOURCE_EXHAUSTED)
-absl::Status BatchLimit(int64_t questions, int64_t limit);  // BATCH_TOO_LONG
-// A question of the same conversation is still being answered.
+                         absl::Duration retry_after);     // CLIENT_LIMIT (RESOURCE_EXHAUSTED)
+absl::Status BatchLimit(int64_t prompts, int64_t limit);  // BATCH_TOO_LONG
+// A prompt of the same conversation is still being answered.
 absl::Status SessionBusy();   // SESSION_BUSY (ABORTED)
 absl::Status ShuttingDown();  // SHUTTING_DOWN (UNAVAILABLE)
 // `role` is "vision" or "language".

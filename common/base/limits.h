@@ -7,40 +7,40 @@
 
 namespace chord::limits {
 
-// --- pictures -------------------------------------------------------------------------------
-// Encoded bytes of one picture. Also bounds the public unary gRPC message and the HTTP body.
+// --- images -------------------------------------------------------------------------------
+// Encoded bytes of one image. Also bounds the public unary gRPC message and the HTTP body.
 inline constexpr int64_t kDefaultImageBytes = 20LL << 20;
 inline constexpr int64_t kCeilingImageBytes = 64LL << 20;
 // Stored width × height. 50 Mpx is an 8K × 6K scan; a progressive CMYK JPEG of that size needs
-// about 550 MB to decode, so one picture stays below 1 GiB whatever it claims.
+// about 550 MB to decode, so one image stays below 1 GiB whatever it claims.
 inline constexpr int64_t kDefaultImagePixels = 50'000'000;
 inline constexpr int64_t kCeilingImagePixels = 100'000'000;
 inline constexpr int64_t kMaxImageSide = 65'500;  // px; also libjpeg's own limit
 // Longer side over shorter side. Exactly 200 is accepted (the model's own rule).
 inline constexpr int kMaxAspectRatio = 200;
-// Ancillary data of a picture (EXIF, ICC, text chunks) that we are ready to hold.
+// Ancillary data of an image (EXIF, ICC, text chunks) that we are ready to hold.
 inline constexpr int64_t kMaxImageMetadataBytes = 4LL << 20;
 // Scans of a progressive JPEG; more is an attack on the decoder's time.
 inline constexpr int kMaxJpegScans = 100;
-// Merged image tokens of one picture that a service accepts (16384 = 12.8 Mpx at factor 28).
+// Merged image tokens of one image that a service accepts (16384 = 12.8 Mpx at factor 28).
 inline constexpr int64_t kCeilingImageTokens = 16'384;
 
 // --- text -----------------------------------------------------------------------------------
-inline constexpr int64_t kDefaultPromptBytes = 4'096;  // UTF-8 bytes of one question
+inline constexpr int64_t kDefaultPromptBytes = 4'096;  // UTF-8 bytes of one prompt
 inline constexpr int64_t kCeilingPromptBytes = 65'536;
 inline constexpr int kDefaultNewTokens = 512;
 inline constexpr int kCeilingNewTokens = 4'096;
 
 inline constexpr int kMaxSessionIdBytes = 64;
-inline constexpr int kMaxTagBytes = 64;      // of a question of a batch
-inline constexpr int kCeilingBatch = 1'024;  // questions of one list
+inline constexpr int kMaxTagBytes = 64;      // of a prompt of a batch
+inline constexpr int kCeilingBatch = 1'024;  // prompts of one list
 inline constexpr int kCeilingSessions = 100'000;
-// Earlier turns of a conversation that are kept: pairs of question and answer, and their text.
+// Earlier turns of a conversation that are kept: pairs of prompt and answer, and their text.
 inline constexpr int kMaxSessionTurns = 16;
 inline constexpr int64_t kMaxSessionBytes = 64LL << 10;
 
 // --- wire -----------------------------------------------------------------------------------
-// One chunk of embeddings or of a picture between our processes. gRPC's default receive limit of
+// One chunk of embeddings or of an image between our processes. gRPC's default receive limit of
 // 4 MiB stays as it is on internal calls.
 inline constexpr int64_t kMaxChunkBytes = 1LL << 20;
 inline constexpr int64_t kMaxErrorTextBytes = 1'024;

@@ -1,7 +1,7 @@
 #include "common/engine/backend.h"
 
-#include "common/engine/cpu_backend.h"
-#include "common/engine/torch_backend.h"
+#include "common/engine/cpu/cpu_backend.h"
+#include "common/engine/torch/torch_backend.h"
 
 namespace chord::engine {
 

@@ -11,7 +11,7 @@
 #include "common/engine/cuda/tower_api.h"
 #include "common/engine/cuda_plugin.h"
 #include "common/engine/rope.h"
-#include "common/engine/torch_guard.h"
+#include "common/engine/torch/torch_guard.h"
 #include "common/engine/tower_plan.h"
 #include "common/image/preprocess.h"
 
@@ -215,7 +215,8 @@ class CudaVisionTower final : public VisionTower {
 }  // namespace
 
 bool MayUseCudaKernels(const VisionTower::Options& options) {
-  return options.device.kind == Device::Kind::kCuda && options.dtype != model::DType::kFloat32;
+  return options.device.kind == Device::Kind::kCuda && options.dtype != model::DType::kFloat32 &&
+         (options.attention == Attention::kAuto || options.attention == Attention::kFlash);
 }
 
 absl::StatusOr<std::unique_ptr<VisionTower>> LoadCudaVisionTower(

@@ -15,8 +15,8 @@
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
-#include "common/engine/thread_pool.h"
-#include "common/engine/torch_guard.h"
+#include "common/engine/cpu/thread_pool.h"
+#include "common/engine/torch/torch_guard.h"
 
 extern "C" void sgemm_();  // only its address is taken
 

@@ -7,8 +7,8 @@
 
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
-#include "common/engine/torch_guard.h"
-#include "common/engine/widen.h"
+#include "common/engine/cpu/widen.h"
+#include "common/engine/torch/torch_guard.h"
 
 namespace chord::engine {
 namespace {

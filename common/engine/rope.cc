@@ -10,7 +10,7 @@
 
 #include <cstring>
 
-#include "common/engine/torch_types.h"
+#include "common/engine/torch/torch_types.h"
 
 namespace chord::engine {
 namespace {

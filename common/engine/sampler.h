@@ -39,10 +39,10 @@ using IdSet = absl::Span<const uint64_t>;
 // How the token after one row of logits is chosen, and what else is reported about that row.
 // All spans are owned by the caller and must stay valid until the call returns.
 struct SampleSpec {
-  IdSet allowed;                        // ids that may be chosen; empty: every id
-  absl::Span<const int32_t> penalized;  // ids under the repetition penalty, each once
+  IdSet allowed = {};                        // ids that may be chosen; empty: every id
+  absl::Span<const int32_t> penalized = {};  // ids under the repetition penalty, each once
   float repetition_penalty = 1.0f;
-  absl::Span<const IdSet> mass_sets;  // sets whose probability mass is reported
+  absl::Span<const IdSet> mass_sets = {};  // sets whose probability mass is reported
 };
 
 struct SampledToken {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "common/engine/windows.h"
+#include "common/engine/window_layout.h"
 
 namespace chord::engine {
 namespace {

@@ -10,12 +10,12 @@
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "common/engine/backend.h"
-#include "common/engine/cpu_backend.h"
+#include "common/engine/cpu/cpu_backend.h"
 #include "common/engine/cuda_vision_tower.h"
 #include "common/engine/rope.h"
-#include "common/engine/torch_guard.h"
+#include "common/engine/torch/torch_guard.h"
 #include "common/engine/weights.h"
-#include "common/engine/windows.h"
+#include "common/engine/window_layout.h"
 #include "common/image/preprocess.h"
 
 namespace chord::engine {
@@ -130,15 +130,15 @@ class VisionTowerImpl final : public VisionTower {
     std::vector<float> patches(pixels.size() * geometry_.temporal_patch_size);
     size_t at = 0;
     for (const image::Grid& grid : grids) {
-      image::Picture picture{grid.w * geometry_.patch_size, grid.h * geometry_.patch_size, {}};
+      image::RgbImage resized{grid.w * geometry_.patch_size, grid.h * geometry_.patch_size, {}};
       const auto bytes = static_cast<size_t>(grid.patches()) * 3 * geometry_.patch_size *
                          geometry_.patch_size;
       if (grid.h < 1 || grid.w < 1 || bytes > pixels.size() - at) {
         return absl::InvalidArgumentError("pixels and grids disagree");
       }
-      picture.rgb.assign(pixels.begin() + at, pixels.begin() + at + bytes);
+      resized.rgb.assign(pixels.begin() + at, pixels.begin() + at + bytes);
       CHORD_RETURN_IF_ERROR(image::Patchify(
-          picture, geometry_, normalization_, image::ResizeMode::kTorch,
+          resized, geometry_, normalization_, image::ResizeMode::kTorch,
           absl::MakeSpan(patches).subspan(at * geometry_.temporal_patch_size,
                                           bytes * geometry_.temporal_patch_size)));
       at += bytes;
@@ -283,9 +283,12 @@ absl::StatusOr<std::unique_ptr<VisionTower>> VisionTower::Load(
   if (MayUseCudaKernels(options)) {
     absl::StatusOr<std::unique_ptr<VisionTower>> tower =
         LoadCudaVisionTower(checkpoint, config, options);
-    if (ErrorReason(tower.status()) != "DEVICE_UNAVAILABLE") return tower;
+    const bool unavailable = ErrorReason(tower.status()) == "DEVICE_UNAVAILABLE";
+    if (!unavailable || options.attention == Attention::kFlash) return tower;
+    if (options.on_fallback) options.on_fallback(tower.status());
   }
   return Guard([&]() -> absl::StatusOr<std::unique_ptr<VisionTower>> {
+    SelectTorchAttention(options.device, options.attention);
     auto tower = std::make_unique<VisionTowerImpl>(std::move(checkpoint), config, options);
     CHORD_RETURN_IF_ERROR(tower->LoadWeights());
     return tower;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/cancel.h"
+#include "common/engine/attention.h"
 #include "common/engine/device.h"
 #include "common/image/frame_plan.h"
 #include "common/model/checkpoint.h"
@@ -22,6 +24,9 @@ class VisionTower {
   struct Options {
     Device device;
     model::DType dtype = model::DType::kFloat32;
+    Attention attention = Attention::kAuto;
+    // Called when kAuto falls back from Chord's own kernels to libtorch's, with the reason.
+    std::function<void(const absl::Status& reason)> on_fallback = {};
     // Of Chord's CUDA kernels only those that run on every device: for tests and comparisons.
     bool portable_kernels = false;
   };
@@ -51,13 +56,15 @@ class VisionTower {
   // image::Patchify with the configuration's constants (mode kTorch), to the bit.
   virtual absl::StatusOr<Output> EncodePixels(absl::Span<const uint8_t> pixels,
                                               absl::Span<const image::Grid> grids,
-                                              const CancelToken& cancel) = 0;
+                                              const CancelToken& cancel) {
+    return absl::UnimplementedError("this tower takes patches");
+  }
   // Are pixels the better input? On a GPU they are an eighth of the bytes to upload, and the host
   // makes no patches; on a CPU whoever has the pixels makes patches beside the tower's work.
   virtual bool prefers_pixels() const { return false; }
 
   // What computes, for logs: "cpu", "libtorch", "cuda kernels".
-  virtual std::string backend() const = 0;
+  virtual std::string backend() const { return ""; }
 };
 
 }  // namespace chord::engine

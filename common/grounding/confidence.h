@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "common/grounding/answer.h"
+#include "common/grounding/answer_parser.h"
 
 namespace chord::grounding {
 
@@ -44,7 +44,7 @@ enum BoxFeature {
   kLeast,        // the least log probability among those tokens
   kFollows,      // log odds that a box follows here rather than the end of the list
   kLabel,        // sum of log probabilities of the object's other tokens (its label, above all)
-  kSide,         // log of the shorter side in px of the resized picture
+  kSide,         // log of the shorter side in px of the resized image
   kBoxFeatures,
 };
 // Evidence for "nothing is there", of an answer without boxes.
@@ -112,8 +112,8 @@ double Probability(const MonotoneMap& map, absl::Span<const double> features);
 // What a map was fitted on, for people: it decides nothing.
 struct FittedOn {
   std::string data;    // file name
-  std::string sha256;  // of the annotations and all pictures; 64 hex digits
-  int64_t questions = 0;
+  std::string sha256;  // of the annotations and all images; 64 hex digits
+  int64_t prompts = 0;
   int64_t boxes = 0, boxes_right = 0;
   int64_t absences = 0, absences_right = 0;  // answers without boxes
   int64_t answers = 0, answers_right = 0;    // answers with boxes

@@ -8,10 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/errors.h"
+#include "common/base/files.h"
 #include "common/base/status_macros.h"
 #include "common/grounding/confidence.h"
-#include "common/model/files.h"
-#include "common/model/strict_json.h"
+#include "common/json/strict_json.h"
 
 namespace chord::grounding {
 namespace {
@@ -127,11 +127,13 @@ absl::StatusOr<FittedOn> ParseFittedOn(const Json& json) {
   if (!json["data"].is_string()) return Bad("fitted_on.data must be text");
   out.data = json["data"].get<std::string>();
   CHORD_ASSIGN_OR_RETURN(out.sha256, Hex(json["sha256"], "fitted_on.sha256"));
-  const std::pair<const char*, int64_t*> counts[] = {
-      {"questions", &out.questions},           {"boxes", &out.boxes},
-      {"boxes_right", &out.boxes_right},       {"absences", &out.absences},
-      {"absences_right", &out.absences_right}, {"answers", &out.answers},
-      {"answers_right", &out.answers_right}};
+  const std::pair<const char*, int64_t*> counts[] = {{"questions", &out.prompts},
+                                                     {"boxes", &out.boxes},
+                                                     {"boxes_right", &out.boxes_right},
+                                                     {"absences", &out.absences},
+                                                     {"absences_right", &out.absences_right},
+                                                     {"answers", &out.answers},
+                                                     {"answers_right", &out.answers_right}};
   for (const auto& [name, to] : counts) {
     CHORD_ASSIGN_OR_RETURN(*to, Count(json[name], absl::StrCat("fitted_on.", name)));
   }
@@ -154,7 +156,7 @@ std::string ToJson(const ConfidenceMap& map) {
   out["answer"] = MapJson(map.answer, kAnswerNames);
   out["fitted_on"] = {{"data", on.data},
                       {"sha256", on.sha256},
-                      {"questions", on.questions},
+                      {"questions", on.prompts},
                       {"boxes", on.boxes},
                       {"boxes_right", on.boxes_right},
                       {"absences", on.absences},
@@ -167,7 +169,7 @@ std::string ToJson(const ConfidenceMap& map) {
 }
 
 absl::StatusOr<ConfidenceMap> ParseConfidenceMap(absl::string_view text) {
-  const absl::StatusOr<Json> parsed = model::ParseStrictJson(text);
+  const absl::StatusOr<Json> parsed = ParseStrictJson(text);
   if (!parsed.ok()) return Bad(absl::StrCat("not valid: ", parsed.status().message()));
   const Json& json = *parsed;
   CHORD_RETURN_IF_ERROR(OnlyKeys(json, "the file",
@@ -188,9 +190,8 @@ absl::StatusOr<ConfidenceMap> ParseConfidenceMap(absl::string_view text) {
 
 absl::StatusOr<std::optional<ConfidenceMap>> LoadConfidenceMap(const std::string& model_dir,
                                                                absl::string_view fingerprint) {
-  CHORD_ASSIGN_OR_RETURN(
-      const std::optional<std::string> text,
-      model::ReadOptionalFile(model_dir, kConfidenceFile, kMaxConfidenceFileBytes));
+  CHORD_ASSIGN_OR_RETURN(const std::optional<std::string> text,
+                         ReadOptionalFile(model_dir, kConfidenceFile, kMaxConfidenceFileBytes));
   if (!text) return std::optional<ConfidenceMap>();
   CHORD_ASSIGN_OR_RETURN(ConfidenceMap map, ParseConfidenceMap(*text));
   if (map.model_fingerprint != fingerprint) {

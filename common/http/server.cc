@@ -158,10 +158,10 @@ class Session : public std::enable_shared_from_this<Session> {
     net::post(socket_.get_executor(), [self = shared_from_this(), method] { (*self.*method)(); });
   }
   void Start();
-  void TurnAway();  // instead of Start: over the cap
-  void Drain();     // ends between requests
-  void Abort();     // ends now
-  void Evict();     // ends if no request is under way
+  void RejectOverCapacity();  // instead of Start: over the cap
+  void Drain();               // ends between requests
+  void Abort();               // ends now
+  void Evict();               // ends if no request is under way
 
   // Owned by the server, under its mutex.
   std::list<Session*>::iterator place;
@@ -267,7 +267,7 @@ class ServerImpl : public Server {
   void Forget(Session* session);
   void SetEvictable(Session* session, bool evictable);
   // Room for `bytes` of a body to come; takes nothing.
-  bool HasRoom(int64_t bytes);
+  bool HasCapacity(int64_t bytes);
   // `first`: of a body that has none yet. False: all bodies, or those that arrive from this peer,
   // have as much as they may.
   bool ReserveBody(const std::string& peer, bool first, int64_t bytes);
@@ -335,7 +335,7 @@ void Session::Start() {
   Advance();
 }
 
-void Session::TurnAway() {
+void Session::RejectOverCapacity() {
   BeginRequest();
   Refuse(errors::ConnectionLimit());
 }
@@ -630,7 +630,7 @@ absl::Status Session::CheckHeader() {
     if (absl::Status status = route_->admit(request_); !status.ok()) return status;
   }
   if (has_body) {
-    if (!server_.HasRoom(length ? static_cast<int64_t>(*length) : 1)) {
+    if (!server_.HasCapacity(length ? static_cast<int64_t>(*length) : 1)) {
       return errors::Overloaded(absl::Seconds(1));
     }
     parser_->body_limit(static_cast<uint64_t>(route_->body_limit));
@@ -1023,7 +1023,7 @@ void ServerImpl::Add(const std::shared_ptr<Session>& session, bool room) {
     session->place = busy_.insert(busy_.end(), session.get());
     draining = draining_;
   }
-  session->Post(draining ? &Session::Abort : room ? &Session::Start : &Session::TurnAway);
+  session->Post(draining ? &Session::Abort : room ? &Session::Start : &Session::RejectOverCapacity);
 }
 
 void ServerImpl::Forget(Session* session) {
@@ -1066,7 +1066,7 @@ void ServerImpl::ForEach(void (Session::*method)()) {
   }
 }
 
-bool ServerImpl::HasRoom(int64_t bytes) {
+bool ServerImpl::HasCapacity(int64_t bytes) {
   absl::MutexLock lock(&bodies_mu_);
   return body_memory_ + bytes <= options.max_body_memory;
 }

@@ -35,12 +35,12 @@ absl::StatusOr<Header> ProbeWebp(absl::string_view bytes, const Limits& limits);
 //   PNG   3 B plus two rows, whatever the depth, colour type or interlacing
 //   WebP  3 B lossy; 7 B lossless; up to 9 B with alpha
 // JPEG has no alpha; PNG and WebP compose it on white or drop it.
-absl::StatusOr<Picture> DecodeJpeg(absl::string_view bytes, const Header& header,
-                                   const CancelToken& cancel);
-absl::StatusOr<Picture> DecodePng(absl::string_view bytes, const Header& header,
-                                  bool alpha_on_white, const CancelToken& cancel);
-absl::StatusOr<Picture> DecodeWebp(absl::string_view bytes, const Header& header,
+absl::StatusOr<RgbImage> DecodeJpeg(absl::string_view bytes, const Header& header,
+                                    const CancelToken& cancel);
+absl::StatusOr<RgbImage> DecodePng(absl::string_view bytes, const Header& header,
                                    bool alpha_on_white, const CancelToken& cancel);
+absl::StatusOr<RgbImage> DecodeWebp(absl::string_view bytes, const Header& header,
+                                    bool alpha_on_white, const CancelToken& cancel);
 
 // How often a decoder looks at the cancel token, in rows.
 inline constexpr int kRowsPerCancelCheck = 64;

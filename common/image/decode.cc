@@ -9,8 +9,8 @@
 namespace chord::image {
 namespace {
 
-absl::StatusOr<Picture> DecodeStored(absl::string_view bytes, const Header& header,
-                                     const DecodeOptions& options, const CancelToken& cancel) {
+absl::StatusOr<RgbImage> DecodeStored(absl::string_view bytes, const Header& header,
+                                      const DecodeOptions& options, const CancelToken& cancel) {
   switch (header.format) {
     case Format::kJpeg:
       return internal::DecodeJpeg(bytes, header, cancel);
@@ -24,14 +24,14 @@ absl::StatusOr<Picture> DecodeStored(absl::string_view bytes, const Header& head
 
 }  // namespace
 
-absl::StatusOr<Picture> Decode(absl::string_view bytes, const DecodeOptions& options,
-                               const CancelToken& cancel) {
+absl::StatusOr<RgbImage> Decode(absl::string_view bytes, const DecodeOptions& options,
+                                const CancelToken& cancel) {
   CHORD_RETURN_IF_ERROR(cancel.Check());
   CHORD_ASSIGN_OR_RETURN(const Header header, Probe(bytes, options.limits));
   try {
-    CHORD_ASSIGN_OR_RETURN(Picture picture, DecodeStored(bytes, header, options, cancel));
-    if (options.apply_exif) picture = Upright(std::move(picture), header.orientation);
-    return picture;
+    CHORD_ASSIGN_OR_RETURN(RgbImage image, DecodeStored(bytes, header, options, cancel));
+    if (options.apply_exif) image = Upright(std::move(image), header.orientation);
+    return image;
   } catch (const std::bad_alloc&) {
     return errors::Overloaded(absl::Seconds(1));
   }

@@ -17,7 +17,7 @@ absl::Status CheckGeometry(const PatchGeometry& g) {
   if (!sane(g.patch_size) || !sane(g.merge_size) || !sane(g.temporal_patch_size) ||
       g.min_pixels < 1 || g.max_pixels < g.min_pixels) {
     return errors::ConfigInvalid(
-        "The model's picture settings are invalid: patch_size, merge_size and temporal_patch_size "
+        "The model's image settings are invalid: patch_size, merge_size and temporal_patch_size "
         "must be from 1 to 1024 and 1 <= min_pixels <= max_pixels.");
   }
   return absl::OkStatus();

@@ -1,4 +1,4 @@
-// The frame contract: one derivation of every size on the way from a stored picture to image
+// The frame contract: one derivation of every size on the way from a stored image to image
 // tokens and back. Derived once (gateway), verified by the same function wherever it arrives.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace chord::image {
 
-// What a checkpoint says about its pictures (preprocessor_config.json, vision_config).
+// What a checkpoint says about its images (preprocessor_config.json, vision_config).
 struct PatchGeometry {
   int patch_size = 14;
   int merge_size = 2;
@@ -65,9 +65,9 @@ struct Box {
   bool operator==(const Box&) const = default;
 };
 
-// Resized px -> upright px: scaled per axis, ordered, clamped to the picture, rounded to the
+// Resized px -> upright px: scaled per axis, ordered, clamped to the image, rounded to the
 // nearest integer; a box that is thinner than a pixel after rounding is widened to one inside the
-// picture. nullopt when nothing of it lies inside or it has no area or is not finite.
+// image. nullopt when nothing of it lies inside or it has no area or is not finite.
 std::optional<Box> ToUpright(const BoxF& resized_px, const FramePlan& plan);
 
 }  // namespace chord::image

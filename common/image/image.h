@@ -47,7 +47,7 @@ struct Limits {
 absl::StatusOr<Header> Probe(absl::string_view bytes, const Limits& limits);
 
 // Interleaved RGB, rows top to bottom without padding: pixel (x, y) at 3·(y·width + x).
-struct Picture {
+struct RgbImage {
   int width = 0;
   int height = 0;
   std::vector<uint8_t> rgb;
@@ -61,10 +61,12 @@ struct DecodeOptions {
 
 // Probe + decode + upright + alpha on white. The result is in the upright frame.
 // A file that is cut anywhere is refused, never half grey. `cancel` is looked at per row band.
-absl::StatusOr<Picture> Decode(absl::string_view bytes, const DecodeOptions& options,
-                               const CancelToken& cancel = {});
+absl::StatusOr<RgbImage> Decode(absl::string_view bytes, const DecodeOptions& options,
+                                const CancelToken& cancel = {});
 
-// For annotated pictures. Deterministic.
-absl::StatusOr<std::vector<uint8_t>> EncodePng(const Picture& picture);
+// For annotated images. Deterministic.
+absl::StatusOr<std::vector<uint8_t>> EncodePng(const RgbImage& image);
+// Baseline JPEG of quality 92. INVALID_ARGUMENT for sides over 65,500 pixels.
+absl::StatusOr<std::vector<uint8_t>> EncodeJpeg(const RgbImage& image);
 
 }  // namespace chord::image

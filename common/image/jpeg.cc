@@ -92,7 +92,7 @@ Session& SessionOf(j_common_ptr info) { return *static_cast<Session*>(info->clie
 [[noreturn]] void OnError(j_common_ptr info) { std::longjmp(SessionOf(info).jump, 1); }
 
 // Warnings (level −1) say that the file is cut or damaged and that the rest will be guessed, but
-// for a few that real cameras and editors earn with sound pictures.
+// for a few that real cameras and editors earn with sound images.
 void OnMessage(j_common_ptr info, int level) {
   if (level >= 0) return;
   switch (info->err->msg_code) {
@@ -221,8 +221,8 @@ absl::StatusOr<Header> ProbeJpeg(absl::string_view bytes, const Limits& limits) 
   }
 }
 
-absl::StatusOr<Picture> DecodeJpeg(absl::string_view bytes, const Header& header,
-                                   const CancelToken& cancel) {
+absl::StatusOr<RgbImage> DecodeJpeg(absl::string_view bytes, const Header& header,
+                                    const CancelToken& cancel) {
   Session s;
   s.cancel = &cancel;
   if (!ReadHeader(s, bytes)) return Failure(s);
@@ -232,21 +232,21 @@ absl::StatusOr<Picture> DecodeJpeg(absl::string_view bytes, const Header& header
   }
   const bool inks = s.info.num_components == 4;
   s.info.out_color_space = inks ? JCS_CMYK : JCS_RGB;
-  // Coefficients of a progressive picture (2 B each) plus the library's own buffers.
+  // Coefficients of a progressive image (2 B each) plus the library's own buffers.
   s.info.mem->max_memory_to_use = static_cast<long>(int64_t{2} * s.info.num_components *
                                                         (header.width + 64) * (header.height + 64) +
                                                     (int64_t{64} << 20));
   if (!Start(s)) return Failure(s);
 
-  Picture picture{header.width, header.height, {}};
-  picture.rgb.resize(size_t{3} * header.width * header.height);
+  RgbImage image{header.width, header.height, {}};
+  image.rgb.resize(size_t{3} * header.width * header.height);
   std::vector<uint8_t> row(inks ? size_t{4} * header.width : 0);
   for (int y = 0; y < header.height; y += kRowsPerCancelCheck) {
     const int end = std::min(y + kRowsPerCancelCheck, header.height);
-    if (!ReadRows(s, end, picture.rgb.data(), inks ? row.data() : nullptr)) return Failure(s);
+    if (!ReadRows(s, end, image.rgb.data(), inks ? row.data() : nullptr)) return Failure(s);
   }
   if (!Finish(s)) return Failure(s);
-  return picture;
+  return image;
 }
 
 }  // namespace chord::image::internal

@@ -1,6 +1,6 @@
 // PNG by libpng, which delivers the rows as stored (unfiltered, packed, each Adam7 pass by itself);
 // depth, palette, transparency and interlacing are resolved here, row by row, straight into the
-// picture. So even an interlaced 16-bit RGBA file takes 3 bytes a pixel and two rows.
+// image. So even an interlaced 16-bit RGBA file takes 3 bytes a pixel and two rows.
 //
 // Rules: gray of 1, 2, 4 bits is scaled to 0..255; 16 bits become floor(v / 257), colour and alpha
 // alike, before alpha is composed; colour keys are compared at full depth; gAMA, sRGB, iCCP and
@@ -248,8 +248,8 @@ absl::StatusOr<Header> ProbePng(absl::string_view bytes, const Limits& limits) {
   return header;
 }
 
-absl::StatusOr<Picture> DecodePng(absl::string_view bytes, const Header& header,
-                                  bool alpha_on_white, const CancelToken& cancel) {
+absl::StatusOr<RgbImage> DecodePng(absl::string_view bytes, const Header& header,
+                                   bool alpha_on_white, const CancelToken& cancel) {
   Session s(cancel);
   s.bytes = bytes;
   const auto failed = [&cancel]() -> absl::Status {
@@ -267,8 +267,8 @@ absl::StatusOr<Picture> DecodePng(absl::string_view bytes, const Header& header,
 
   std::vector<uint8_t> stored(png_get_rowbytes(s.png, s.info));
   std::vector<uint8_t> sparse(interlaced ? size_t{3} * header.width : 0);
-  Picture picture{header.width, header.height, {}};
-  picture.rgb.resize(size_t{3} * header.width * header.height);
+  RgbImage image{header.width, header.height, {}};
+  image.rgb.resize(size_t{3} * header.width * header.height);
   const auto passes = interlaced ? absl::MakeConstSpan(kAdam7) : absl::MakeConstSpan(kWhole);
   int64_t left = 0;  // rows
   for (const Pass& pass : passes) {
@@ -282,7 +282,7 @@ absl::StatusOr<Picture> DecodePng(absl::string_view bytes, const Header& header,
       if (left % kRowsPerCancelCheck == 0) CHORD_RETURN_IF_ERROR(cancel.Check());
       if (--left == 0) s.left = 2 * static_cast<int64_t>(stored.size()) + kMaxTailBytes;
       if (!ReadRow(s, stored.data())) return failed();
-      uint8_t* to = picture.rgb.data() + size_t{3} * header.width * y;
+      uint8_t* to = image.rgb.data() + size_t{3} * header.width * y;
       if (pass.dx == 1) {
         converter.Convert(stored.data(), width, to);
         continue;
@@ -294,7 +294,7 @@ absl::StatusOr<Picture> DecodePng(absl::string_view bytes, const Header& header,
   }
   s.left = std::numeric_limits<int64_t>::max();  // chunks behind the pixels are only skipped
   if (!Finish(s)) return failed();
-  return picture;
+  return image;
 }
 
 }  // namespace chord::image::internal

@@ -39,23 +39,23 @@ void WriteBytes(png_structp png, png_bytep data, size_t count) {
   png_error(png, "memory");
 }
 
-bool Write(Session& s, const Picture& picture) {
+bool Write(Session& s, const RgbImage& image) {
   s.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, OnError, OnWarning);
   if (s.png == nullptr) return false;
   if (setjmp(png_jmpbuf(s.png)) != 0) return false;
   s.info = png_create_info_struct(s.png);
   if (s.info == nullptr) return false;
   png_set_write_fn(s.png, &s, WriteBytes, nullptr);
-  png_set_IHDR(s.png, s.info, picture.width, picture.height, 8, PNG_COLOR_TYPE_RGB,
-               PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  png_set_IHDR(s.png, s.info, image.width, image.height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
+               PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
   // Up and Paeth cost most of the filter search and little is lost without it on photographs;
   // level 3 is where zlib stops being fast.
   png_set_filter(s.png, PNG_FILTER_TYPE_BASE, PNG_FILTER_SUB);
   png_set_compression_level(s.png, 3);
   png_write_info(s.png, s.info);
-  const size_t stride = size_t{3} * picture.width;
-  for (int y = 0; y < picture.height; ++y) {
-    png_write_row(s.png, picture.rgb.data() + y * stride);
+  const size_t stride = size_t{3} * image.width;
+  for (int y = 0; y < image.height; ++y) {
+    png_write_row(s.png, image.rgb.data() + y * stride);
   }
   png_write_end(s.png, s.info);
   return true;
@@ -63,13 +63,13 @@ bool Write(Session& s, const Picture& picture) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<uint8_t>> EncodePng(const Picture& picture) {
-  if (picture.width <= 0 || picture.height <= 0 ||
-      picture.rgb.size() != size_t{3} * picture.width * picture.height) {
-    return absl::InternalError("EncodePng: the picture's sides and bytes disagree");
+absl::StatusOr<std::vector<uint8_t>> EncodePng(const RgbImage& image) {
+  if (image.width <= 0 || image.height <= 0 ||
+      image.rgb.size() != size_t{3} * image.width * image.height) {
+    return absl::InternalError("EncodePng: the image's sides and bytes disagree");
   }
   Session s;
-  if (!Write(s, picture)) {
+  if (!Write(s, image)) {
     return s.out_of_memory ? absl::ResourceExhaustedError("EncodePng: no memory")
                            : absl::InternalError("EncodePng: libpng failed");
   }

@@ -13,13 +13,13 @@ namespace chord::image {
 enum class ResizeMode {
   kTorch,  // mode T: int16 weights of torch's uint8 antialiased bicubic; the default
   // mode P: 22-bit weights of Pillow's, and its order of passes from 12.2 on: down first when a
-  // picture over 100 times as tall as wide becomes lower. (13.0 chooses by a rule of its own.)
+  // image over 100 times as tall as wide becomes lower. (13.0 chooses by a rule of its own.)
   kPillow,
 };
 
 // Antialiased bicubic to `size`, uint8 between the two passes (across, then down). Returns the
-// picture unchanged when the size is its own. size: both sides >= 1.
-Picture Resize(const Picture& picture, Size size, ResizeMode mode);
+// image unchanged when the size is its own. size: both sides >= 1.
+RgbImage Resize(const RgbImage& image, Size size, ResizeMode mode);
 
 struct Normalization {
   std::array<float, 3> mean = {0.48145466f, 0.4578275f, 0.40821073f};
@@ -30,9 +30,9 @@ struct Normalization {
 using SampleTable = std::array<std::array<float, 256>, 3>;
 SampleTable NormalizedSamples(const Normalization& normalization, ResizeMode mode);
 
-// `picture` (sides multiples of patch·merge) -> out[patches, 3·temporal·patch·patch] float32 row
+// `image` (sides multiples of patch·merge) -> out[patches, 3·temporal·patch·patch] float32 row
 // major, in merge-group order (spec §2.7). `out` has exactly that size.
-absl::Status Patchify(const Picture& picture, const PatchGeometry& geometry,
+absl::Status Patchify(const RgbImage& image, const PatchGeometry& geometry,
                       const Normalization& normalization, ResizeMode mode, absl::Span<float> out);
 
 }  // namespace chord::image

@@ -1,5 +1,5 @@
 // The two 8-bit antialiased bicubic resamplers of spec §2.4 and §2.5. They share everything but
-// the precision of their weights and one rule about tall pictures.
+// the precision of their weights and one rule about tall images.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -162,10 +162,10 @@ CHORD_MULTIVERSION void HorizontalBand(const uint8_t* in, const Axis& axis, int 
   }
 }
 
-Picture Vertical(const Picture& in, int height, ResizeMode mode) {
+RgbImage Vertical(const RgbImage& in, int height, ResizeMode mode) {
   const Axis axis = MakeAxis(in.height, height, mode);
   const size_t stride = size_t{3} * in.width;
-  Picture out{in.width, height, {}};
+  RgbImage out{in.width, height, {}};
   out.rgb.resize(stride * height);
   for (int y = 0; y < height; ++y) {
     VerticalRow(in.rgb.data() + axis.lo[y] * stride, stride,
@@ -175,11 +175,11 @@ Picture Vertical(const Picture& in, int height, ResizeMode mode) {
   return out;
 }
 
-Picture Horizontal(const Picture& in, int width, ResizeMode mode) {
+RgbImage Horizontal(const RgbImage& in, int width, ResizeMode mode) {
   const Axis axis = MakeAxis(in.width, width, mode);
   const size_t in_stride = size_t{3} * in.width;
   const size_t out_stride = size_t{3} * width;
-  Picture out{width, in.height, {}};
+  RgbImage out{width, in.height, {}};
   out.rgb.resize(out_stride * in.height);
   std::vector<uint8_t> before(kBand * in_stride);
   std::vector<uint8_t> after(kBand * out_stride);
@@ -206,17 +206,17 @@ Picture Horizontal(const Picture& in, int width, ResizeMode mode) {
 
 }  // namespace
 
-Picture Resize(const Picture& picture, Size size, ResizeMode mode) {
-  const bool across = size.width != picture.width;
-  const bool down = size.height != picture.height;
-  if (!across && !down) return picture;
-  if (!across) return Vertical(picture, size.height, mode);
-  if (!down) return Horizontal(picture, size.width, mode);
-  // Pillow >= 12.2 turns the order round for very tall pictures that become lower.
-  const bool tall = mode == ResizeMode::kPillow && picture.height > int64_t{100} * picture.width &&
-                    size.height < picture.height;
-  return tall ? Horizontal(Vertical(picture, size.height, mode), size.width, mode)
-              : Vertical(Horizontal(picture, size.width, mode), size.height, mode);
+RgbImage Resize(const RgbImage& image, Size size, ResizeMode mode) {
+  const bool across = size.width != image.width;
+  const bool down = size.height != image.height;
+  if (!across && !down) return image;
+  if (!across) return Vertical(image, size.height, mode);
+  if (!down) return Horizontal(image, size.width, mode);
+  // Pillow >= 12.2 turns the order round for very tall images that become lower.
+  const bool tall = mode == ResizeMode::kPillow && image.height > int64_t{100} * image.width &&
+                    size.height < image.height;
+  return tall ? Horizontal(Vertical(image, size.height, mode), size.width, mode)
+              : Vertical(Horizontal(image, size.width, mode), size.height, mode);
 }
 
 }  // namespace chord::image

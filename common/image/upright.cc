@@ -12,27 +12,27 @@ struct Pixel {
 };
 static_assert(sizeof(Pixel) == 3 && alignof(Pixel) == 1);
 
-void FlipLeftRight(Picture& picture) {
-  auto* pixels = reinterpret_cast<Pixel*>(picture.rgb.data());
-  for (int y = 0; y < picture.height; ++y, pixels += picture.width) {
-    std::reverse(pixels, pixels + picture.width);
+void FlipLeftRight(RgbImage& image) {
+  auto* pixels = reinterpret_cast<Pixel*>(image.rgb.data());
+  for (int y = 0; y < image.height; ++y, pixels += image.width) {
+    std::reverse(pixels, pixels + image.width);
   }
 }
 
-void FlipTopBottom(Picture& picture) {
-  const size_t row = size_t{3} * picture.width;
-  uint8_t* data = picture.rgb.data();
-  for (int y = 0; y < picture.height / 2; ++y) {
+void FlipTopBottom(RgbImage& image) {
+  const size_t row = size_t{3} * image.width;
+  uint8_t* data = image.rgb.data();
+  for (int y = 0; y < image.height / 2; ++y) {
     uint8_t* top = data + y * row;
-    std::swap_ranges(top, top + row, data + (picture.height - 1 - y) * row);
+    std::swap_ranges(top, top + row, data + (image.height - 1 - y) * row);
   }
 }
 
 // Orientations 5–8 swap the sides: a stored column becomes an upright row. In tiles, since one of
-// the two pictures is walked against its rows.
-Picture Turn(const Picture& stored, bool columns_from_right, bool rows_from_bottom) {
+// the two images is walked against its rows.
+RgbImage Turn(const RgbImage& stored, bool columns_from_right, bool rows_from_bottom) {
   constexpr int kTile = 32;
-  Picture out{stored.height, stored.width, {}};
+  RgbImage out{stored.height, stored.width, {}};
   out.rgb.resize(stored.rgb.size());
   const auto* in = reinterpret_cast<const Pixel*>(stored.rgb.data());
   auto* to = reinterpret_cast<Pixel*>(out.rgb.data());
@@ -54,7 +54,7 @@ Picture Turn(const Picture& stored, bool columns_from_right, bool rows_from_bott
 
 }  // namespace
 
-Picture Upright(Picture stored, int orientation) {
+RgbImage Upright(RgbImage stored, int orientation) {
   switch (orientation) {
     case 2:
       FlipLeftRight(stored);

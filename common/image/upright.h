@@ -6,7 +6,7 @@
 namespace chord::image {
 
 // Turns and mirrors `stored` so that it stands upright. orientation: EXIF 1..8. 1 costs nothing,
-// 2–4 work in place, 5–8 (sides swapped) take a second picture while they run.
-Picture Upright(Picture stored, int orientation);
+// 2–4 work in place, 5–8 (sides swapped) take a second image while they run.
+RgbImage Upright(RgbImage stored, int orientation);
 
 }  // namespace chord::image

@@ -69,8 +69,8 @@ absl::StatusOr<Header> ProbeWebp(absl::string_view bytes, const Limits& limits) 
   return header;
 }
 
-absl::StatusOr<Picture> DecodeWebp(absl::string_view bytes, const Header& header,
-                                   bool alpha_on_white, const CancelToken& cancel) {
+absl::StatusOr<RgbImage> DecodeWebp(absl::string_view bytes, const Header& header,
+                                    bool alpha_on_white, const CancelToken& cancel) {
   bytes = bytes.substr(0, size_t{8} + Le32(&bytes[4]));
   WebPDecoderConfig config;
   if (!WebPInitDecoderConfig(&config) ||
@@ -81,13 +81,13 @@ absl::StatusOr<Picture> DecodeWebp(absl::string_view bytes, const Header& header
   const bool compose = config.input.has_alpha && alpha_on_white;
   const size_t channels = compose ? 4 : 3;
   const size_t pixels = size_t{1} * header.width * header.height;
-  Picture picture{header.width, header.height, {}};
-  picture.rgb.resize(channels * pixels);
+  RgbImage image{header.width, header.height, {}};
+  image.rgb.resize(channels * pixels);
   config.output.colorspace = compose ? MODE_RGBA : MODE_RGB;
   config.output.is_external_memory = 1;
-  config.output.u.RGBA.rgba = picture.rgb.data();
+  config.output.u.RGBA.rgba = image.rgb.data();
   config.output.u.RGBA.stride = static_cast<int>(channels * header.width);
-  config.output.u.RGBA.size = picture.rgb.size();
+  config.output.u.RGBA.size = image.rgb.size();
 
   // Fed in growing slices of the same bytes (nothing is copied), to be able to stop in between.
   const std::unique_ptr<WebPIDecoder, DecoderDeleter> decoder(WebPIDecode(nullptr, 0, &config));
@@ -103,17 +103,17 @@ absl::StatusOr<Picture> DecodeWebp(absl::string_view bytes, const Header& header
   }
 
   if (compose) {  // in place: the write position never passes the read position
-    const uint8_t* in = picture.rgb.data();
-    uint8_t* out = picture.rgb.data();
+    const uint8_t* in = image.rgb.data();
+    uint8_t* out = image.rgb.data();
     for (size_t i = 0; i < pixels; ++i, in += 4, out += 3) {
       const uint32_t r = in[0], g = in[1], b = in[2], a = in[3];
       out[0] = OnWhite(r, a);
       out[1] = OnWhite(g, a);
       out[2] = OnWhite(b, a);
     }
-    picture.rgb.resize(3 * pixels);
+    image.rgb.resize(3 * pixels);
   }
-  return picture;
+  return image;
 }
 
 }  // namespace chord::image::internal

@@ -15,11 +15,11 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
+#include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/model/files.h"
+#include "common/json/strict_json.h"
 #include "common/model/prompt.h"
-#include "common/model/strict_json.h"
 
 namespace chord::model {
 namespace {
@@ -197,7 +197,7 @@ absl::StatusOr<std::vector<Node>> Parse(absl::string_view source) {
 // --- nodes in, skeleton out
 // ------------------------------------------------------------------------
 
-// Which branches belong to things that Chord never asks for: numbered pictures and video.
+// Which branches belong to things that Chord never asks for: numbered images and video.
 bool OpensUnusedBranch(absl::string_view statement) {
   const bool conditional =
       absl::StartsWith(statement, "if ") || absl::StartsWith(statement, "elif ");

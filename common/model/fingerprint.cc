@@ -2,10 +2,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
-#include "common/model/files.h"
 #include "common/model/model_config.h"
 #include "common/model/safetensors.h"
 #include "common/model/weight_files.h"

@@ -10,10 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
+#include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/model/files.h"
-#include "common/model/strict_json.h"
+#include "common/json/strict_json.h"
 
 namespace chord::model {
 namespace {
@@ -27,9 +27,9 @@ constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxVocab = 1 << 24;
 constexpr int64_t kMaxSide = 4096;
 constexpr int64_t kMaxPixels = int64_t{1} << 40;
-// What a picture of one pixel may become on its way to the model: values of all its patches. The
+// What an image of one pixel may become on its way to the model: values of all its patches. The
 // published settings make 18,816 of it; this is 512 MiB.
-constexpr int64_t kMaxSmallestPicture = int64_t{1} << 27;
+constexpr int64_t kMaxSmallestImage = int64_t{1} << 27;
 constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
 
 constexpr int32_t kReferenceEos = 151645;  // what the reference class takes when nobody says
@@ -355,9 +355,9 @@ absl::Status ReadProcessor(const json& object, const std::string& file, ModelCon
 
   const int64_t factor = int64_t{geometry.patch_size} * geometry.merge_size;
   if (std::max(factor * factor, geometry.min_pixels) >
-      kMaxSmallestPicture / (3 * geometry.temporal_patch_size)) {
+      kMaxSmallestImage / (3 * geometry.temporal_patch_size)) {
     fields.Refuse("min_pixels, patch_size, merge_size, temporal_patch_size",
-                  "would enlarge the smallest picture beyond reason");
+                  "would enlarge the smallest image beyond reason");
   }
 
   image::Normalization& norm = config->normalization;

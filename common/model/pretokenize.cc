@@ -1,7 +1,7 @@
 #include "common/model/pretokenize.h"
 
 #include "absl/strings/str_cat.h"
-#include "common/model/unicode.h"
+#include "common/text/unicode.h"
 
 namespace chord::model {
 namespace {
@@ -9,7 +9,7 @@ namespace {
 struct Char {
   size_t begin;  // byte offset
   int32_t code_point;
-  CharClass kind;
+  text::CharClass kind;
 };
 
 bool EqualsIgnoringCase(int32_t code_point, char lower) {
@@ -22,12 +22,12 @@ class Scanner {
   explicit Scanner(absl::string_view text) {
     chars_.reserve(text.size() + 1);
     for (size_t at = 0; at < text.size();) {
-      const Rune rune = FirstRune(text.substr(at));
-      chars_.push_back({at, rune.code_point, ClassOf(rune.code_point)});
+      const text::Rune rune = text::FirstRune(text.substr(at));
+      chars_.push_back({at, rune.code_point, text::ClassOf(rune.code_point)});
       at += rune.bytes;
     }
     size_ = chars_.size();
-    chars_.push_back({text.size(), 0, CharClass::kOther});
+    chars_.push_back({text.size(), 0, text::CharClass::kOther});
   }
 
   size_t size() const { return size_; }
@@ -37,32 +37,32 @@ class Scanner {
   size_t PieceEnd(size_t i) {
     if (const size_t end = Contraction(i); end != 0) return end;
     switch (KindAt(i)) {
-      case CharClass::kLetter:
-        return Skip(i, CharClass::kLetter);
-      case CharClass::kNumber:
+      case text::CharClass::kLetter:
+        return Skip(i, text::CharClass::kLetter);
+      case text::CharClass::kNumber:
         return i + 1;
-      case CharClass::kOther:
-        if (Is(i + 1, CharClass::kLetter)) return Skip(i + 1, CharClass::kLetter);
-        return Skip(Skip(i, CharClass::kOther), CharClass::kNewline);
-      case CharClass::kSpace:
-        if (Is(i + 1, CharClass::kLetter)) return Skip(i + 1, CharClass::kLetter);
-        if (chars_[i].code_point == ' ' && Is(i + 1, CharClass::kOther)) {
-          return Skip(Skip(i + 1, CharClass::kOther), CharClass::kNewline);
+      case text::CharClass::kOther:
+        if (Is(i + 1, text::CharClass::kLetter)) return Skip(i + 1, text::CharClass::kLetter);
+        return Skip(Skip(i, text::CharClass::kOther), text::CharClass::kNewline);
+      case text::CharClass::kSpace:
+        if (Is(i + 1, text::CharClass::kLetter)) return Skip(i + 1, text::CharClass::kLetter);
+        if (chars_[i].code_point == ' ' && Is(i + 1, text::CharClass::kOther)) {
+          return Skip(Skip(i + 1, text::CharClass::kOther), text::CharClass::kNewline);
         }
         return Blank(i);
-      case CharClass::kNewline:
+      case text::CharClass::kNewline:
         return Blank(i);
     }
     return i + 1;
   }
 
  private:
-  CharClass KindAt(size_t i) const { return chars_[i].kind; }
-  bool Is(size_t i, CharClass kind) const { return i < size_ && chars_[i].kind == kind; }
+  text::CharClass KindAt(size_t i) const { return chars_[i].kind; }
+  bool Is(size_t i, text::CharClass kind) const { return i < size_ && chars_[i].kind == kind; }
   bool Letter(size_t i, char lower) const {
     return i < size_ && EqualsIgnoringCase(chars_[i].code_point, lower);
   }
-  size_t Skip(size_t i, CharClass kind) const {
+  size_t Skip(size_t i, text::CharClass kind) const {
     while (Is(i, kind)) ++i;
     return i;
   }
@@ -81,8 +81,8 @@ class Scanner {
   // A run of white space, alternatives 5 to 7.
   size_t Blank(size_t i) const {
     size_t end = i, after_newline = 0;
-    for (; Is(end, CharClass::kSpace) || Is(end, CharClass::kNewline); ++end) {
-      if (KindAt(end) == CharClass::kNewline) after_newline = end + 1;
+    for (; Is(end, text::CharClass::kSpace) || Is(end, text::CharClass::kNewline); ++end) {
+      if (KindAt(end) == text::CharClass::kNewline) after_newline = end + 1;
     }
     if (after_newline != 0) return after_newline;
     if (end == size_ || end == i + 1) return end;

@@ -19,11 +19,11 @@
 #include "absl/strings/str_join.h"
 #include "common/base/checked_math.h"
 #include "common/base/errors.h"
+#include "common/base/files.h"
 #include "common/base/ids.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/model/files.h"
-#include "common/model/strict_json.h"
+#include "common/json/strict_json.h"
 
 namespace chord::model {
 namespace {

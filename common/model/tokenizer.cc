@@ -10,7 +10,7 @@
 #include "common/base/status_macros.h"
 #include "common/model/pretokenize.h"
 #include "common/model/tokenizer_file.h"
-#include "common/model/unicode.h"
+#include "common/text/unicode.h"
 
 namespace chord::model {
 namespace {
@@ -89,15 +89,15 @@ class Merger {
 };
 
 bool IsSpace(int32_t code_point) {
-  const CharClass kind = ClassOf(code_point);
-  return kind == CharClass::kSpace || kind == CharClass::kNewline;
+  const text::CharClass kind = text::ClassOf(code_point);
+  return kind == text::CharClass::kSpace || kind == text::CharClass::kNewline;
 }
 
 // The last character of `text`, which is not empty and valid UTF-8.
-Rune LastRune(absl::string_view text) {
+text::Rune LastRune(absl::string_view text) {
   size_t at = text.size() - 1;
   while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80) --at;
-  return FirstRune(text.substr(at));
+  return text::FirstRune(text.substr(at));
 }
 
 // Finds added tokens: leftmost match, the longest of those that start there. What their flags ask
@@ -126,20 +126,20 @@ class Matcher {
       at = to;
       const absl::string_view after = input.substr(to);
       if (hit->single_word &&
-          ((from > 0 && IsWordCharacter(LastRune(input.substr(0, from)).code_point)) ||
-           (!after.empty() && IsWordCharacter(FirstRune(after).code_point)))) {
+          ((from > 0 && text::IsWordCharacter(LastRune(input.substr(0, from)).code_point)) ||
+           (!after.empty() && text::IsWordCharacter(text::FirstRune(after).code_point)))) {
         continue;
       }
       if (hit->lstrip) {
         while (from > begin) {
-          const Rune rune = LastRune(input.substr(begin, from - begin));
+          const text::Rune rune = LastRune(input.substr(begin, from - begin));
           if (!IsSpace(rune.code_point)) break;
           from -= rune.bytes;
         }
       }
       if (hit->rstrip) {
         while (to < input.size()) {
-          const Rune rune = FirstRune(input.substr(to));
+          const text::Rune rune = text::FirstRune(input.substr(to));
           if (!IsSpace(rune.code_point)) break;
           to += rune.bytes;
         }
@@ -186,7 +186,7 @@ struct Tokenizer::Impl {
   bool nfc = true;
 
   std::string Normalize(absl::string_view text) const {
-    return nfc ? Nfc(text) : std::string(text);
+    return nfc ? text::Nfc(text) : std::string(text);
   }
   bool Has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < flags.size(); }
 
@@ -246,7 +246,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(absl::string_view json) {
 
 std::vector<int32_t> Tokenizer::EncodeText(absl::string_view text) const {
   std::vector<int32_t> ids;
-  impl_->EncodeSegment(impl_->Normalize(ToValidUtf8(text)), ids);
+  impl_->EncodeSegment(impl_->Normalize(text::ToValidUtf8(text)), ids);
   return ids;
 }
 
@@ -255,7 +255,7 @@ std::vector<int32_t> Tokenizer::EncodeWithAddedTokens(absl::string_view text) co
   const auto token = [&ids](int32_t id) { ids.push_back(id); };
   const auto segment = [&](absl::string_view s) { impl_->EncodeSegment(s, ids); };
   impl_->raw.Cut(
-      ToValidUtf8(text),
+      text::ToValidUtf8(text),
       [&](absl::string_view s) { impl_->normalized.Cut(impl_->Normalize(s), segment, token); },
       token);
   return ids;
@@ -292,7 +292,7 @@ std::string Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special) 
     const absl::string_view token = TokenBytes(id);
     bytes.append(token.data(), token.size());
   }
-  return ToValidUtf8(bytes);
+  return text::ToValidUtf8(bytes);
 }
 
 int32_t Tokenizer::size() const { return static_cast<int32_t>(impl_->flags.size()); }
@@ -302,12 +302,12 @@ std::string StreamDecoder::Push(int32_t id) {
     const absl::string_view token = tokenizer_->TokenBytes(id);
     tail_.append(token.data(), token.size());
   }
-  const size_t keep = IncompleteTail(tail_);
-  std::string whole = ToValidUtf8(absl::string_view(tail_).substr(0, tail_.size() - keep));
+  const size_t keep = text::IncompleteTail(tail_);
+  std::string whole = text::ToValidUtf8(absl::string_view(tail_).substr(0, tail_.size() - keep));
   tail_.erase(0, tail_.size() - keep);
   return whole;
 }
 
-std::string StreamDecoder::Finish() { return ToValidUtf8(std::exchange(tail_, {})); }
+std::string StreamDecoder::Finish() { return text::ToValidUtf8(std::exchange(tail_, {})); }
 
 }  // namespace chord::model

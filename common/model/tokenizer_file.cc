@@ -11,11 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/base/errors.h"
+#include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/model/files.h"
 #include "common/model/pretokenize.h"
-#include "common/model/unicode.h"
+#include "common/text/unicode.h"
 
 namespace chord::model {
 namespace {
@@ -280,7 +280,7 @@ std::string TokenBytes(const std::string& token) {
   std::string out;
   out.reserve(token.size());
   for (absl::string_view rest = token; !rest.empty();) {
-    const Rune rune = FirstRune(rest);
+    const text::Rune rune = text::FirstRune(rest);
     const int b = rune.code_point < kMappedCharacters
                       ? Bytes().byte[static_cast<size_t>(rune.code_point)]
                       : -1;

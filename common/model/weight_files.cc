@@ -5,10 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/model/files.h"
-#include "common/model/strict_json.h"
+#include "common/json/strict_json.h"
 
 namespace chord::model {
 namespace {

@@ -1,7 +1,7 @@
 // Structured logs: one JSON object a line, on stderr. Bounded, asynchronous, and lossy rather than
 // slow: when the reader of stderr stalls, lines are dropped and counted, requests go on.
 //
-// Never log what a user sent: no prompt, no picture, no answer text. Ids, sizes, codes and times
+// Never log what a user sent: no prompt, no image, no answer text. Ids, sizes, codes and times
 // are enough; texts of libraries belong here and not into answers.
 #pragma once
 

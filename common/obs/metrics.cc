@@ -45,7 +45,7 @@ const Names kKvStates = {"capacity", "used", "kept"};
 const Names kTokenKinds = {"image", "prompt", "generated", "forced"};
 const Names kImageEvents = {"uploaded", "asked",   "hit",     "miss",
                             "evicted",  "expired", "deleted", "refused"};
-const Names kPictureCaches = {"none", "embeddings", "kv"};
+const Names kImageCaches = {"none", "embeddings", "kv"};
 const Names kRetryOutcomes = {"answered", "failed", "over_budget", "no_worker"};
 const Names kSessionEvents = {"created", "hit", "miss", "evicted", "expired"};
 const Names kModelStates = {"loading", "ready", "draining", "error"};
@@ -73,7 +73,7 @@ const Names kReasons = {"IMAGE_MISSING",
                         "IMAGE_METADATA_TOO_LARGE",
                         "IMAGE_URL_REFUSED",
                         "IMAGE_ID_UNKNOWN",
-                        "IMAGE_TWICE",
+                        "IMAGE_SOURCE_CONFLICT",
                         "IMAGE_STORE_FULL",
                         "UPLOAD_MISMATCH",
                         "PROMPT_MISSING",
@@ -170,7 +170,7 @@ struct ProcessFigures {
 
 // proc(5): after the last ')' of stat the fields are counted from "state" = 3.
 ProcessFigures ReadProcess() {
-  ProcessFigures figures;
+  ProcessFigures summary;
   std::ifstream in("/proc/self/stat");
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   const std::vector<absl::string_view> fields = absl::StrSplit(
@@ -182,21 +182,21 @@ ProcessFigures ReadProcess() {
                : 0.0;
   };
   const auto ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
-  figures.cpu_seconds = (field(14) + field(15)) / ticks;
-  figures.threads = field(20);
-  figures.virtual_bytes = field(23);
-  figures.resident_bytes = field(24) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  summary.cpu_seconds = (field(14) + field(15)) / ticks;
+  summary.threads = field(20);
+  summary.virtual_bytes = field(23);
+  summary.resident_bytes = field(24) * static_cast<double>(sysconf(_SC_PAGESIZE));
   std::ifstream system("/proc/stat");
   for (std::string key, line; system >> key; std::getline(system, line)) {
     double boot = 0;
-    if (key == "btime" && system >> boot) figures.start_seconds = boot + field(22) / ticks;
+    if (key == "btime" && system >> boot) summary.start_seconds = boot + field(22) / ticks;
   }
   if (DIR* fds = opendir("/proc/self/fd"); fds != nullptr) {
-    while (const dirent* entry = readdir(fds)) figures.open_fds += entry->d_name[0] != '.' ? 1 : 0;
-    figures.open_fds -= 1;  // the one that lists them
+    while (const dirent* entry = readdir(fds)) summary.open_fds += entry->d_name[0] != '.' ? 1 : 0;
+    summary.open_fds -= 1;  // the one that lists them
     closedir(fds);
   }
-  return figures;
+  return summary;
 }
 
 }  // namespace
@@ -233,11 +233,11 @@ struct Metrics::Impl {
   Labelled<Gauge> device_bytes;  // nobody measures it yet: not exported
   Labelled<Histogram> request_seconds, stage_seconds;
   Labelled<Counter> rejected, cancelled, expired, http, tokens, session, embedding_bytes, log_lines,
-      image_events, picture_cache, retries;
+      image_events, image_cache, retries;
   Labelled<Counter> embedding_cache;  // the vision worker has none yet: not exported
   Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
   Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
-  Gauge *kept_pictures = nullptr, *kept_picture_bytes = nullptr;
+  Gauge *image_cache_images = nullptr, *image_cache_bytes = nullptr;
   Gauge *store_bytes = nullptr, *store_images = nullptr, *sessions = nullptr;
   Gauge *resident = nullptr, *virtual_memory = nullptr, *open_fds = nullptr, *threads = nullptr;
   Histogram *answer_boxes = nullptr, *box_confidence = nullptr, *image_patches = nullptr,
@@ -312,20 +312,20 @@ void Metrics::Impl::MakeGateway() {
       &HistogramFamily("chord_answer_boxes", "Boxes in one answer.").Add({}, kSmallCounts);
   box_confidence =
       &HistogramFamily("chord_box_confidence", "Confidence of one box, 0 to 1.").Add({}, kRatios);
-  image_bytes = &CounterFamily("chord_image_bytes_total", "Bytes of pictures received.").Add({});
+  image_bytes = &CounterFamily("chord_image_bytes_total", "Bytes of images received.").Add({});
   store_bytes =
-      &GaugeFamily("chord_image_store_bytes", "Memory of pictures kept for questions.").Add({});
-  store_images = &GaugeFamily("chord_image_store_images", "Pictures kept for questions.").Add({});
-  image_events.Make(CounterFamily("chord_image_store_total", "Life of pictures kept."), "event",
+      &GaugeFamily("chord_image_store_bytes", "Memory of images kept for prompts.").Add({});
+  store_images = &GaugeFamily("chord_image_store_images", "Images kept for prompts.").Add({});
+  image_events.Make(CounterFamily("chord_image_store_total", "Life of images kept."), "event",
                     kImageEvents);
   sessions = &GaugeFamily("chord_sessions", "Conversations kept.").Add({});
   Names session_events = kSessionEvents;
   session_events[Index(SessionEvent::kMiss)] = nullptr;  // a new name begins a conversation
   session.Make(CounterFamily("chord_session_total", "Life of conversations."), "event",
                session_events);
-  picture_cache.Make(
-      CounterFamily("chord_picture_cache_total", "Answers, by the cache that served the picture."),
-      "cache", kPictureCaches);
+  image_cache.Make(CounterFamily("chord_image_cache_requests_total",
+                                 "Answers, by the cache that served the image."),
+                   "cache", kImageCaches);
   retries.Make(CounterFamily("chord_retries_total", "Requests whose worker was lost, by outcome."),
                "outcome", kRetryOutcomes);
 }
@@ -343,8 +343,8 @@ void Metrics::Impl::MakeWorker() {
 
 void Metrics::Impl::MakeVision() {
   image_patches =
-      &HistogramFamily("chord_image_patches", "Patches of one picture.").Add({}, kPowersOfTwo);
-  encode_batch = &HistogramFamily("chord_encode_batch_images", "Pictures encoded together.")
+      &HistogramFamily("chord_image_patches", "Patches of one image.").Add({}, kPowersOfTwo);
+  encode_batch = &HistogramFamily("chord_encode_batch_images", "Images encoded together.")
                       .Add({}, kPowersOfTwo);
 }
 
@@ -363,12 +363,13 @@ void Metrics::Impl::MakeLanguage() {
   kv_bytes.Make(GaugeFamily("chord_kv_bytes", "Memory of the key/value cache."), "state",
                 kKvStates);
   tickets = &GaugeFamily("chord_tickets", "Tickets alive.").Add({});
-  picture_cache.Make(
-      CounterFamily("chord_picture_cache_total", "Answers, by the cache that served the picture."),
-      "cache", kPictureCaches);
-  kept_pictures = &GaugeFamily("chord_kept_pictures", "Pictures known for more questions.").Add({});
-  kept_picture_bytes =
-      &GaugeFamily("chord_kept_picture_bytes", "Embeddings kept for more questions.").Add({});
+  image_cache.Make(CounterFamily("chord_image_cache_requests_total",
+                                 "Answers, by the cache that served the image."),
+                   "cache", kImageCaches);
+  image_cache_images =
+      &GaugeFamily("chord_image_cache_images", "Images known for more prompts.").Add({});
+  image_cache_bytes =
+      &GaugeFamily("chord_image_cache_bytes", "Embeddings kept for more prompts.").Add({});
 }
 
 Metrics::Metrics(Role role, absl::string_view version)
@@ -417,7 +418,7 @@ void Metrics::SetImageStore(int64_t bytes, int64_t images) {
 }
 void Metrics::Image(ImageEvent event) { Increment(impl_->image_events[Index(event)]); }
 void Metrics::SetSessions(int64_t alive) { Set(impl_->sessions, static_cast<double>(alive)); }
-void Metrics::ServedBy(PictureCache cache) { Increment(impl_->picture_cache[Index(cache)]); }
+void Metrics::ServedBy(CacheTier cache) { Increment(impl_->image_cache[Index(cache)]); }
 void Metrics::Retried(RetryOutcome outcome) { Increment(impl_->retries[Index(outcome)]); }
 
 void Metrics::ImageEncoded(int64_t patches) {
@@ -450,9 +451,9 @@ void Metrics::SetKvBytes(KvState state, int64_t bytes) {
   Set(impl_->kv_bytes[Index(state)], static_cast<double>(bytes));
 }
 void Metrics::SetTickets(int64_t alive) { Set(impl_->tickets, static_cast<double>(alive)); }
-void Metrics::SetKeptPictures(int64_t pictures, int64_t bytes) {
-  Set(impl_->kept_pictures, static_cast<double>(pictures));
-  Set(impl_->kept_picture_bytes, static_cast<double>(bytes));
+void Metrics::SetImageCache(int64_t images, int64_t bytes) {
+  Set(impl_->image_cache_images, static_cast<double>(images));
+  Set(impl_->image_cache_bytes, static_cast<double>(bytes));
 }
 void Metrics::Session(SessionEvent event) { Increment(impl_->session[Index(event)]); }
 

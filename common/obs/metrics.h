@@ -30,7 +30,7 @@ enum class Method {
   kChatCompletions,
   kListModels,
   kAdmin,
-  kBatchItem,  // one question of a batch
+  kBatchItem,  // one prompt of a batch
   kEncode,
   kDecode,
   kPushEmbeddings,
@@ -38,7 +38,7 @@ enum class Method {
 // Where the time of a request goes; the parts do not overlap within one process.
 enum class Stage {
   kQueue,         // waiting for a turn
-  kProbe,         // header of the picture read, frame planned
+  kProbe,         // header of the image read, frame planned
   kDecodePixels,  // file -> pixels
   kPreprocess,    // pixels -> patches
   kVision,        // patches -> embeddings
@@ -70,7 +70,7 @@ enum class DeviceBytes { kPlanned, kUsed, kPeak };
 enum class TokenKind { kImage, kPrompt, kGenerated, kForced };
 enum class CacheEvent { kHit, kMiss, kEvicted };
 enum class ImageEvent { kUploaded, kAsked, kHit, kMiss, kEvicted, kExpired, kDeleted, kRefused };
-enum class PictureCache { kNone, kEmbeddings, kKv };
+enum class CacheTier { kNone, kEmbeddings, kKv };
 enum class RetryOutcome { kAnswered, kFailed, kOverBudget, kNoWorker };
 enum class SessionEvent { kCreated, kHit, kMiss, kEvicted, kExpired };
 enum class ModelState { kLoading, kReady, kDraining, kError };
@@ -128,11 +128,11 @@ class Metrics {
   void SetInflightTokens(int64_t tokens);         // chord_inflight_tokens
   void SetKvBytes(KvState state, int64_t bytes);  // chord_kv_bytes
   void SetTickets(int64_t alive);                 // chord_tickets
-  // Embeddings kept for more questions; chord_kept_pictures, chord_kept_picture_bytes.
-  void SetKeptPictures(int64_t pictures, int64_t bytes);
+  // Embeddings kept for more prompts; chord_image_cache_images, chord_image_cache_bytes.
+  void SetImageCache(int64_t images, int64_t bytes);
 
   // --- gateway and llm_worker -------------------------------------------------------------------
-  void ServedBy(PictureCache cache);  // chord_picture_cache_total
+  void ServedBy(CacheTier cache);  // chord_image_cache_requests_total
 
   // --- both workers -----------------------------------------------------------------------------
   void EmbeddingBytes(Direction direction, int64_t bytes);  // chord_embedding_bytes_total

@@ -24,7 +24,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   QuietGrpcLogs();
   grpc::ChannelArguments args;
   args.SetCompressionAlgorithm(GRPC_COMPRESS_NONE);
-  args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);  // calls that carry pictures must not be buffered
+  args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);  // calls that carry images must not be buffered
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   // Also the time one attempt has: a peer that is busy for a moment is not gone.

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/errors.h"
-#include "common/rpc/raw.h"
+#include "common/rpc/raw_call.h"
 
 namespace chord::rpc {
 

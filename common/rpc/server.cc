@@ -15,7 +15,7 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/rpc/channel.h"
-#include "common/rpc/fallback.h"
+#include "common/rpc/fallback_service.h"
 #include "common/rpc/health.h"
 
 namespace chord::rpc {

@@ -1,27 +1,23 @@
 #include "services/cli/client.h"
 
-#include <fcntl.h>
 #include <grpcpp/client_context.h>
-#include <netdb.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "chord/v1/grounding.grpc.pb.h"
 #include "common/base/errors.h"
+#include "common/base/host_port.h"
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
+#include "common/http/client.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
@@ -31,144 +27,76 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMaxAnswerBytes = 16 << 20;
-
 class GrpcClient final : public Client {
  public:
   explicit GrpcClient(const std::string& address)
       : stub_(v1::Grounding::NewStub(rpc::MakeChannel(address))) {}
 
-  absl::StatusOr<v1::GroundResponse> Ask(const Question& question) override {
+  absl::StatusOr<v1::GroundResponse> Ground(const GroundCall& call) override {
     v1::GroundRequest request;
-    request.set_image(question.picture.data(), question.picture.size());
-    request.set_prompt(question.prompt);
-    request.set_grammar(question.grammar);
-    request.set_want_evidence(question.want_evidence);
-    if (question.max_new_tokens > 0) request.set_max_new_tokens(question.max_new_tokens);
+    request.set_image(call.image.data(), call.image.size());
+    request.set_prompt(call.prompt);
+    request.set_grammar(call.grammar);
+    request.set_want_evidence(call.want_evidence);
+    if (call.max_new_tokens > 0) request.set_max_new_tokens(call.max_new_tokens);
     grpc::ClientContext context;
-    rpc::SetDeadline(context, absl::Now() + question.timeout);
+    rpc::SetDeadline(context, absl::Now() + call.timeout);
     v1::GroundResponse answer;
     const absl::Status status = rpc::FromGrpc(stub_->Ground(&context, request, &answer));
     if (status.ok()) return answer;
-    const bool lost = !IsCatalogued(status) && status.code() == absl::StatusCode::kUnavailable;
-    return lost ? NoServer() : status;
+    return IsNoServer(status) ? NoServer() : status;
   }
 
  private:
   const std::unique_ptr<v1::Grounding::Stub> stub_;
 };
 
-// One exchange over a socket of its own, within a deadline.
-class HttpExchange {
- public:
-  explicit HttpExchange(absl::Time deadline) : deadline_(deadline) {}
-  ~HttpExchange() {
-    if (fd_ >= 0) close(fd_);
-  }
-
-  absl::Status Connect(const std::string& host, const std::string& port) {
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    addrinfo* found = nullptr;
-    if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return NoServer();
-    const absl::Cleanup free_found = [found] { freeaddrinfo(found); };
-    for (addrinfo* at = found; at != nullptr; at = at->ai_next) {
-      fd_ = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-      if (fd_ < 0) continue;
-      if (connect(fd_, at->ai_addr, at->ai_addrlen) == 0) return absl::OkStatus();
-      int error = 0;
-      socklen_t size = sizeof(error);
-      if (errno == EINPROGRESS && Wait(POLLOUT).ok() &&
-          getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0) {
-        return absl::OkStatus();
-      }
-      close(fd_);
-      fd_ = -1;
-    }
-    return NoServer();
-  }
-
-  absl::Status Send(absl::string_view bytes) {
-    while (!bytes.empty()) {
-      const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (sent > 0) {
-        bytes.remove_prefix(static_cast<size_t>(sent));
-      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        CHORD_RETURN_IF_ERROR(Wait(POLLOUT));
-      } else if (errno != EINTR) {
-        return absl::OkStatus();  // the server may have answered before it read all: look
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  // Until the server closes.
-  absl::StatusOr<std::string> Receive() {
-    std::string out;
-    char buffer[16 << 10];
-    while (true) {
-      const ssize_t got = recv(fd_, buffer, sizeof(buffer), 0);
-      if (got > 0) {
-        out.append(buffer, static_cast<size_t>(got));
-        if (out.size() > kMaxAnswerBytes) return Garbled();
-      } else if (got == 0) {
-        return out;
-      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        CHORD_RETURN_IF_ERROR(Wait(POLLIN));
-      } else if (errno != EINTR) {
-        if (!out.empty()) return out;
-        return NoServer();
-      }
-    }
-  }
-
-  static absl::Status Garbled() {
-    return absl::UnavailableError("What answered is no Chord, or was cut off.");
-  }
-
- private:
-  absl::Status Wait(short events) {
-    pollfd fd{fd_, events, 0};
-    while (true) {
-      const int64_t left = absl::ToInt64Milliseconds(deadline_ - absl::Now());
-      if (left <= 0) return errors::DeadlineExceeded();
-      const int ready = poll(&fd, 1, static_cast<int>(std::min<int64_t>(left, 60'000)));
-      if (ready > 0) return absl::OkStatus();
-      if (ready < 0 && errno != EINTR) return NoServer();
-    }
-  }
-
-  const absl::Time deadline_;
-  int fd_ = -1;
-};
+absl::Status NotChord() {
+  return absl::UnavailableError(
+      "The server at this address is not Chord, or its answer was cut off.");
+}
 
 class HttpClient final : public Client {
  public:
-  HttpClient(std::string host, std::string port) : host_(std::move(host)), port_(std::move(port)) {}
+  explicit HttpClient(std::string address) : address_(std::move(address)) {}
 
-  absl::StatusOr<v1::GroundResponse> Ask(const Question& question) override {
+  absl::StatusOr<v1::GroundResponse> Ground(const GroundCall& call) override {
     std::string boundary = NewTicketId();
-    while (absl::StrContains(question.picture, boundary)) boundary = NewTicketId();
-    const std::string body = MultipartBody(question, boundary);
-    HttpExchange exchange(absl::Now() + question.timeout);
-    CHORD_RETURN_IF_ERROR(exchange.Connect(host_, port_));
-    CHORD_RETURN_IF_ERROR(exchange.Send(absl::StrCat(
-        "POST /api/ground HTTP/1.1\r\nHost: ", host_, ":", port_,
-        "\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=", boundary,
-        "\r\nContent-Length: ", body.size(), "\r\n\r\n")));
-    CHORD_RETURN_IF_ERROR(exchange.Send(body));
-    CHORD_ASSIGN_OR_RETURN(const std::string answer, exchange.Receive());
-    const size_t head = answer.find("\r\n\r\n");
-    int status = 0;
-    if (!absl::StartsWith(answer, "HTTP/1.1 ") || head == std::string::npos ||
-        !absl::SimpleAtoi(answer.substr(9, 3), &status)) {
-      return HttpExchange::Garbled();
-    }
-    return ParseHttpAnswer(status, absl::string_view(answer).substr(head + 4));
+    while (absl::StrContains(call.image, boundary)) boundary = NewTicketId();
+    http::ClientRequest request;
+    request.path = "/api/ground";
+    request.fields = {{"Content-Type", absl::StrCat("multipart/form-data; boundary=", boundary)}};
+    request.body = {std::make_shared<const std::string>(MultipartBody(call, boundary))};
+    request.timeout = call.timeout;
+    http::Client* const client = Started();
+    if (client == nullptr) return NoServer();
+    absl::StatusOr<http::Response> response = absl::UnknownError("not answered");
+    absl::Notification done;
+    client->Send(std::move(request), nullptr, [&](absl::StatusOr<http::Response> result) {
+      response = std::move(result);
+      done.Notify();
+    });
+    done.WaitForNotification();  // at most the timeout
+    if (absl::IsUnavailable(response.status())) return NoServer();
+    CHORD_RETURN_IF_ERROR(response.status());
+    return ParseHttpAnswer(response->status, response->body);
   }
 
  private:
-  const std::string host_, port_;
+  // Null while the host's name does not resolve.
+  http::Client* Started() {
+    absl::MutexLock lock(&mu_);
+    if (client_ == nullptr) {
+      absl::StatusOr<std::unique_ptr<http::Client>> started =
+          http::Client::Start({.address = address_});
+      if (started.ok()) client_ = *std::move(started);
+    }
+    return client_.get();
+  }
+
+  const std::string address_;
+  absl::Mutex mu_;
+  std::unique_ptr<http::Client> client_ ABSL_GUARDED_BY(mu_);
 };
 
 std::optional<v1::Box> ReadBox(const Json& json) {
@@ -200,21 +128,21 @@ std::string TextOf(const Json& json) { return json.is_string() ? json.get<std::s
 
 absl::Status NoServer() {
   return absl::UnavailableError(
-      "No Chord answers at the server's address. Start one with \"chord serve\", or name its gRPC "
+      "No Chord server answers at this address. Start one with \"chord serve\", or name its "
       "address with --server.");
 }
 
-absl::StatusOr<std::string> GrpcAddress(const Args& args) {
-  const std::string address = args.Get("server", "127.0.0.1:50051");
-  absl::string_view path = address;
-  if (absl::ConsumePrefix(&path, "unix:") && !path.empty()) return address;
-  const size_t colon = address.rfind(':');
-  int port = 0;
-  if (colon == std::string::npos || colon == 0 || absl::StrContains(address, "//") ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 1 || port > 65535) {
-    return errors::ConfigInvalid("--server must be HOST:PORT or unix:PATH.");
+bool IsNoServer(const absl::Status& status) {
+  return absl::IsUnavailable(status) && !IsCatalogued(status);
+}
+
+absl::Status CheckGrpcAddress(absl::string_view address) {
+  if (absl::string_view path = address; absl::ConsumePrefix(&path, "unix:") && !path.empty()) {
+    return absl::OkStatus();
   }
-  return address;
+  const absl::StatusOr<HostPort> parsed = ParseHostPort(address);
+  if (parsed.ok() && !parsed->host.empty() && parsed->port > 0) return absl::OkStatus();
+  return errors::ConfigInvalid("--server must be HOST:PORT or unix:PATH.");
 }
 
 std::unique_ptr<Client> MakeGrpcClient(const std::string& address) {
@@ -225,37 +153,32 @@ absl::StatusOr<std::unique_ptr<Client>> MakeHttpClient(const std::string& addres
   absl::string_view rest = address;
   absl::ConsumePrefix(&rest, "http://");
   absl::ConsumeSuffix(&rest, "/");
-  const size_t colon = rest.rfind(':');
-  int port = 0;
-  if (colon == absl::string_view::npos || colon == 0 ||
-      !absl::SimpleAtoi(rest.substr(colon + 1), &port) || port < 1 || port > 65535) {
+  const absl::StatusOr<HostPort> parsed = ParseHostPort(rest);
+  if (!parsed.ok() || parsed->host.empty() || parsed->port == 0) {
     return errors::ConfigInvalid("--http must be HOST:PORT.");
   }
-  absl::string_view host = rest.substr(0, colon);
-  if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
-  return std::unique_ptr<Client>(
-      std::make_unique<HttpClient>(std::string(host), absl::StrCat(port)));
+  return std::make_unique<HttpClient>(parsed->ToString());
 }
 
-std::string MultipartBody(const Question& question, absl::string_view boundary) {
+std::string MultipartBody(const GroundCall& call, absl::string_view boundary) {
   std::string out;
   const auto field = [&](absl::string_view name, absl::string_view value) {
     absl::StrAppend(&out, "--", boundary, "\r\nContent-Disposition: form-data; name=\"", name,
                     "\"\r\n\r\n", value, "\r\n");
   };
-  field("prompt", question.prompt);
-  if (question.grammar == v1::GRAMMAR_OFF) field("grammar", "off");
-  if (question.max_new_tokens > 0) field("max_new_tokens", absl::StrCat(question.max_new_tokens));
+  field("prompt", call.prompt);
+  if (call.grammar == v1::GRAMMAR_OFF) field("grammar", "off");
+  if (call.max_new_tokens > 0) field("max_new_tokens", absl::StrCat(call.max_new_tokens));
   absl::StrAppend(&out, "--", boundary,
-                  "\r\nContent-Disposition: form-data; name=\"image\"; filename=\"picture\"\r\n"
+                  "\r\nContent-Disposition: form-data; name=\"image\"; filename=\"image\"\r\n"
                   "Content-Type: application/octet-stream\r\n\r\n",
-                  question.picture, "\r\n--", boundary, "--\r\n");
+                  call.image, "\r\n--", boundary, "--\r\n");
   return out;
 }
 
 absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view body) {
   const Json json = Json::parse(body.begin(), body.end(), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return HttpExchange::Garbled();
+  if (!json.is_object()) return NotChord();
   if (status != 200) {
     const std::string detail = TextOf(Field(json, "detail"));
     const std::string message = detail.empty() ? absl::StrCat("HTTP status ", status) : detail;
@@ -273,11 +196,11 @@ absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view
   v1::GroundResponse out;
   const Json& objects = Field(json, "objects");
   const double confidence = NumberOf(Field(json, "confidence"));
-  if (!objects.is_array() || !std::isfinite(confidence)) return HttpExchange::Garbled();
+  if (!objects.is_array() || !std::isfinite(confidence)) return NotChord();
   for (const Json& item : objects) {
     const auto box = item.is_object() ? ReadBox(Field(item, "box")) : std::nullopt;
     const double sure = box ? NumberOf(Field(item, "confidence")) : std::nan("");
-    if (!std::isfinite(sure)) return HttpExchange::Garbled();
+    if (!std::isfinite(sure)) return NotChord();
     v1::Object& object = *out.add_objects();
     *object.mutable_box() = *box;
     object.set_label(TextOf(Field(item, "label")));

@@ -1,4 +1,4 @@
-// `chord doctor`: looks at everything an installation needs and says what to mend.
+// `chord doctor`: looks at everything an installation needs and says how to fix it.
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/resource.h>
@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,20 +23,14 @@
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
 #include "common/model/tokenizer.h"
-#include "services/cli/args.h"
+#include "services/cli/command_line.h"
 #include "services/cli/commands.h"
-#include "services/cli/places.h"
+#include "services/cli/install_paths.h"
 
 namespace chord::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr char kHelp[] =
-    "chord doctor [--model DIR]\n"
-    "  Checks programs, model, memory, device, ports and limits of this host and says what to "
-    "mend.\n"
-    "Exit code: 0 when Chord can serve, 1 otherwise.\n";
 
 class Report {
  public:
@@ -158,8 +153,8 @@ void CheckPort(Report& report, int port, absl::string_view what) {
     report.Good(absl::StrCat("port ", port, " (", what, "): free"));
   } else {
     report.Warn(absl::StrCat("port ", port, " (", what,
-                             "): in use, by a Chord that runs or by another program. ",
-                             "chord serve takes another one with --http or --grpc."));
+                             "): in use, by a running Chord or by another program. ",
+                             "Give chord serve another one with --http or --grpc."));
   }
 }
 
@@ -186,22 +181,17 @@ void CheckHost(Report& report) {
 
 }  // namespace
 
-int RunDoctor(const std::vector<std::string>& raw) {
-  const std::vector<FlagSpec> specs = {{"model"}, {"help", false}};
-  const auto args = ParseArgs(raw, specs);
-  if (!args.ok() || !args->positional.empty()) {
-    std::fprintf(stderr, "chord doctor: %s\n",
-                 args.ok() ? "it takes options only; see --help."
-                           : std::string(args.status().message()).c_str());
-    return 2;
-  }
-  if (args->Has("help")) {
-    std::fputs(kHelp, stdout);
-    return 0;
-  }
+int RunDoctor(const std::vector<std::string>& args) {
+  std::string model;
+  CommandLine line("chord doctor",
+                   "Checks programs, model, memory, device, ports and limits of this host and says "
+                   "how to fix\nwhat is wrong.",
+                   "Exit code: 0 when Chord can serve, 1 otherwise, 2 wrong command line.");
+  line.Text("model", &model, "DIR", "The model to check (default: chord-nano)");
+  if (const std::optional<int> code = line.Parse(args)) return *code;
+  if (model.empty()) model = DefaultModelDir();
   Report report;
   CheckPrograms(report);
-  const std::string model = args->Get("model", DefaultModelDir());
   if (model.empty()) {
     report.Bad("model: chord-nano is not beside this installation; give --model DIR.");
   } else {
@@ -211,9 +201,9 @@ int RunDoctor(const std::vector<std::string>& raw) {
   CheckPort(report, 8080, "HTTP");
   CheckPort(report, 50051, "gRPC");
   CheckHost(report);
-  std::puts(report.failed() ? "Chord cannot serve yet; mend what is marked FAIL."
+  std::puts(report.failed() ? "Chord cannot serve yet; fix what is marked FAIL."
                             : "Chord can serve.");
-  return report.failed() ? 1 : 0;
+  return report.failed() ? kExitFailed : kExitOk;
 }
 
 }  // namespace chord::cli

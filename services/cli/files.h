@@ -14,7 +14,7 @@ namespace chord::cli {
 absl::StatusOr<std::string> ReadWhole(const std::string& path, int64_t limit);
 
 // Whole or not at all: written beside its place and renamed; what is no ordinary file (/dev/stdout)
-// is written as it is. FILE_NOT_WRITTEN says what the system said.
+// is written as it is. FILE_NOT_WRITTEN has the system's reason.
 absl::Status WriteWhole(const std::string& path, absl::string_view bytes);
 
 // Whether WriteWhole could begin, asked before the work whose result it is. Leaves nothing behind.

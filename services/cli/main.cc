@@ -8,20 +8,20 @@
 #include <vector>
 
 #include "services/cli/commands.h"
-#include "services/cli/places.h"
+#include "services/cli/install_paths.h"
 #include "services/cli/tokenize.h"
 
 namespace {
 
 constexpr char kHelp[] =
-    "chord: where in this picture is the thing I describe?\n"
+    "chord: where in this image is the thing I describe?\n"
     "\n"
     "  chord serve      run gateway, vision worker and language worker on this host\n"
-    "  chord ground     ask about a picture or a folder of pictures\n"
-    "  chord eval       measure a running Chord on a data set with known boxes\n"
+    "  chord ground     find what a prompt describes in an image or a folder of images\n"
+    "  chord eval       measure a running server on a data set with known boxes\n"
     "  chord calibrate  fit a model's confidences on such a data set\n"
-    "  chord bench      offer a load to a running Chord and measure how it answers\n"
-    "  chord doctor     check this installation and say what to mend\n"
+    "  chord bench      offer a load to a running server and measure how it answers\n"
+    "  chord doctor     check this installation and say how to fix it\n"
     "  chord inspect    write the engine's own values (pixels, embeddings, logits, tokens)\n"
     "  chord tokenize   turn texts into token ids\n"
     "  chord version    print the version\n"
@@ -36,8 +36,8 @@ int ExecInspect(char** argv) {
   return 1;
 }
 
-// A descriptor of these that is closed would be given to the next file or socket, and what we print
-// would go there.
+// A closed standard descriptor would be given to the next file or socket, which would then receive
+// what we print.
 void HoldStandardStreams() {
   for (int fd = 0; fd <= 2; ++fd) {
     if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) < 0) return;
@@ -54,7 +54,7 @@ int Run(int argc, char** argv) {
   if (command == "bench") return chord::cli::RunBenchCommand(args);
   if (command == "doctor") return chord::cli::RunDoctor(args);
   if (command == "inspect") return ExecInspect(argv);
-  if (command == "tokenize") return chord::cli::RunTokenize(argc - 1, argv + 1);
+  if (command == "tokenize") return chord::cli::RunTokenize(args);
   if (command == "version" || command == "--version") {
     std::puts("chord " CHORD_VERSION);
     return 0;
@@ -72,7 +72,7 @@ int Run(int argc, char** argv) {
 int main(int argc, char** argv) {
   HoldStandardStreams();
   const int code = Run(argc, argv);
-  // Who reads an exit code of 0 must have the answers too.
+  // An exit code of 0 promises that the output was written.
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
   std::fprintf(stderr, "chord: cannot write standard output: %s.\n", std::strerror(errno));
   return code == 0 ? 1 : code;

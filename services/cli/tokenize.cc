@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -17,16 +18,12 @@
 #include "absl/strings/strip.h"
 #include "common/base/status_macros.h"
 #include "common/model/tokenizer.h"
+#include "services/cli/command_line.h"
 
 namespace chord::cli {
 namespace {
 
 constexpr size_t kMaxLineBytes = size_t{64} << 20;
-constexpr char kUsage[] =
-    "usage: chord tokenize --model DIR [--special]\n"
-    "  One JSON string a line on standard input, one JSON array of ids a line on standard output.\n"
-    "  --special  find added tokens such as <|im_end|> in the text (default: all text is text)\n";
-
 // The four hex digits after "\u" at line[at], or -1.
 int Escaped(absl::string_view line, size_t at) {
   if (at + 6 > line.size() || line[at] != '\\' || line[at + 1] != 'u') return -1;
@@ -40,7 +37,7 @@ int Escaped(absl::string_view line, size_t at) {
 }
 
 // JSON allows lone surrogates as escapes, text does not: they become U+FFFD.
-std::string MendSurrogates(absl::string_view line) {
+std::string ReplaceLoneSurrogates(absl::string_view line) {
   std::string out;
   out.reserve(line.size());
   for (size_t i = 0; i < line.size();) {
@@ -111,8 +108,8 @@ class Session {
   }
 
   absl::Status Line(absl::string_view line) {
-    const std::string mended = MendSurrogates(line);
-    const auto value = nlohmann::json::parse(mended, nullptr, /*allow_exceptions=*/false);
+    const std::string replaced = ReplaceLoneSurrogates(line);
+    const auto value = nlohmann::json::parse(replaced, nullptr, /*allow_exceptions=*/false);
     if (!value.is_string()) return Bad("is not a JSON string");
     const auto& text = value.get_ref<const std::string&>();
     const auto ids =
@@ -131,41 +128,24 @@ class Session {
   std::string answers_;
 };
 
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "chord tokenize: %s\n", std::string(status.message()).c_str());
-  return 1;
-}
-
 }  // namespace
 
-int RunTokenize(int argc, char** argv) {
+int RunTokenize(const std::vector<std::string>& args) {
   std::string dir;
   bool special = false;
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view argument = argv[i];
-    if (argument == "--help" || argument == "-h") {
-      std::fputs(kUsage, stdout);
-      return 0;
-    }
-    if (argument == "--special") {
-      special = true;
-    } else if (argument == "--model" && i + 1 < argc) {
-      dir = argv[++i];
-    } else if (absl::ConsumePrefix(&argument, "--model=")) {
-      dir = std::string(argument);
-    } else {
-      std::fputs(kUsage, stderr);
-      return 2;
-    }
-  }
-  if (dir.empty()) {
-    std::fputs(kUsage, stderr);
-    return 2;
-  }
+  CommandLine line("chord tokenize",
+                   "Reads one JSON string a line on standard input, writes one JSON array of token "
+                   "ids a line on\nstandard output.",
+                   "Exit code: 0; 1 a line or the tokenizer cannot be read; 2 wrong command line.");
+  line.Text("model", &dir, "DIR", "Folder with tokenizer.json");
+  line.Switch("special", &special,
+              "Find added tokens such as <|im_end|> in the text (default: all text is text)");
+  if (const std::optional<int> code = line.Parse(args)) return *code;
+  if (dir.empty()) return line.Fail("--model is missing; see --help.", kExitUsage);
   const auto tokenizer = model::Tokenizer::Load(dir + "/tokenizer.json");
-  if (!tokenizer.ok()) return Fail(tokenizer.status());
+  if (!tokenizer.ok()) return line.Fail(tokenizer.status().message(), kExitFailed);
   const absl::Status status = Session(*tokenizer, special).Run();
-  return status.ok() ? 0 : Fail(status);
+  return status.ok() ? kExitOk : line.Fail(status.message(), kExitFailed);
 }
 
 }  // namespace chord::cli

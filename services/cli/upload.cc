@@ -9,8 +9,8 @@
 
 namespace chord::cli {
 
-absl::StatusOr<std::string> UploadPicture(v1::Images::Stub& images, absl::string_view bytes,
-                                          absl::Time deadline) {
+absl::StatusOr<std::string> UploadImage(v1::Images::Stub& images, absl::string_view bytes,
+                                        absl::Time deadline) {
   grpc::ClientContext context;
   rpc::SetDeadline(context, deadline);
   v1::Image image;

@@ -1,4 +1,4 @@
-// Keeping a picture on a server for many questions, in chunks (Images.Upload).
+// Keeping an image on a server for many prompts, in chunks (Images.Upload).
 #pragma once
 
 #include <string>
@@ -10,8 +10,8 @@
 
 namespace chord::cli {
 
-// The picture's image_id. Blocks until `deadline` at most; errors are the server's own.
-absl::StatusOr<std::string> UploadPicture(v1::Images::Stub& images, absl::string_view bytes,
-                                          absl::Time deadline);
+// The image's image_id. Blocks until `deadline` at most; errors are the server's own.
+absl::StatusOr<std::string> UploadImage(v1::Images::Stub& images, absl::string_view bytes,
+                                        absl::Time deadline);
 
 }  // namespace chord::cli

@@ -69,7 +69,7 @@ absl::Status Admission::Grow(Slot& slot, int64_t bytes) {
   }
   if (!slot.client_.empty()) {
     Client& client = clients_[slot.client_];
-    // How long a picture takes to arrive is its client's to say, so one client's arriving pictures
+    // How long an image takes to arrive is its client's to say, so one client's arriving images
     // leave half of the room to all others.
     if (client.arriving_bytes > slot.grown_ &&
         client.arriving_bytes + bytes > options_.max_bytes / 2) {

@@ -1,5 +1,5 @@
 // Who may come in: how many requests at once in all and of one client, and how many bytes of
-// pictures. Every answer is immediate, so that a refusal never waits behind work.
+// images. Every answer is immediate, so that a refusal never waits behind work.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ class Admission {
   struct Options {
     int max_requests = 64;            // being answered
     int client_requests = 32;         // of those, of one client; uploads count with them
-    int64_t max_bytes = 256LL << 20;  // pictures of all requests and uploads under way together
+    int64_t max_bytes = 256LL << 20;  // images of all requests and uploads under way together
   };
   explicit Admission(const Options& options) : options_(options) {}
   Admission(const Admission&) = delete;
@@ -39,7 +39,7 @@ class Admission {
     Slot& operator=(Slot&& other) noexcept;
     ~Slot() { Release(); }
     // More bytes of it have come. OVERLOADED when all bytes, or those of this client's arriving
-    // pictures, are as many as may be; nothing is taken then.
+    // images, are as many as may be; nothing is taken then.
     absl::Status Grow(int64_t bytes);
 
    private:
@@ -56,10 +56,10 @@ class Admission {
   // `client` may be empty: of no client. A request that alone has more bytes than the limit is let
   // in when no other is there.
   absl::StatusOr<Slot> Enter(absl::string_view client, int64_t bytes);
-  // The same for the arrival of a picture: it counts for its client and its bytes, not as a
+  // The same for the arrival of an image: it counts for its client and its bytes, not as a
   // request that is being answered.
   absl::StatusOr<Slot> EnterUpload(absl::string_view client, int64_t bytes);
-  // What Enter would say to a request without a picture; takes nothing.
+  // What Enter would say to a request without an image; takes nothing.
   absl::Status Check(absl::string_view client) const;
   absl::Status CheckUpload(absl::string_view client) const;
 

@@ -13,19 +13,19 @@
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/base/executor.h"
-#include "common/base/free_memory.h"
 #include "common/base/status_macros.h"
+#include "common/config/config.h"
 #include "common/grounding/confidence.h"
 #include "common/http/server.h"
 #include "common/model/model_config.h"
 #include "common/obs/log.h"
-#include "common/rpc/config.h"
 #include "common/rpc/server.h"
 #include "services/gateway/admission.h"
+#include "services/gateway/free_memory.h"
 #include "services/gateway/grounder.h"
-#include "services/gateway/grpc_service.h"
-#include "services/gateway/http_service.h"
-#include "services/gateway/pictures.h"
+#include "services/gateway/grpc/grpc_service.h"
+#include "services/gateway/http/http_service.h"
+#include "services/gateway/images/image_service.h"
 #include "services/gateway/request_scope.h"
 
 namespace chord::gateway {
@@ -65,15 +65,15 @@ class GatewayImpl final : public Gateway {
     };
     pool_ = WorkerPool::Start(std::move(pool));
 
-    Pictures::Options pictures;
-    pictures.geometry = config.geometry;
-    pictures.fingerprint = fingerprint;
-    pictures.limits.max_bytes = settings_.max_image_bytes;
-    pictures.limits.max_pixels = settings_.max_image_pixels;
-    pictures.store = {settings_.image_store_bytes, settings_.image_ttl};
-    pictures.sessions.max_sessions = settings_.max_sessions;
-    pictures.sessions.ttl = settings_.image_ttl;
-    pictures_ = std::make_unique<Pictures>(std::move(pictures), *pool_, metrics_);
+    ImageService::Options images;
+    images.geometry = config.geometry;
+    images.fingerprint = fingerprint;
+    images.limits.max_bytes = settings_.max_image_bytes;
+    images.limits.max_pixels = settings_.max_image_pixels;
+    images.store = {settings_.image_store_bytes, settings_.image_ttl};
+    images.sessions.max_sessions = settings_.max_sessions;
+    images.sessions.ttl = settings_.image_ttl;
+    image_service_ = std::make_unique<ImageService>(std::move(images), *pool_, metrics_);
 
     Admission::Options admission;
     admission.max_requests = settings_.max_in_flight;
@@ -98,7 +98,7 @@ class GatewayImpl final : public Gateway {
     core.max_batch = settings_.max_batch;
     core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
     core.confidence_map = FindConfidenceMap(fingerprint);
-    grounder_ = std::make_unique<Grounder>(core, *admission_, *pictures_, *pool_, metrics_);
+    grounder_ = std::make_unique<Grounder>(core, *admission_, *image_service_, *pool_, metrics_);
 
     // A few threads more than requests may run: whoever is refused needs one for a moment.
     executor_ = std::make_unique<Executor>(settings_.max_in_flight + 4, 32);
@@ -154,7 +154,7 @@ class GatewayImpl final : public Gateway {
   absl::Status Load() override { return absl::OkStatus(); }  // Begin has done it
 
   // Not for the workers: what an engine has freed it needs again at once.
-  void Housekeep() override { free_memory_.Return(); }
+  void Maintain() override { free_memory_.Return(); }
 
   void Drain() override {
     const absl::Time deadline = absl::Now() + settings_.drain;
@@ -178,7 +178,7 @@ class GatewayImpl final : public Gateway {
     }
     obs::Log(obs::LogLevel::kInfo, "confidence_map",
              {{"calibrated", map->has_value()},
-              {"questions", map->has_value() ? (*map)->fitted_on.questions : 0}});
+              {"questions", map->has_value() ? (*map)->fitted_on.prompts : 0}});
     return *map ? std::make_shared<const grounding::ConfidenceMap>(*std::move(*map)) : nullptr;
   }
 
@@ -202,7 +202,7 @@ class GatewayImpl final : public Gateway {
       absl::MutexLock lock(&mu_);
       grpc_stopped_ = std::move(grpc_);  // the pool may still want to tell it something
     }
-    pictures_ = nullptr;  // tells workers what to forget
+    image_service_ = nullptr;  // tells workers what to forget
     pool_ = nullptr;
     grpc_stopped_ = nullptr;
   }
@@ -212,7 +212,7 @@ class GatewayImpl final : public Gateway {
   std::atomic<bool> draining_{false};
   std::atomic<bool> workers_ready_{false};
   std::unique_ptr<WorkerPool> pool_;
-  std::unique_ptr<Pictures> pictures_;
+  std::unique_ptr<ImageService> image_service_;
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<Grounder> grounder_;
   std::unique_ptr<Executor> executor_;
@@ -225,17 +225,17 @@ class GatewayImpl final : public Gateway {
   std::unique_ptr<http::Server> http_;
 };
 
-absl::StatusOr<std::unique_ptr<worker::Worker>> Make(const std::vector<std::string>& args,
-                                                     obs::Metrics* metrics) {
+absl::StatusOr<std::unique_ptr<process::Worker>> Make(const std::vector<std::string>& args,
+                                                      obs::Metrics* metrics) {
   config::v1::Gateway config;
-  CHORD_RETURN_IF_ERROR(rpc::ApplyFlags(args, &config));
+  CHORD_RETURN_IF_ERROR(config::ApplyFlags(args, &config));
   CHORD_ASSIGN_OR_RETURN(const Settings settings, CheckSettings(config));
   rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
     files.rlim_cur = files.rlim_max;  // connections are bounded by a setting of ours
     setrlimit(RLIMIT_NOFILE, &files);
   }
-  CHORD_ASSIGN_OR_RETURN(std::unique_ptr<worker::Worker> gateway,
+  CHORD_ASSIGN_OR_RETURN(std::unique_ptr<process::Worker> gateway,
                          Gateway::Start(settings, metrics));
   return gateway;
 }
@@ -250,7 +250,7 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const Settings& settings
 }
 
 int RunGateway(int argc, char** argv) {
-  return worker::RunProcess(argc, argv, obs::Role::kGateway, Make);
+  return process::RunProcess(argc, argv, obs::Role::kGateway, Make);
 }
 
 }  // namespace chord::gateway

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/obs/metrics.h"
-#include "common/worker/process.h"
+#include "common/process/process.h"
 #include "services/gateway/settings.h"
 
 namespace chord::gateway {
@@ -14,7 +14,7 @@ namespace chord::gateway {
 // Drain: at once not ready; goes on answering for a moment, so that balancers notice before they
 // are refused; then takes nothing new, ends streams on which nothing is asked, and lets what is
 // under way finish until drain_seconds are over.
-class Gateway : public worker::Worker {
+class Gateway : public process::Worker {
  public:
   // Reads the model's small files and listens. CHECKPOINT_INVALID or CONFIG_INVALID with one clear
   // sentence. Serves at once; it is ready when a worker of each role is. `metrics` outlives it.
@@ -26,7 +26,7 @@ class Gateway : public worker::Worker {
   virtual std::string grpc_address() const = 0;  // as bound, or unix:path
 };
 
-// The process (common/worker/process.h has its signals and exit codes).
+// The process (common/process/process.h has its signals and exit codes).
 int RunGateway(int argc, char** argv);
 
 }  // namespace chord::gateway

@@ -1,4 +1,4 @@
-// A question and its answer as plain data: what both doors (gRPC, HTTP) share.
+// A prompt and its answer as plain data: what both doors (gRPC, HTTP) share.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ struct GroundInput {
   std::string request_id;
   std::string client;          // who asks, for limits: an address; empty: nobody's
   absl::string_view image;     // the file; must outlive the call. Empty when `image_id` is given
-  std::string image_id;        // of a kept picture
-  std::string session_id;      // of a conversation about the picture; empty: none
+  std::string image_id;        // of a kept image
+  std::string session_id;      // of a conversation about the image; empty: none
   bool grammar = true;         // decode under the box grammar
   bool want_evidence = false;  // what confidences are computed from
   std::string prompt;
@@ -42,7 +42,7 @@ struct GroundInput {
   std::function<void(const GroundObject&)> on_object;
 };
 
-// What served the picture's share of the work.
+// What served the image's share of the work.
 enum class Served { kPixels, kEmbeddings, kKv };
 
 struct GroundUsage {
@@ -50,7 +50,7 @@ struct GroundUsage {
   int completion_tokens = 0;
   int decode_steps = 0;
   int image_tokens = 0;
-  Served picture = Served::kPixels;
+  Served image = Served::kPixels;
 };
 
 struct GroundTiming {
@@ -81,7 +81,7 @@ struct GroundResult {
   std::string language_worker, vision_worker;  // who answered, for the log; empty: not asked
   std::string request_id;
   std::string model;
-  std::string image_id;                    // handle for more questions; empty: not kept
+  std::string image_id;                    // handle for more prompts; empty: not kept
   bool cut = false;                        // max_new_tokens was reached
   std::optional<GroundEvidence> evidence;  // when it was asked for
 };

@@ -12,8 +12,8 @@
 #include "common/base/status_macros.h"
 #include "common/obs/log.h"
 #include "common/rpc/frame_codec.h"
-#include "services/gateway/legs.h"
 #include "services/gateway/object_stream.h"
+#include "services/gateway/routing/worker_calls.h"
 
 namespace chord::gateway {
 namespace {
@@ -51,20 +51,20 @@ bool DoesNotFit(const absl::Status& status) {
 
 }  // namespace
 
-// The picture of a request.
+// The image of a request.
 struct Grounder::Subject {
-  PictureRef kept;          // of the store; null: it came with the question
-  Picture fresh;            // when it came with the question; no bytes
+  StoredImageRef kept;      // of the store; null: it came with the prompt
+  StoredImage fresh;        // when it came with the prompt; no bytes
   absl::string_view bytes;  // of either
-  PictureHome home;
+  ImageAffinity home;
   bool may_stay = false;  // a key goes to the worker, and it is kept afterwards
 
-  const Picture& picture() const { return kept != nullptr ? *kept : fresh; }
+  const StoredImage& image() const { return kept != nullptr ? *kept : fresh; }
 };
 
 // What the attempts of a request have learnt.
 struct Grounder::Asked {
-  LegsFailure failure;
+  WorkerCallsFailure failure;
   WorkerId language, vision;    // of the last attempt
   std::vector<WorkerId> spare;  // lost
   bool no_worker = false;       // the last attempt found none
@@ -91,47 +91,49 @@ absl::StatusOr<GroundResult> Grounder::Ground(const GroundInput& input) {
 absl::StatusOr<Grounder::Subject> Grounder::Find(const GroundInput& input) {
   Subject out;
   const auto take = [&out](ImageStore::Found found) {
-    out.kept = std::move(found.picture);
+    out.kept = std::move(found.image);
     out.home = std::move(found.home);
     out.bytes = out.kept->bytes;
     out.may_stay = true;
   };
   if (!input.image_id.empty()) {
-    if (!input.image.empty()) return errors::ImageTwice();
-    CHORD_ASSIGN_OR_RETURN(auto found, pictures_.Use(input.image_id));
+    if (!input.image.empty()) return errors::ImageSourceConflict();
+    CHORD_ASSIGN_OR_RETURN(auto found, image_service_.Use(input.image_id));
     take(std::move(found));
     return out;
   }
   const absl::Time probed = absl::Now();
-  CHORD_ASSIGN_OR_RETURN(const image::FramePlan plan, pictures_.Plan(input.image));
+  CHORD_ASSIGN_OR_RETURN(const image::FramePlan plan, image_service_.Plan(input.image));
   metrics_.StageTook(obs::Stage::kProbe, absl::Now() - probed);
   metrics_.ImageReceived(static_cast<int64_t>(input.image.size()));
   out.bytes = input.image;
-  const absl::Status room = pictures_.Room(static_cast<int64_t>(input.image.size()), /*pin=*/false);
+  const absl::Status room =
+      image_service_.Room(static_cast<int64_t>(input.image.size()), /*pin=*/false);
   out.may_stay = room.ok();
   if (!out.may_stay) {
-    // A conversation lives with its picture.
+    // A conversation lives with its image.
     if (!input.session_id.empty()) return room;
     out.fresh.plan = plan;
     return out;
   }
-  out.fresh = pictures_.Name(input.image, plan);
+  out.fresh = image_service_.Name(input.image, plan);
   if (!input.session_id.empty()) {
     const std::string id =
-        pictures_.SessionPicture(input.client, input.session_id, out.fresh.digest);
+        image_service_.SessionImage(input.client, input.session_id, out.fresh.digest);
     if (!id.empty()) {
-      if (auto found = pictures_.Use(id); found.ok()) take(*std::move(found));
+      if (auto found = image_service_.Use(id); found.ok()) take(*std::move(found));
     }
   }
   return out;
 }
 
-absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Subject& subject,
-                                             absl::Span<const SessionTurn> turns,
-                                             absl::string_view question, int new_tokens,
-                                             absl::Time deadline, absl::Time worker_until,
-                                             Asked& asked) {
-  const Picture& picture = subject.picture();
+absl::StatusOr<WorkerCallsOutput> Grounder::AskOnce(const GroundInput& input,
+                                                    const Subject& subject,
+                                                    absl::Span<const SessionTurn> turns,
+                                                    absl::string_view prompt, int new_tokens,
+                                                    absl::Time deadline, absl::Time worker_until,
+                                                    Asked& asked) {
+  const StoredImage& image = subject.image();
   const auto acquire = [&](WorkerPool::Role role, int64_t cost,
                            const std::string& preferred) -> absl::StatusOr<WorkerPool::Lease> {
     const absl::Time from = absl::Now();
@@ -147,7 +149,7 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
   asked.vision = {};
   CHORD_ASSIGN_OR_RETURN(
       const auto language,
-      acquire(WorkerPool::Role::kLanguage, picture.plan.tokens + new_tokens, subject.home.worker));
+      acquire(WorkerPool::Role::kLanguage, image.plan.tokens + new_tokens, subject.home.worker));
   asked.language = language.id();
   // What the language worker said it has is there unless it has begun a new life; whatever we
   // believe, its own word counts in the end.
@@ -156,14 +158,14 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
   WorkerPool::Lease vision;
   if (!believed) {
     CHORD_ASSIGN_OR_RETURN(vision,
-                           acquire(WorkerPool::Role::kVision, picture.plan.grid.patches(), ""));
+                           acquire(WorkerPool::Role::kVision, image.plan.grid.patches(), ""));
     // Others who ask about it meanwhile go where it is going.
     if (subject.kept != nullptr) {
-      pictures_.SetHome(picture.id, {asked.language.name, asked.language.incarnation, false});
+      image_service_.SetHome(image.id, {asked.language.name, asked.language.incarnation, false});
     }
   }
 
-  LegsInput legs;
+  WorkerCallsInput legs;
   internal::v1::Ticket& ticket = *legs.decode.mutable_ticket();
   ticket.set_id(NewTicketId());
   ticket.set_request_id(input.request_id);
@@ -175,19 +177,19 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
     return turn;
   };
   for (const SessionTurn& turn : turns) {
-    say("user").add_parts()->set_text(turn.question);
+    say("user").add_parts()->set_text(turn.prompt);
     say("assistant").add_parts()->set_text(turn.answer);
   }
-  say("user").add_parts()->set_text(std::string(question));
-  *legs.decode.add_images() = rpc::ToProto(picture.plan);
+  say("user").add_parts()->set_text(std::string(prompt));
+  *legs.decode.add_images() = rpc::ToProto(image.plan);
   legs.decode.set_max_new_tokens(new_tokens);
   legs.decode.set_grammar(input.grammar);
   if (subject.may_stay) {
     internal::v1::ImageUse& use = *legs.decode.add_uses();
-    use.set_key(picture.key);
+    use.set_key(image.key);
     use.set_pushed(!believed);
-    use.set_pin(picture.pin);
-    use.set_keep_seconds(absl::ToDoubleSeconds(pictures_.ttl()));
+    use.set_pin(image.pin);
+    use.set_keep_seconds(absl::ToDoubleSeconds(image_service_.ttl()));
   }
   *legs.encode.mutable_ticket() = ticket;
   legs.encode.set_image_bytes(static_cast<int64_t>(subject.bytes.size()));
@@ -199,31 +201,31 @@ absl::StatusOr<LegsOutput> Grounder::AskOnce(const GroundInput& input, const Sub
   legs.cancel = input.cancel;
   legs.on_delta = input.on_delta;
   if (input.on_object) {
-    asked.objects.emplace(picture.plan);
+    asked.objects.emplace(image.plan);
     legs.on_delta = [&input, &asked](absl::string_view words) {
       if (input.on_delta) input.on_delta(words);
       for (const GroundObject& object : asked.objects->Add(words)) input.on_object(object);
     };
   }
   legs.only_if_needed = believed;
-  legs.vision = [&]() -> absl::StatusOr<VisionLeg> {
+  legs.vision = [&]() -> absl::StatusOr<VisionTarget> {
     if (!vision) {
       CHORD_ASSIGN_OR_RETURN(vision,
-                             acquire(WorkerPool::Role::kVision, picture.plan.grid.patches(), ""));
+                             acquire(WorkerPool::Role::kVision, image.plan.grid.patches(), ""));
     }
     asked.vision = vision.id();
-    return VisionLeg{&vision.vision(), asked.vision.name};
+    return VisionTarget{&vision.vision(), asked.vision.name};
   };
-  return RunLegs(language.language(), legs, asked.failure);
+  return CallWorkers(language.language(), legs, asked.failure);
 }
 
-absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject& subject,
-                                         absl::Span<const SessionTurn> turns,
-                                         absl::string_view question, int new_tokens,
-                                         absl::Time deadline, Asked& asked) {
-  auto output = AskOnce(input, subject, turns, question, new_tokens, deadline,
+absl::StatusOr<WorkerCallsOutput> Grounder::Ask(const GroundInput& input, const Subject& subject,
+                                                absl::Span<const SessionTurn> turns,
+                                                absl::string_view prompt, int new_tokens,
+                                                absl::Time deadline, Asked& asked) {
+  auto output = AskOnce(input, subject, turns, prompt, new_tokens, deadline,
                         absl::Now() + options_.worker_wait, asked);
-  const LegsFailure& failure = asked.failure;
+  const WorkerCallsFailure& failure = asked.failure;
   if (failure.not_known) pool_.Rest(asked.language, kRest);
   if (output.ok() || !failure.worker_lost || failure.produced || input.cancel.cancelled()) {
     return output;
@@ -232,12 +234,12 @@ absl::StatusOr<LegsOutput> Grounder::Ask(const GroundInput& input, const Subject
     metrics_.Retried(obs::RetryOutcome::kOverBudget);
     return output;
   }
-  if (failure.where == LegsFailure::Where::kVision) asked.spare.push_back(asked.vision);
-  if (failure.where == LegsFailure::Where::kLanguage) asked.spare.push_back(asked.language);
+  if (failure.where == WorkerCallsFailure::Where::kVision) asked.spare.push_back(asked.vision);
+  if (failure.where == WorkerCallsFailure::Where::kLanguage) asked.spare.push_back(asked.language);
   obs::Log(obs::LogLevel::kInfo, "retry", input.request_id,
            {{"lost", asked.spare.empty() ? "" : asked.spare.back().name},
             {"reason", ErrorReason(output.status())}});
-  auto again = AskOnce(input, subject, turns, question, new_tokens, deadline,
+  auto again = AskOnce(input, subject, turns, prompt, new_tokens, deadline,
                        absl::Now() + options_.retry_wait, asked);
   metrics_.Retried(again.ok()        ? obs::RetryOutcome::kAnswered
                    : asked.no_worker ? obs::RetryOutcome::kNoWorker
@@ -257,7 +259,7 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
     return errors::ParameterInvalid("session_id", "1 to 64 characters of A-Z, a-z, 0-9, _ and -");
   }
   CHORD_ASSIGN_OR_RETURN(const Subject subject, Find(input));
-  const Picture& picture = subject.picture();
+  const StoredImage& image = subject.image();
   CHORD_RETURN_IF_ERROR(input.cancel.Check());
 
   std::vector<SessionTurn> turns;
@@ -265,12 +267,12 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   SessionTurn turn;
   size_t forgotten = 0;
   absl::Cleanup end_session = [&] {
-    pictures_.sessions().End(input.session_id, picture.id, said, forgotten, absl::Now());
+    image_service_.sessions().End(input.session_id, image.id, said, forgotten, absl::Now());
   };
   if (input.session_id.empty()) {
     std::move(end_session).Cancel();
   } else {
-    auto begun = pictures_.sessions().Begin(input.session_id, picture.id, absl::Now());
+    auto begun = image_service_.sessions().Begin(input.session_id, image.id, absl::Now());
     if (!begun.ok()) {
       std::move(end_session).Cancel();
       return begun.status();
@@ -280,24 +282,24 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
     for (int i = 0; i < begun->expired; ++i) metrics_.Session(obs::SessionEvent::kExpired);
     for (int i = 0; i < begun->evicted; ++i) metrics_.Session(obs::SessionEvent::kEvicted);
   }
-  const std::string question = WrapPrompt(options_.wrapper, input.prompt);
+  const std::string prompt = WrapPrompt(options_.wrapper, input.prompt);
 
   Asked asked;
-  auto legs = Ask(input, subject, turns, question, new_tokens, deadline, asked);
-  // A long conversation outgrows the model: its oldest half is forgotten, not the new question.
+  auto legs = Ask(input, subject, turns, prompt, new_tokens, deadline, asked);
+  // A long conversation outgrows the model: its oldest half is forgotten, not the new prompt.
   while (!legs.ok() && !turns.empty() && DoesNotFit(legs.status())) {
     const size_t half = (turns.size() + 1) / 2;
     turns.erase(turns.begin(), turns.begin() + static_cast<std::ptrdiff_t>(half));
     forgotten += half;
-    legs = Ask(input, subject, turns, question, new_tokens, deadline, asked);
+    legs = Ask(input, subject, turns, prompt, new_tokens, deadline, asked);
   }
   metrics_.StageTook(obs::Stage::kQueue, asked.waited);
   if (!legs.ok()) return legs.status();
-  const LegsOutput& output = *legs;
+  const WorkerCallsOutput& output = *legs;
 
   const absl::Time parsed = absl::Now();
   GroundResult out;
-  FillAnswer(FromProto(output.decode), picture.plan, HasCjk(input.prompt), options_.thresholds,
+  FillAnswer(FromProto(output.decode), image.plan, HasCjk(input.prompt), options_.thresholds,
              options_.confidence_map.get(), out);
   if (input.want_evidence && out.evidence) {
     out.evidence->model_fingerprint = options_.fingerprint;
@@ -310,19 +312,19 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
       input.on_object(out.objects[i]);
     }
   }
-  out.frame = picture.plan;
+  out.frame = image.plan;
   out.usage.prompt_tokens = output.decode.prompt_tokens();
   out.usage.completion_tokens = output.decode.completion_tokens();
   out.usage.decode_steps = output.decode.decode_steps();
-  out.usage.image_tokens = static_cast<int>(picture.plan.tokens);
-  const internal::v1::PictureFrom from = output.decode.picture();
-  out.usage.picture = output.encoded                                  ? Served::kPixels
-                      : from == internal::v1::PICTURE_FROM_KV         ? Served::kKv
-                      : from == internal::v1::PICTURE_FROM_EMBEDDINGS ? Served::kEmbeddings
-                                                                      : Served::kPixels;
-  metrics_.ServedBy(out.usage.picture == Served::kKv           ? obs::PictureCache::kKv
-                    : out.usage.picture == Served::kEmbeddings ? obs::PictureCache::kEmbeddings
-                                                               : obs::PictureCache::kNone);
+  out.usage.image_tokens = static_cast<int>(image.plan.tokens);
+  const internal::v1::CacheTier from = output.decode.image();
+  out.usage.image = output.encoded                                ? Served::kPixels
+                    : from == internal::v1::CACHE_TIER_KV         ? Served::kKv
+                    : from == internal::v1::CACHE_TIER_EMBEDDINGS ? Served::kEmbeddings
+                                                                  : Served::kPixels;
+  metrics_.ServedBy(out.usage.image == Served::kKv           ? obs::CacheTier::kKv
+                    : out.usage.image == Served::kEmbeddings ? obs::CacheTier::kEmbeddings
+                                                             : obs::CacheTier::kNone);
   // The workers' queues overlap, so the longer wait is the one that was felt.
   out.timing.queue =
       asked.waited + std::max(Ms(output.decode.queue_ms()), Ms(output.encode.queue_ms()));
@@ -336,20 +338,20 @@ absl::StatusOr<GroundResult> Grounder::Run(const GroundInput& input, absl::Time 
   out.model = options_.model_name;
   out.cut = output.decode.cut();
 
-  // A worker that does not say how it came by the picture keeps nothing of it.
-  const PictureHome home = {asked.language.name, asked.language.incarnation,
-                            from != internal::v1::PICTURE_FROM_UNSPECIFIED};
+  // A worker that does not say how it came by the image keeps nothing of it.
+  const ImageAffinity home = {asked.language.name, asked.language.incarnation,
+                              from != internal::v1::CACHE_TIER_UNSPECIFIED};
   if (subject.kept != nullptr) {
-    pictures_.SetHome(picture.id, home);
-    out.image_id = picture.id;
-  } else if (subject.may_stay && pictures_.Keep(subject.fresh, subject.bytes, home)) {
-    out.image_id = picture.id;
+    image_service_.SetHome(image.id, home);
+    out.image_id = image.id;
+  } else if (subject.may_stay && image_service_.Keep(subject.fresh, subject.bytes, home)) {
+    out.image_id = image.id;
     if (!input.session_id.empty()) {
-      pictures_.SetSessionPicture(input.client, input.session_id, picture.digest, picture.id);
+      image_service_.SetSessionImage(input.client, input.session_id, image.digest, image.id);
     }
   }
   if (!input.session_id.empty()) {
-    turn = {question, output.decode.text()};
+    turn = {prompt, output.decode.text()};
     said = &turn;
   }
   out.timing.total = absl::Now() - input.received_at;

@@ -9,12 +9,12 @@
 #include "common/image/frame_plan.h"
 #include "common/obs/metrics.h"
 #include "services/gateway/admission.h"
-#include "services/gateway/answer.h"
+#include "services/gateway/answer_builder.h"
 #include "services/gateway/ground.h"
-#include "services/gateway/legs.h"
-#include "services/gateway/pictures.h"
+#include "services/gateway/images/image_service.h"
 #include "services/gateway/prompt.h"
-#include "services/gateway/worker_pool.h"
+#include "services/gateway/routing/worker_calls.h"
+#include "services/gateway/routing/worker_pool.h"
 
 namespace chord::gateway {
 
@@ -41,17 +41,17 @@ class Grounder {
     std::shared_ptr<const grounding::ConfidenceMap> confidence_map;  // null: raw confidences
   };
   // The others are not owned and outlive the grounder.
-  Grounder(Options options, Admission& admission, Pictures& pictures, WorkerPool& pool,
+  Grounder(Options options, Admission& admission, ImageService& images, WorkerPool& pool,
            obs::Metrics& metrics)
       : options_(std::move(options)),
         admission_(admission),
-        pictures_(pictures),
+        image_service_(images),
         pool_(pool),
         metrics_(metrics),
         retries_(0.1, options_.retry_burst) {}
 
-  // Blocks. Every error is of the catalogue. A picture that came with its question is kept when the
-  // question has been answered; a question that fails leaves nothing behind.
+  // Blocks. Every error is of the catalogue. An image that came with its prompt is kept when the
+  // prompt has been answered; a prompt that fails leaves nothing behind.
   //
   // When a worker is lost before a word of the answer has gone out, the request is asked once more
   // of another one, or of the same one in its next life, within the retry budget.
@@ -59,9 +59,9 @@ class Grounder {
 
   // OVERLOADED or CLIENT_LIMIT when a request that comes now would be refused; lets a door say so
   // before it reads a body.
-  absl::Status MayCome(absl::string_view client) const { return admission_.Check(client); }
+  absl::Status CheckAdmission(absl::string_view client) const { return admission_.Check(client); }
   Admission& admission() { return admission_; }
-  Pictures& pictures() { return pictures_; }
+  ImageService& images() { return image_service_; }
   const Options& options() const { return options_; }
 
  private:
@@ -69,17 +69,19 @@ class Grounder {
   struct Asked;
   absl::StatusOr<GroundResult> Run(const GroundInput& input, absl::Time deadline);
   absl::StatusOr<Subject> Find(const GroundInput& input);
-  absl::StatusOr<LegsOutput> Ask(const GroundInput& input, const Subject& subject,
-                                 absl::Span<const SessionTurn> turns, absl::string_view question,
-                                 int new_tokens, absl::Time deadline, Asked& asked);
-  absl::StatusOr<LegsOutput> AskOnce(const GroundInput& input, const Subject& subject,
-                                     absl::Span<const SessionTurn> turns,
-                                     absl::string_view question, int new_tokens,
-                                     absl::Time deadline, absl::Time worker_until, Asked& asked);
+  absl::StatusOr<WorkerCallsOutput> Ask(const GroundInput& input, const Subject& subject,
+                                        absl::Span<const SessionTurn> turns,
+                                        absl::string_view prompt, int new_tokens,
+                                        absl::Time deadline, Asked& asked);
+  absl::StatusOr<WorkerCallsOutput> AskOnce(const GroundInput& input, const Subject& subject,
+                                            absl::Span<const SessionTurn> turns,
+                                            absl::string_view prompt, int new_tokens,
+                                            absl::Time deadline, absl::Time worker_until,
+                                            Asked& asked);
 
   const Options options_;
   Admission& admission_;
-  Pictures& pictures_;
+  ImageService& image_service_;
   WorkerPool& pool_;
   obs::Metrics& metrics_;
   RetryBudget retries_;

@@ -1,6 +1,6 @@
 #include "services/gateway/object_stream.h"
 
-#include "common/grounding/answer.h"
+#include "common/grounding/answer_parser.h"
 
 namespace chord::gateway {
 namespace {

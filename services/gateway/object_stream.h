@@ -24,7 +24,7 @@ class ObjectStream {
  private:
   const image::FramePlan frame_;
   std::string text_;
-  size_t seen_ = 0;  // of the parser's objects, inside the picture or not
+  size_t seen_ = 0;  // of the parser's objects, inside the image or not
   size_t told_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// The question: what is accepted, and how a bare phrase becomes the wording a model was trained on.
+// The prompt: what is accepted, and how a bare phrase becomes the wording a model was trained on.
 // Pure but for LoadChordFile.
 #pragma once
 
@@ -20,7 +20,7 @@ bool HasCjk(absl::string_view utf8);
 
 enum class PromptWrapper {
   kNone,  // verbatim
-  kJson,  // the wording of the Qwen2.5-VL cookbook (spec §8.4), in the question's language
+  kJson,  // the wording of the Qwen2.5-VL cookbook (spec §8.4), in the prompt's language
 };
 
 // `prompt` passed CheckPrompt. A prompt that already says how to answer (it mentions bbox, JSON,

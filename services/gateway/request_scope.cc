@@ -50,9 +50,9 @@ void RequestScope::Finish(const absl::Status& status, const GroundResult* result
     line.prompt_tokens = result->usage.prompt_tokens;
     line.new_tokens = result->usage.completion_tokens;
     line.boxes = static_cast<int64_t>(result->objects.size());
-    line.cache = result->usage.picture == Served::kKv           ? "kv"
-                 : result->usage.picture == Served::kEmbeddings ? "embeddings"
-                                                                : "none";
+    line.cache = result->usage.image == Served::kKv           ? "kv"
+                 : result->usage.image == Served::kEmbeddings ? "embeddings"
+                                                              : "none";
   } else if (status.ok()) {
     // Counted above.
   } else if (absl::IsCancelled(status)) {

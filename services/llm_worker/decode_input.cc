@@ -14,7 +14,7 @@ constexpr size_t kMaxTurns = 64;
 constexpr size_t kMaxParts = 16;
 constexpr size_t kMaxImages = 1;
 constexpr double kMaxKeepSeconds = 86'400;
-// All turns together; a conversation of long questions still fits, a flood does not reach the
+// All turns together; a conversation of long prompts still fits, a flood does not reach the
 // tokenizer.
 constexpr int64_t kMaxTextBytes = 8 * limits::kCeilingPromptBytes;
 
@@ -62,7 +62,7 @@ absl::Status CheckMessages(const DecodeInput& input) {
 
 absl::Status CheckUses(const DecodeInput& input) {
   if (!input.uses.empty() && input.uses.size() != input.images.size()) {
-    return errors::ParameterInvalid("uses", "one for each picture, or none");
+    return errors::ParameterInvalid("uses", "one for each image, or none");
   }
   for (const DecodeInput::Use& use : input.uses) {
     if (!use.key.empty() && use.key.size() != kKeyBytes) {
@@ -75,7 +75,7 @@ absl::Status CheckUses(const DecodeInput& input) {
   return absl::OkStatus();
 }
 
-std::string LastQuestion(const std::vector<model::Message>& messages) {
+std::string LastUserText(const std::vector<model::Message>& messages) {
   std::string out;
   for (auto it = messages.rbegin(); it != messages.rend() && out.empty(); ++it) {
     if (it->role != "user") continue;
@@ -95,7 +95,7 @@ absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const Pro
     return errors::ParameterInvalid("max_new_tokens", "an integer from 1 to 4096");
   }
   if (input.images.size() > kMaxImages) {
-    return errors::ParameterInvalid("images", "a list of at most 1 picture");
+    return errors::ParameterInvalid("images", "a list of at most 1 image");
   }
   CHORD_RETURN_IF_ERROR(CheckMessages(input));
   CHORD_RETURN_IF_ERROR(CheckUses(input));
@@ -110,7 +110,7 @@ absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const Pro
     grids.push_back(plan.grid);
     out.embeddings.grid = plan.grid;
     out.embeddings.rows += plan.tokens;
-    out.question = {plan.resized.width, plan.resized.height, LastQuestion(input.messages)};
+    out.box_request = {plan.resized.width, plan.resized.height, LastUserText(input.messages)};
   }
   out.embeddings.width = facts.config->text.hidden_size;
   out.embeddings.model_fingerprint = facts.fingerprint;
@@ -121,9 +121,9 @@ absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const Pro
   const int64_t room = facts.max_sequence_tokens - input.max_new_tokens - out.embeddings.rows;
   const int64_t text_tokens = prompt_tokens - out.embeddings.rows;
   if (text_tokens > room) {
-    // With room for an ordinary question the text is what is too long; else the whole is.
-    constexpr int64_t kOrdinaryQuestion = 64;
-    if (room >= kOrdinaryQuestion) return errors::PromptTokensLimit(text_tokens, room);
+    // With room for an ordinary prompt the text is what is too long; else the whole is.
+    constexpr int64_t kTypicalPromptTokens = 64;
+    if (room >= kTypicalPromptTokens) return errors::PromptTokensLimit(text_tokens, room);
     return errors::ContextLimit(prompt_tokens + input.max_new_tokens, facts.max_sequence_tokens);
   }
   return out;

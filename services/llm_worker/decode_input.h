@@ -6,16 +6,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "common/grammar/box_grammar.h"
 #include "common/image/frame_plan.h"
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
 #include "common/model/tokenizer.h"
+#include "services/llm_worker/grammar/box_grammar.h"
 #include "services/llm_worker/reservation.h"
 
 namespace chord::llm_worker {
 
-inline constexpr size_t kKeyBytes = 32;  // of a picture's key: a SHA-256
+inline constexpr size_t kKeyBytes = 32;  // of an image's key: a SHA-256
 
 struct DecodeInput {
   std::string ticket_id;
@@ -25,9 +25,9 @@ struct DecodeInput {
   std::vector<image::FramePlan> images;
   int max_new_tokens = 0;
   bool grammar = false;
-  // Of the pictures, one each; or none: nothing is kept or found, and their rows are on their way.
+  // Of the images, one each; or none: nothing is kept or found, and their rows are on their way.
   struct Use {
-    std::string key;  // 32 bytes, or empty: nothing of the picture may outlive the request
+    std::string key;  // 32 bytes, or empty: nothing of the image may outlive the request
     bool pushed = true;
     bool pin = false;
     double keep_seconds = 0;  // 0 – 86,400; 0: the default
@@ -47,8 +47,8 @@ struct PromptFacts {
 struct PreparedPrompt {
   model::EncodedPrompt prompt;
   EmbeddingShape embeddings;
-  // Of the picture; the last user turn's words. Unset without a picture.
-  std::optional<grammar::Question> question;
+  // Of the image; the last user turn's words. Unset without an image.
+  std::optional<grammar::BoxRequest> box_request;
 };
 
 // Pure. TICKET_UNKNOWN (no ticket's form), MODEL_MISMATCH, PARAMETER_INVALID, PROMPT_*,

@@ -25,7 +25,7 @@ bool AllFinite(absl::Span<const float> values) {
   return !bad;
 }
 
-// Row of the request's embeddings for each prompt token, or -1; empty without pictures.
+// Row of the request's embeddings for each prompt token, or -1; empty without images.
 std::vector<int32_t> ImageRows(const model::EncodedPrompt& prompt) {
   std::vector<int32_t> out;
   if (prompt.images.empty()) return out;
@@ -59,8 +59,8 @@ struct DecodeLoop::Sequence {
   }
   int prompt_tokens() const { return static_cast<int>(job.prompt.ids.size()); }
   int reserved_tokens() const { return prompt_tokens() + job.max_new_tokens; }
-  // One past the last row of the pictures.
-  int picture_end() const {
+  // One past the last row of the images.
+  int image_end() const {
     const auto& images = job.prompt.images;
     return images.empty() ? 0 : static_cast<int>(images.back().begin + images.back().tokens);
   }
@@ -77,8 +77,8 @@ struct DecodeLoop::Sequence {
 
   int slot = -1;
   int64_t order = 0;
-  KvPlanner::Sequence* kv = nullptr;  // from admission to end
-  uint64_t picture = 0;
+  PagedKvManager::Sequence* kv = nullptr;  // from admission to end
+  uint64_t image = 0;
   std::vector<KvSymbol> symbols;  // of the prompt, until admission
   bool has_rows = false;          // all that the prompt needs is here
   std::shared_ptr<const engine::EmbeddingBuffer> rows;
@@ -86,8 +86,8 @@ struct DecodeLoop::Sequence {
   std::vector<int32_t> pending;  // ids of the answer without KV yet
   std::vector<int32_t> guess;    // what may be tried after them
   std::string delta;             // text that the client has not been told
-  bool accepted = false;         // the client was told what the picture comes from
-  uint64_t tried = 0;            // changes_ when it was found to wait for a picture; 0: it does not
+  bool accepted = false;         // the client was told what the image comes from
+  uint64_t tried = 0;            // changes_ when it was found to wait for an image; 0: it does not
   bool ended = false;
   absl::Time ready;  // since when it waits for nothing but its admission
   absl::Time submitted, admitted, prefill_began, first_token;
@@ -102,7 +102,7 @@ DecodeLoop::DecodeLoop(engine::LanguageModel* model, const model::Tokenizer* tok
       list_fates_(*tokenizer, model->vocab_size()),
       slots_(options_.max_sequences),
       kv_({model->kv_pages(), engine::kKvPageTokens}),
-      pictures_(options_.pictures) {
+      images_(options_.images) {
   Snapshot();
   thread_ = std::thread([this] { Run(); });
 }
@@ -156,10 +156,10 @@ void DecodeLoop::Wake() {
   changed_.Signal();
 }
 
-void DecodeLoop::DropPicture(std::string key) {
+void DecodeLoop::DropImage(std::string key) {
   absl::MutexLock lock(&mu_);
-  // More than the table holds would only name pictures that are not there.
-  if (drops_.size() < options_.pictures.max_pictures) drops_.push_back(std::move(key));
+  // More than the table holds would only name images that are not there.
+  if (drops_.size() < options_.images.max_images) drops_.push_back(std::move(key));
   woken_ = true;
   changed_.Signal();
 }
@@ -176,8 +176,8 @@ DecodeLoop::Counts DecodeLoop::counts() const {
 void DecodeLoop::Snapshot() {
   absl::MutexLock lock(&mu_);
   snapshot_.kv = kv_.counts();
-  snapshot_.pictures = static_cast<int64_t>(pictures_.pictures());
-  snapshot_.picture_bytes = pictures_.bytes();
+  snapshot_.images = static_cast<int64_t>(images_.images());
+  snapshot_.image_bytes = images_.bytes();
 }
 
 void DecodeLoop::Run() {
@@ -188,7 +188,7 @@ void DecodeLoop::Run() {
       if (stopping_) break;
     }
     DropEnded();
-    DropPictures();
+    DropImages();
     Admit();
     TakeRows();
     const bool ran = RunStep();
@@ -248,30 +248,30 @@ void DecodeLoop::DropEnded() {
   }
 }
 
-void DecodeLoop::DropPictures() {
+void DecodeLoop::DropImages() {
   std::vector<std::string> drops;
   {
     absl::MutexLock lock(&mu_);
     drops = std::exchange(drops_, {});
   }
-  for (const std::string& key : drops) pictures_.Drop(key);
+  for (const std::string& key : drops) images_.Drop(key);
   if (const absl::Time now = absl::Now(); now >= next_expiry_) {
-    pictures_.Expire(now);
+    images_.Expire(now);
     next_expiry_ = now + kExpiryInterval;
   }
   ForgetGone();
 }
 
 void DecodeLoop::ForgetGone() {
-  for (uint64_t number : pictures_.TakeGone()) {
+  for (uint64_t number : images_.TakeGone()) {
     kv_.Forget(number);
     ++changes_;
   }
 }
 
-// In order of arrival. Who waits for a picture lets others pass, whether its rows are on their way
+// In order of arrival. Who waits for an image lets others pass, whether its rows are on their way
 // or another request is computing its KV: a place and memory are for those that can run, and a
-// question about a picture that is here must not stand behind the line of the vision worker. Who
+// prompt about an image that is here must not stand behind the line of the vision worker. Who
 // does not fit lets nobody pass, or a long request would never fit.
 void DecodeLoop::Admit() {
   coming_.clear();
@@ -287,7 +287,7 @@ void DecodeLoop::Admit() {
       if (at >= queue_.size()) return;
       const Sequence& waits = *queue_[at];
       if (waits.tried == changes_ && !waits.job.ticket->complete()) {
-        coming_.insert(waits.picture);
+        coming_.insert(waits.image);
         ++at;
         continue;
       }
@@ -315,15 +315,15 @@ void DecodeLoop::Admit() {
 DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   const absl::Time now = absl::Now();
   DecodeJob& job = sequence.job;
-  const bool has_picture = !job.prompt.images.empty();
-  const bool share = has_picture && !job.picture.key.empty();
-  const bool has_come = !has_picture || job.ticket->complete();
-  // Waits in the line; the first for a picture says that rows are wanted, or asks for them where
+  const bool has_image = !job.prompt.images.empty();
+  const bool share = has_image && !job.image.key.empty();
+  const bool has_come = !has_image || job.ticket->complete();
+  // Waits in the line; the first for an image says that rows are wanted, or asks for them where
   // nobody has announced them.
   const auto wait_for_rows = [&](bool first) {
     if (first && !sequence.accepted) {
       const bool needs_rows = !std::exchange(job.pushed, true);
-      if (auto status = Accept(sequence, PictureFrom::kRows, needs_rows); !status.ok()) {
+      if (auto status = Accept(sequence, CacheTier::kRows, needs_rows); !status.ok()) {
         End(sequence, status);
         return Entry::kIn;
       }
@@ -331,16 +331,16 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
     return Entry::kLater;
   };
   if (!has_come && !share) return wait_for_rows(true);  // nothing kept could do instead
-  if (has_picture) {
+  if (has_image) {
     // Looked up at each try: what was known may have gone while the request waited.
-    const uint64_t number = share ? pictures_.Use(job.picture.key, job.prompt.images.front().grid,
-                                                  job.picture.pin, job.picture.keep, now)
-                            : sequence.picture != 0 ? sequence.picture
-                                                    : pictures_.Nameless();
+    const uint64_t number = share ? images_.Use(job.image.key, job.prompt.images.front().grid,
+                                                job.image.pin, job.image.keep, now)
+                            : sequence.image != 0 ? sequence.image
+                                                  : images_.Nameless();
     ForgetGone();
-    if (share) kv_.SetPinned(number, job.picture.pin);
-    if (number != sequence.picture || sequence.symbols.empty()) {
-      sequence.picture = number;
+    if (share) kv_.SetPinned(number, job.image.pin);
+    if (number != sequence.image || sequence.symbols.empty()) {
+      sequence.image = number;
       sequence.symbols.clear();
     }
   }
@@ -348,7 +348,7 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
     sequence.symbols.reserve(job.prompt.ids.size());
     for (size_t i = 0; i < job.prompt.ids.size(); ++i) {
       const int32_t row = sequence.image_rows.empty() ? -1 : sequence.image_rows[i];
-      sequence.symbols.push_back(row >= 0 ? PictureSymbol(sequence.picture, row)
+      sequence.symbols.push_back(row >= 0 ? ImageSymbol(sequence.image, row)
                                           : TextSymbol(job.prompt.ids[i]));
     }
   }
@@ -356,21 +356,21 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
     const int kept = kv_.Kept(sequence.symbols);
     for (const auto& other : slots_) {
       if (other == nullptr || other->ended || other->decoding()) continue;
-      const int shared = KvPlanner::InPrompt(*other->kv, sequence.symbols);
-      const bool brings_picture = kept < sequence.picture_end() && sequence.picture_end() <= shared;
+      const int shared = PagedKvManager::InPrompt(*other->kv, sequence.symbols);
+      const bool brings_image = kept < sequence.image_end() && sequence.image_end() <= shared;
       // Who stands still for want of rows is waited for only by those that would want them as well.
-      if (!other->has_rows && (!brings_picture || job.ticket->complete())) continue;
-      if (shared > other->kv_rows && (brings_picture || shared >= kept + kWorthWaiting)) {
+      if (!other->has_rows && (!brings_image || job.ticket->complete())) continue;
+      if (shared > other->kv_rows && (brings_image || shared >= kept + kWorthWaiting)) {
         return Entry::kLater;
       }
     }
     const bool is_kept =
-        kept >= sequence.picture_end() || pictures_.Embeddings(sequence.picture) != nullptr;
-    if (!is_kept && !has_come) return wait_for_rows(coming_.insert(sequence.picture).second);
+        kept >= sequence.image_end() || images_.Embeddings(sequence.image) != nullptr;
+    if (!is_kept && !has_come) return wait_for_rows(coming_.insert(sequence.image).second);
   }
   if (std::exchange(sequence.tried, 0) != 0) sequence.ready = now;
   auto admission =
-      kv_.Admit(sequence.symbols, sequence.reserved_tokens(), sequence.picture, share, now);
+      kv_.Admit(sequence.symbols, sequence.reserved_tokens(), sequence.image, share, now);
   if (!admission) return Entry::kFull;
   sequence.symbols = {};
   sequence.kv = admission->sequence;
@@ -382,37 +382,37 @@ DecodeLoop::Entry DecodeLoop::TryAdmit(Sequence& sequence) {
   result.queue = now - sequence.ready;
   result.cached_tokens = admission->kept_rows;
   if (admission->copy) {
-    const KvPlanner::Copy& copy = *admission->copy;
+    const PagedKvManager::Copy& copy = *admission->copy;
     if (auto status = model_->CopyPage(copy.from, copy.to, copy.rows); !status.ok()) {
       Fault(sequence, status);
       return Entry::kIn;
     }
   }
-  if (has_picture) {
-    if (sequence.kv_rows >= sequence.picture_end()) {
-      result.picture = PictureFrom::kKv;
+  if (has_image) {
+    if (sequence.kv_rows >= sequence.image_end()) {
+      result.image = CacheTier::kKv;
       sequence.has_rows = true;
-    } else if (share && (sequence.rows = pictures_.Embeddings(sequence.picture)) != nullptr) {
-      result.picture = PictureFrom::kEmbeddings;
+    } else if (share && (sequence.rows = images_.Embeddings(sequence.image)) != nullptr) {
+      result.image = CacheTier::kEmbeddings;
       sequence.has_rows = true;
     } else {
-      result.picture = PictureFrom::kRows;
+      result.image = CacheTier::kRows;
     }
   }
   if (sequence.has_rows) job.ticket->RowsNotNeeded(job.pushed);
   if (!sequence.accepted) {
-    const bool needs_rows = result.picture == PictureFrom::kRows && !job.pushed;
-    if (auto status = Accept(sequence, result.picture, needs_rows); !status.ok()) {
+    const bool needs_rows = result.image == CacheTier::kRows && !job.pushed;
+    if (auto status = Accept(sequence, result.image, needs_rows); !status.ok()) {
       End(sequence, status);
     }
   }
   return Entry::kIn;
 }
 
-absl::Status DecodeLoop::Accept(Sequence& sequence, PictureFrom picture, bool needs_rows) {
+absl::Status DecodeLoop::Accept(Sequence& sequence, CacheTier image, bool needs_rows) {
   sequence.accepted = true;
   const auto& on_accepted = sequence.job.on_accepted;
-  return on_accepted ? on_accepted(picture, needs_rows) : absl::OkStatus();
+  return on_accepted ? on_accepted(image, needs_rows) : absl::OkStatus();
 }
 
 void DecodeLoop::TakeRows() {
@@ -424,10 +424,10 @@ void DecodeLoop::TakeRows() {
     ++changes_;
     sequence->has_rows = true;
     sequence->result.wait_embeddings += absl::Now() - sequence->admitted;
-    if (sequence->rows != nullptr && !sequence->job.picture.key.empty()) {
+    if (sequence->rows != nullptr && !sequence->job.image.key.empty()) {
       const EmbeddingShape& shape = sequence->job.ticket->shape();
-      pictures_.Keep(sequence->picture, sequence->rows,
-                     shape.rows * shape.width * model::SizeOf(model_->options().dtype));
+      images_.Keep(sequence->image, sequence->rows,
+                   shape.rows * shape.width * model::SizeOf(model_->options().dtype));
     }
   }
 }
@@ -512,7 +512,7 @@ absl::Status DecodeLoop::RunChunks(absl::Span<const StepItem> items, std::vector
       ids[i] = sequence.pending;
     } else {
       ids[i].assign(prompt.ids.begin() + start, prompt.ids.begin() + start + item.tokens);
-      if (!sequence.image_rows.empty() && start < sequence.picture_end()) {
+      if (!sequence.image_rows.empty() && start < sequence.image_end()) {
         image_rows[i].assign(sequence.image_rows.begin() + start,
                              sequence.image_rows.begin() + start + item.tokens);
         image_rows[i].resize(n, -1);
@@ -547,7 +547,7 @@ void DecodeLoop::Advance(Sequence& sequence, const StepItem& item, absl::Span<fl
   if (!was_decoding) {
     ++changes_;
     kv_.Publish(sequence.kv, sequence.kv_rows);
-    if (sequence.kv_rows >= sequence.picture_end()) sequence.rows = nullptr;
+    if (sequence.kv_rows >= sequence.image_end()) sequence.rows = nullptr;
   }
   if (logits.empty()) return;
   if (was_decoding) ++sequence.result.decode_steps;
@@ -694,7 +694,7 @@ void DecodeLoop::Finish(Sequence& sequence) {
 // The engine could not, or its numbers are no numbers: nothing of this request is kept for others.
 void DecodeLoop::Fault(Sequence& sequence, const absl::Status& status) {
   if (options_.on_fault) options_.on_fault(sequence.job.request_id, status);
-  pictures_.DropNumber(sequence.picture);
+  images_.DropNumber(sequence.image);
   ForgetGone();
   End(sequence, ForClient(status));
 }

@@ -1,6 +1,6 @@
 // One thread that owns the language model: admits requests into the paged KV memory and advances
 // all of them together, step by step (continuous batching with chunked prefill). What runs is
-// PlanStep's decision, who owns which page KvPlanner's, what may come next BoxGrammar's.
+// PlanStep's decision, who owns which page PagedKvManager's, what may come next BoxGrammar's.
 #pragma once
 
 #include <cstdint>
@@ -18,19 +18,19 @@
 #include "absl/time/time.h"
 #include "common/engine/language_model.h"
 #include "common/engine/sampler.h"
-#include "common/grammar/box_grammar.h"
 #include "common/model/prompt.h"
 #include "common/model/tokenizer.h"
 #include "services/llm_worker/first_list.h"
-#include "services/llm_worker/kv_planner.h"
-#include "services/llm_worker/picture_table.h"
+#include "services/llm_worker/grammar/box_grammar.h"
+#include "services/llm_worker/image_cache.h"
+#include "services/llm_worker/kv_manager.h"
 #include "services/llm_worker/reservation.h"
 #include "services/llm_worker/scheduler.h"
 
 namespace chord::llm_worker {
 
-// What served the picture's share of the work.
-enum class PictureFrom { kNoPicture, kRows, kEmbeddings, kKv };
+// What served the image's share of the work.
+enum class CacheTier { kNoImage, kRows, kEmbeddings, kKv };
 
 // A place where the list could have ended or gone on.
 struct ListChoice {
@@ -48,17 +48,17 @@ struct DecodeResult {
   std::optional<double> log_probability_empty;
   bool cut = false;      // max_new_tokens was reached
   bool grammar = false;  // decoded under the box grammar to its end
-  PictureFrom picture = PictureFrom::kNoPicture;
+  CacheTier image = CacheTier::kNoImage;
   int prompt_tokens = 0;
   int cached_tokens = 0;           // of them, those whose KV was found
   int decode_steps = 0;            // steps after the one that gave the first token
-  absl::Duration wait_embeddings;  // until its picture was there
+  absl::Duration wait_embeddings;  // until its image was there
   absl::Duration queue;            // after that, until its admission
   absl::Duration prefill, ttft, decode;
 };
 
-// What may be kept of a request's picture, and under which name.
-struct PictureUse {
+// What may be kept of a request's image, and under which name.
+struct ImageUse {
   std::string key;  // empty: nothing may outlive the request
   bool pin = false;
   absl::Duration keep;  // zero: the default
@@ -68,18 +68,18 @@ struct DecodeJob {
   std::string request_id;
   model::EncodedPrompt prompt;
   int max_new_tokens = 0;
-  PictureUse picture;
+  ImageUse image;
   // Rows are on their way. If not, they are asked for through `on_accepted` when nothing kept will
   // do.
   bool pushed = true;
-  std::optional<grammar::Question> grammar;  // decode under the box grammar
-  std::shared_ptr<Reservation> ticket;       // its token cancels the request
+  std::optional<grammar::BoxRequest> grammar;  // decode under the box grammar
+  std::shared_ptr<Reservation> ticket;         // its token cancels the request
   absl::Time received;
   // All are called on the loop's thread and must not block. `on_accepted` is called once, unless
   // the request ends before: on admission, or as soon as it is known that rows are wanted. An error
   // of it ends the request. `on_end` is called exactly once, and nothing of the job is called after
   // it.
-  std::function<absl::Status(PictureFrom picture, bool needs_rows)> on_accepted;
+  std::function<absl::Status(CacheTier image, bool needs_rows)> on_accepted;
   std::function<void(std::string text)> on_delta;
   std::function<void(absl::StatusOr<DecodeResult>)> on_end;
 };
@@ -93,7 +93,7 @@ class DecodeLoop {
     std::vector<int32_t> eos_token_ids;
     float repetition_penalty = 1.0f;
     const grammar::BoxGrammar* grammar = nullptr;  // not owned; null: every answer is free text
-    PictureTable::Options pictures;
+    ImageCache::Options images;
     // Told of every error of the engine and of rows that are not finite; for the log.
     std::function<void(const std::string& request_id, const absl::Status&)> on_fault;
     // Told of each step: sequences that decoded, prompt tokens, duration; for the metrics.
@@ -109,16 +109,16 @@ class DecodeLoop {
   absl::Status Submit(DecodeJob job);
   // Something a sequence waits for has changed: its rows are complete, or it was cancelled.
   void Wake();
-  // Forgets what is kept of a picture. Requests that use it now finish with it.
-  void DropPicture(std::string key);
+  // Forgets what is kept of an image. Requests that use it now finish with it.
+  void DropImage(std::string key);
 
   struct Counts {
     int running = 0;
     int queued = 0;
     int64_t tokens = 0;  // rows that both may need: prompt and longest answer
-    KvPlanner::Counts kv;
-    int64_t pictures = 0;
-    int64_t picture_bytes = 0;
+    PagedKvManager::Counts kv;
+    int64_t images = 0;
+    int64_t image_bytes = 0;
   };
   Counts counts() const;
 
@@ -126,12 +126,12 @@ class DecodeLoop {
   struct Sequence;
   void Run();
   void DropEnded();
-  void DropPictures();
-  void ForgetGone();  // the KV of pictures that the table has let go
+  void DropImages();
+  void ForgetGone();  // the KV of images that the table has let go
   void Admit();
   enum class Entry { kIn, kLater, kFull };
   Entry TryAdmit(Sequence& sequence);
-  absl::Status Accept(Sequence& sequence, PictureFrom picture, bool needs_rows);
+  absl::Status Accept(Sequence& sequence, CacheTier image, bool needs_rows);
   void TakeRows();
   bool RunStep();
   absl::Status RunChunks(absl::Span<const StepItem> items, std::vector<float>* logits);
@@ -153,12 +153,12 @@ class DecodeLoop {
 
   // The loop thread's own.
   std::vector<std::unique_ptr<Sequence>> slots_;  // null: free
-  KvPlanner kv_;
-  PictureTable pictures_;
+  PagedKvManager kv_;
+  ImageCache images_;
   absl::Time next_expiry_ = absl::InfinitePast();
   int64_t next_order_ = 0;
-  std::set<uint64_t> coming_;  // pictures whose rows requests in the line wait for
-  // Grows with whatever may let a request go on that waits for a picture and not for its own rows.
+  std::set<uint64_t> coming_;  // images whose rows requests in the line wait for
+  // Grows with whatever may let a request go on that waits for an image and not for its own rows.
   uint64_t changes_ = 1;
   std::vector<float> logits_, penalised_;
 
@@ -170,7 +170,7 @@ class DecodeLoop {
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   int running_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t tokens_ ABSL_GUARDED_BY(mu_) = 0;
-  Counts snapshot_ ABSL_GUARDED_BY(mu_);  // kv and pictures
+  Counts snapshot_ ABSL_GUARDED_BY(mu_);  // kv and images
   absl::Duration mean_service_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
 
   std::thread thread_;

@@ -51,18 +51,18 @@ absl::StatusOr<DecodeInput> FromProto(const v1::DecodeRequest& request) {
   return out;
 }
 
-v1::PictureFrom ToProto(PictureFrom from) {
+v1::CacheTier ToProto(CacheTier from) {
   switch (from) {
-    case PictureFrom::kNoPicture:
+    case CacheTier::kNoImage:
       break;
-    case PictureFrom::kRows:
-      return v1::PICTURE_FROM_ROWS;
-    case PictureFrom::kEmbeddings:
-      return v1::PICTURE_FROM_EMBEDDINGS;
-    case PictureFrom::kKv:
-      return v1::PICTURE_FROM_KV;
+    case CacheTier::kRows:
+      return v1::CACHE_TIER_NONE;
+    case CacheTier::kEmbeddings:
+      return v1::CACHE_TIER_EMBEDDINGS;
+    case CacheTier::kKv:
+      return v1::CACHE_TIER_KV;
   }
-  return v1::PICTURE_FROM_UNSPECIFIED;
+  return v1::CACHE_TIER_UNSPECIFIED;
 }
 
 v1::DecodeDone ToProto(DecodeResult result) {
@@ -78,7 +78,7 @@ v1::DecodeDone ToProto(DecodeResult result) {
     to.set_log_close(choice.log_close);
     to.set_log_more(choice.log_more);
   }
-  out.set_picture(ToProto(result.picture));
+  out.set_image(ToProto(result.image));
   out.set_grammar(result.grammar);
   out.set_cached_tokens(result.cached_tokens);
   out.set_cut(result.cut);
@@ -169,13 +169,12 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     job.request_id = input.request_id;
     job.prompt = std::move(prepared.prompt);
     job.max_new_tokens = input.max_new_tokens;
-    job.picture = {use.key, use.pin, absl::Seconds(use.keep_seconds)};
+    job.image = {use.key, use.pin, absl::Seconds(use.keep_seconds)};
     job.pushed = use.pushed;
-    if (input.grammar) job.grammar = std::move(prepared.question);
+    if (input.grammar) job.grammar = std::move(prepared.box_request);
     job.ticket = std::move(ticket);
     job.received = received_;
-    job.on_accepted = [self = shared_from_this(), prompt_tokens](PictureFrom from,
-                                                                 bool needs_rows) {
+    job.on_accepted = [self = shared_from_this(), prompt_tokens](CacheTier from, bool needs_rows) {
       return self->Accepted(prompt_tokens, from, needs_rows);
     };
     job.on_delta = [self = shared_from_this()](std::string text) { self->Delta(std::move(text)); };
@@ -195,13 +194,13 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
   }
 
   // On the loop's thread.
-  absl::Status Accepted(int prompt_tokens, PictureFrom from, bool needs_rows) {
+  absl::Status Accepted(int prompt_tokens, CacheTier from, bool needs_rows) {
     if (needs_rows) CHORD_RETURN_IF_ERROR(TakeRowBytes());
     absl::MutexLock lock(&mu_);
     if (ended_) return errors::Cancelled();
     accepted_.emplace();
     accepted_->set_prompt_tokens(prompt_tokens);
-    accepted_->set_picture(ToProto(from));
+    accepted_->set_image(ToProto(from));
     accepted_->set_needs_rows(needs_rows);
     WriteNext();
     return absl::OkStatus();
@@ -276,17 +275,17 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
       const auto forced = std::count(result->forced.begin(), result->forced.end(), true);
       metrics.Tokens(obs::TokenKind::kForced, forced);
       metrics.Tokens(obs::TokenKind::kGenerated, log_.new_tokens - forced);
-      switch (result->picture) {
-        case PictureFrom::kNoPicture:
+      switch (result->image) {
+        case CacheTier::kNoImage:
           break;
-        case PictureFrom::kRows:
-          metrics.ServedBy(obs::PictureCache::kNone);
+        case CacheTier::kRows:
+          metrics.ServedBy(obs::CacheTier::kNone);
           break;
-        case PictureFrom::kEmbeddings:
-          metrics.ServedBy(obs::PictureCache::kEmbeddings);
+        case CacheTier::kEmbeddings:
+          metrics.ServedBy(obs::CacheTier::kEmbeddings);
           break;
-        case PictureFrom::kKv:
-          metrics.ServedBy(obs::PictureCache::kKv);
+        case CacheTier::kKv:
+          metrics.ServedBy(obs::CacheTier::kKv);
           break;
       }
     } else if (absl::IsCancelled(result.status())) {
@@ -388,7 +387,7 @@ grpc::ServerUnaryReactor* DecodeService::DropImage(grpc::CallbackServerContext* 
   absl::Status status = deps_.gate->Enter();
   if (status.ok()) {
     if (request->key().size() == kKeyBytes) {
-      deps_.core()->loop->DropPicture(request->key());
+      deps_.core()->loop->DropImage(request->key());
     } else {
       status = errors::ParameterInvalid("key", "32 bytes");
     }

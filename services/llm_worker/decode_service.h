@@ -7,8 +7,8 @@
 #include "chord/internal/v1/decode.grpc.pb.h"
 #include "common/base/executor.h"
 #include "common/obs/metrics.h"
-#include "common/worker/gate.h"
-#include "services/llm_worker/core.h"
+#include "common/process/call_gate.h"
+#include "services/llm_worker/language_core.h"
 #include "services/llm_worker/reservation.h"
 
 namespace chord::llm_worker {
@@ -16,7 +16,7 @@ namespace chord::llm_worker {
 class DecodeService final : public internal::v1::Language::CallbackService {
  public:
   struct Deps {  // not owned; outlive the service
-    worker::Gate* gate;
+    process::CallGate* gate;
     TicketTable* tickets;
     Executor* executor;           // tokenizes prompts
     std::function<Core*()> core;  // called once the gate is open; outlives all calls

@@ -12,9 +12,9 @@
 #include "common/base/status_macros.h"
 #include "common/model/checkpoint.h"
 #include "common/obs/log.h"
-#include "common/worker/shell.h"
-#include "services/llm_worker/core.h"
+#include "common/process/worker_server.h"
 #include "services/llm_worker/decode_service.h"
+#include "services/llm_worker/language_core.h"
 #include "services/llm_worker/sink_service.h"
 
 namespace chord::llm_worker {
@@ -48,7 +48,7 @@ absl::Status WarmUpSizes(const Core& core, int longest) {
   return absl::OkStatus();
 }
 
-// A picture and a word, a token after it, and as many sequences as may run together: first use of
+// An image and a word, a token after it, and as many sequences as may run together: first use of
 // every kernel and buffer happens here and not in somebody's request. Pages that were written here
 // are free again after it.
 absl::Status WarmUp(const Core& core, int sequences) {
@@ -61,12 +61,12 @@ absl::Status WarmUp(const Core& core, int sequences) {
   const auto& options = core.model->options();
   const auto length = static_cast<int>(prompt.ids.size());
   if (length + 2 > options.max_sequence_tokens) {
-    return errors::ConfigInvalid("max_sequence_tokens is too small for a picture and a word.");
+    return errors::ConfigInvalid("max_sequence_tokens is too small for an image and a word.");
   }
   const int pages = (length + 1 + engine::kKvPageTokens - 1) / engine::kKvPageTokens;
   sequences = std::min(sequences, core.model->kv_pages() / pages);
   if (sequences < 1) {
-    return errors::ConfigInvalid("kv_tokens is too small for a picture and a word.");
+    return errors::ConfigInvalid("kv_tokens is too small for an image and a word.");
   }
   const int64_t rows = grid.tokens(merge);
   CHORD_ASSIGN_OR_RETURN(auto embeddings, core.model->CreateEmbeddings(rows, options.dtype));
@@ -111,23 +111,23 @@ class LlmWorkerImpl final : public LlmWorker {
         metrics_(metrics),
         tickets_(TicketOptions(settings)),
         executor_(std::make_unique<Executor>(kPromptThreads, settings.max_queue)),
-        shell_(ShellOptions(settings, metrics),
-               {[this] { return LoadModel(); }, [this] { Unload(); },
-                [this](absl::Time now) { Tick(now); },
-                [this](internal::v1::WorkerState* state) { AddState(state); }}),
-        decode_(
-            {&shell_.gate(), &tickets_, executor_.get(), [this] { return core_.load(); }, metrics}),
+        server_(WorkerServerOptions(settings, metrics),
+                {[this] { return LoadModel(); }, [this] { Unload(); },
+                 [this](absl::Time now) { Tick(now); },
+                 [this](internal::v1::WorkerState* state) { AddState(state); }}),
+        decode_({&server_.gate(), &tickets_, executor_.get(), [this] { return core_.load(); },
+                 metrics}),
         sink_({}, {&tickets_, [this] { return core_.load(); }, metrics}) {}
-  ~LlmWorkerImpl() override { shell_.Stop(absl::Now()); }
+  ~LlmWorkerImpl() override { server_.Stop(absl::Now()); }
 
-  absl::Status Listen() { return shell_.Listen({&decode_, &sink_}); }
-  absl::Status Load() override { return shell_.Load(); }
-  void Drain() override { shell_.Drain(); }
-  int port() const override { return shell_.port(); }
+  absl::Status Listen() { return server_.Listen({&decode_, &sink_}); }
+  absl::Status Load() override { return server_.Load(); }
+  void Drain() override { server_.Drain(); }
+  int port() const override { return server_.port(); }
 
   Counts counts() const override {
     Counts out;
-    out.calls = shell_.gate().inside();
+    out.calls = server_.gate().inside();
     out.pushes = static_cast<int>(sink_.active());
     out.tickets = static_cast<int>(tickets_.live());
     if (const Core* core = core_) {
@@ -147,8 +147,9 @@ class LlmWorkerImpl final : public LlmWorker {
     out.ttl = settings.ticket_ttl;
     return out;
   }
-  static worker::Shell::Options ShellOptions(const Settings& settings, obs::Metrics* metrics) {
-    worker::Shell::Options out;
+  static process::WorkerServer::Options WorkerServerOptions(const Settings& settings,
+                                                            obs::Metrics* metrics) {
+    process::WorkerServer::Options out;
     out.role = internal::v1::WorkerState::ROLE_LANGUAGE;
     out.role_word = "language";
     out.ready_service = "chord.internal.v1.Language";
@@ -221,9 +222,9 @@ class LlmWorkerImpl final : public LlmWorker {
     loop.eos_token_ids = core->config.generation.eos_token_ids;
     loop.repetition_penalty = core->config.generation.repetition_penalty;
     loop.grammar = core->grammar.get();
-    loop.pictures.max_bytes =
+    loop.images.max_bytes =
         settings_.image_cache_bytes > 0 ? settings_.image_cache_bytes : rows_bytes;
-    loop.pictures.ttl = settings_.image_ttl;
+    loop.images.ttl = settings_.image_ttl;
     loop.on_fault = [](const std::string& request_id, const absl::Status& status) {
       obs::Log(obs::LogLevel::kError, "engine_fault", request_id, {{"error", status.message()}});
     };
@@ -274,7 +275,7 @@ class LlmWorkerImpl final : public LlmWorker {
     const int64_t page_bytes = core->model->kv_bytes() / core->model->kv_pages();
     metrics_->SetKvBytes(obs::KvState::kUsed, page_bytes * loop.kv.used);
     metrics_->SetKvBytes(obs::KvState::kKept, page_bytes * loop.kv.kept);
-    metrics_->SetKeptPictures(loop.pictures, loop.picture_bytes);
+    metrics_->SetImageCache(loop.images, loop.image_bytes);
   }
 
   void AddState(internal::v1::WorkerState* state) const {
@@ -285,7 +286,7 @@ class LlmWorkerImpl final : public LlmWorker {
     state->set_device(core->device);
     state->set_dtype(core->dtype);
     const auto loop = core->loop->counts();
-    // Those in the line may be waiting for nothing but their pictures: a queue they are where there
+    // Those in the line may be waiting for nothing but their images: a queue they are where there
     // are more of them than places.
     state->set_requests_queued(std::max(0, loop.queued + loop.running - settings_.max_sequences));
     state->set_tokens_in_flight(loop.tokens);
@@ -299,7 +300,7 @@ class LlmWorkerImpl final : public LlmWorker {
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Core> owned_core_;
   std::atomic<Core*> core_{nullptr};  // set once, when everything in it is ready
-  worker::Shell shell_;
+  process::WorkerServer server_;
   DecodeService decode_;
   SinkService sink_;
 };

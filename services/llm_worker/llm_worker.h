@@ -7,12 +7,12 @@
 
 #include "absl/status/statusor.h"
 #include "common/obs/metrics.h"
-#include "common/worker/process.h"
+#include "common/process/process.h"
 #include "services/llm_worker/settings.h"
 
 namespace chord::llm_worker {
 
-class LlmWorker : public worker::Worker {
+class LlmWorker : public process::Worker {
  public:
   // Listens at once, not ready; Load makes it ready. CONFIG_INVALID when it cannot listen.
   // `metrics` is not owned.
@@ -27,7 +27,7 @@ class LlmWorker : public worker::Worker {
     int running = 0;              // sequences
     int queued = 0;               // waiting to be admitted
     int64_t tokens = 0;           // rows of KV that both may need
-    int kv_pages_used = 0;        // what is kept for more questions is not counted
+    int kv_pages_used = 0;        // what is kept for more prompts is not counted
     int64_t embedding_bytes = 0;  // reserved for rows
     int tickets = 0;              // live ones
     bool operator==(const Counts&) const = default;

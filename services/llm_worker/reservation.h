@@ -24,7 +24,7 @@ namespace chord::llm_worker {
 //   │         │             └─► kCancelPending ─► kCancelled      (a writer is inside until then)
 //   │         ├─► kExpired
 //   │         └─────────────► kCancelled ◄── kComplete
-//   └─► kComplete                                                 (a request without pictures)
+//   └─► kComplete                                                 (a request without images)
 enum class TicketState {
   kNew,
   kReserved,       // waits for its writer, not longer than its time to live
@@ -39,7 +39,7 @@ bool CanMove(TicketState from, TicketState to);
 bool IsTerminal(TicketState state);
 absl::string_view TicketStateName(TicketState state);
 
-// What the writer must bring. rows 0: the request has no picture and no writer.
+// What the writer must bring. rows 0: the request has no image and no writer.
 struct EmbeddingShape {
   image::Grid grid;
   int64_t rows = 0;
@@ -71,7 +71,7 @@ class Reservation {
 
   // --- the reader -------------------------------------------------------------------------------
   bool complete() const { return state() == TicketState::kComplete; }
-  // kComplete -> kTaken; null rows: no picture. nullopt, and nothing moves, in any other state: the
+  // kComplete -> kTaken; null rows: no image. nullopt, and nothing moves, in any other state: the
   // rows are not here yet, or the ticket was cancelled, which may happen at any time.
   std::optional<std::unique_ptr<engine::EmbeddingBuffer>> Take();
   // The request goes on with what was kept. Rows that are here are dropped, those that come are,

@@ -10,7 +10,7 @@
 #include "absl/time/time.h"
 #include "chord/internal/v1/embedding.grpc.pb.h"
 #include "common/obs/metrics.h"
-#include "services/llm_worker/core.h"
+#include "services/llm_worker/language_core.h"
 #include "services/llm_worker/reservation.h"
 
 namespace chord::llm_worker {

@@ -41,26 +41,26 @@ Admission Admit(int64_t ahead, int64_t own, int64_t left) {
   return ahead > left - own ? Admission::kBusy : Admission::kTake;
 }
 
-std::vector<Fate> PlanBatch(absl::Span<const WaitingPicture> line, int64_t max_patches,
+std::vector<Fate> PlanBatch(absl::Span<const WaitingImage> line, int64_t max_patches,
                             const PassCost& cost) {
   std::vector<Fate> fates(line.size(), Fate::kWait);
   int64_t patches = 0;                                 // of the pass
-  int64_t left = std::numeric_limits<int64_t>::max();  // of its most urgent picture
+  int64_t left = std::numeric_limits<int64_t>::max();  // of its most urgent image
   bool open = true;
   for (size_t i = 0; i < line.size(); ++i) {
-    const WaitingPicture& picture = line[i];
-    if (picture.cancelled) {
+    const WaitingImage& image = line[i];
+    if (image.cancelled) {
       fates[i] = Fate::kCancelled;
     } else if (!open) {
       continue;  // the rest is only searched for cancelled ones
-    } else if (cost.Micros(picture.patches) > picture.left) {
+    } else if (cost.Micros(image.patches) > image.left) {
       fates[i] = Fate::kLate;
     } else if (patches == 0 ||
-               (picture.patches <= max_patches - patches &&
-                cost.Micros(patches + picture.patches) <= std::min(left, picture.left))) {
+               (image.patches <= max_patches - patches &&
+                cost.Micros(patches + image.patches) <= std::min(left, image.left))) {
       fates[i] = Fate::kRun;
-      patches += picture.patches;
-      left = std::min(left, picture.left);
+      patches += image.patches;
+      left = std::min(left, image.left);
     } else {
       open = false;
     }

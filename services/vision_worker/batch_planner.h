@@ -1,6 +1,6 @@
-// Which pictures go through the tower together, and which cannot be done in time. Integers only: no
+// Which images go through the tower together, and which cannot be done in time. Integers only: no
 // tower, no threads, no clock. Patches are the tower's rows (14 x 14 pixels of the resized
-// picture); times are microseconds.
+// image); times are microseconds.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace chord::vision_worker {
 // What a pass costs, learned from the passes that ran. Thread-compatible.
 //
 // A pass is taken to cost one rate per patch, and never less than kSmallPass patches: below that
-// the fixed cost of a pass dominates. Full attention grows faster, so very large pictures may take
+// the fixed cost of a pass dominates. Full attention grows faster, so very large images may take
 // longer than estimated: they are then ended by their deadline and not by a refusal.
 class PassCost {
  public:
@@ -23,7 +23,7 @@ class PassCost {
   // what was to be expected is believed in part: the process may have been stopped in the midst of
   // it, and an idle device that is thought slow would refuse everybody.
   void Observe(int64_t patches, int64_t micros);
-  // A picture was refused although nothing was in its way. Nothing ran that could correct an
+  // An image was refused although nothing was in its way. Nothing ran that could correct an
   // estimate that is too high, so it comes down by an eighth.
   void Doubt();
   // Of one pass; 0 while nothing is known. Saturates.
@@ -34,7 +34,7 @@ class PassCost {
   bool doubted_ = false;             // since the last pass
 };
 
-// The patches that one pass over several pictures may have. Thread-compatible.
+// The patches that one pass over several images may have. Thread-compatible.
 class BatchBudget {
  public:
   // At least 1.
@@ -55,10 +55,10 @@ enum class Admission {
   kBusy,      // too late because of what is ahead: the client may come back
   kHopeless,  // too late even on an idle device
 };
-// Whether a picture that costs `own` can be done within `left` behind work of `ahead`.
+// Whether an image that costs `own` can be done within `left` behind work of `ahead`.
 Admission Admit(int64_t ahead, int64_t own, int64_t left);
 
-struct WaitingPicture {
+struct WaitingImage {
   int64_t patches = 0;  // > 0
   int64_t left = 0;     // until its deadline; INT64_MAX: it has none
   bool cancelled = false;
@@ -71,11 +71,11 @@ enum class Fate {
   kCancelled,  // leaves
 };
 
-// The fate of each picture of `line`, which is in the order of arrival. First come, first served:
-// the pass takes pictures from the front while they fit into `max_patches`, and nobody overtakes. A
-// picture that is larger than that runs alone. A pass never grows beyond what the deadlines of its
-// pictures allow, so company makes nobody late. Unless all leave, somebody runs.
-std::vector<Fate> PlanBatch(absl::Span<const WaitingPicture> line, int64_t max_patches,
+// The fate of each image of `line`, which is in the order of arrival. First come, first served:
+// the pass takes images from the front while they fit into `max_patches`, and nobody overtakes. A
+// image that is larger than that runs alone. A pass never grows beyond what the deadlines of its
+// images allow, so company makes nobody late. Unless all leave, somebody runs.
+std::vector<Fate> PlanBatch(absl::Span<const WaitingImage> line, int64_t max_patches,
                             const PassCost& cost);
 
 }  // namespace chord::vision_worker

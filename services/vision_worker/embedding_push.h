@@ -1,4 +1,4 @@
-// The sending half of a push: one stream to a language worker, opened while the picture is still
+// The sending half of a push: one stream to a language worker, opened while the image is still
 // being computed, fed once the rows are there.
 #pragma once
 

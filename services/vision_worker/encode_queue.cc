@@ -90,7 +90,7 @@ absl::Status EncodeQueue::Submit(EncodeJob job) {
   if (line_.size() >= static_cast<size_t>(options_.max_queue)) {
     return errors::Overloaded(EstimateWaitLocked());
   }
-  const bool behind = running_.pictures > 0 || !line_.empty();
+  const bool behind = running_.images > 0 || !line_.empty();
   line_.push_back({std::move(job), absl::Now(), behind});
   changed_.Signal();
   return absl::OkStatus();
@@ -123,7 +123,7 @@ int EncodeQueue::queued() const {
 }
 int EncodeQueue::running() const {
   absl::MutexLock lock(&mu_);
-  return running_.pictures;
+  return running_.images;
 }
 absl::Duration EncodeQueue::EstimateWait() const {
   absl::MutexLock lock(&mu_);
@@ -134,7 +134,7 @@ absl::Duration EncodeQueue::EstimateWait() const {
 int64_t EncodeQueue::AheadLocked(int64_t patches, absl::Time now) const {
   if (patches == 0) return 0;
   int64_t done = 0;
-  if (running_.pictures > 0) {
+  if (running_.images > 0) {
     done = std::clamp<int64_t>(absl::ToInt64Microseconds(now - running_.began), 0,
                                cost_.Micros(running_.patches));
   }
@@ -156,13 +156,13 @@ bool EncodeQueue::TakePass(Pass* pass) {
     if (stopping_) return false;
 
     const absl::Time now = absl::Now();
-    std::vector<WaitingPicture> pictures;
+    std::vector<WaitingImage> images;
     for (const Waiting& waiting : line_) {
       const CancelToken& cancel = waiting.job.cancel;
-      pictures.push_back({waiting.job.grid.patches(),
-                          absl::ToInt64Microseconds(cancel.deadline() - now), cancel.cancelled()});
+      images.push_back({waiting.job.grid.patches(),
+                        absl::ToInt64Microseconds(cancel.deadline() - now), cancel.cancelled()});
     }
-    const std::vector<Fate> fates = PlanBatch(pictures, budget_.limit(), cost_);
+    const std::vector<Fate> fates = PlanBatch(images, budget_.limit(), cost_);
     std::deque<Waiting> line = std::exchange(line_, {});
     for (size_t i = 0; i < line.size(); ++i) {
       switch (fates[i]) {
@@ -170,8 +170,8 @@ bool EncodeQueue::TakePass(Pass* pass) {
           line_.push_back(std::move(line[i]));
           break;
         case Fate::kRun:
-          running_.pictures += 1;
-          running_.patches += pictures[i].patches;
+          running_.images += 1;
+          running_.patches += images[i].patches;
           pass->push_back(std::move(line[i]));
           break;
         case Fate::kLate:
@@ -217,7 +217,7 @@ absl::StatusOr<Output> EncodeQueue::Encode(absl::Span<const float> patches,
 }
 
 void EncodeQueue::RunPass(Pass pass) {
-  // The pictures one after another. A picture alone is not copied.
+  // The images one after another. An image alone is not copied.
   std::vector<float> patches;
   std::vector<image::Grid> grids;
   std::vector<CancelToken> tokens;

@@ -17,17 +17,17 @@
 #include "common/image/frame_plan.h"
 #include "common/obs/metrics.h"
 #include "services/vision_worker/batch_planner.h"
-#include "services/vision_worker/budget.h"
+#include "services/vision_worker/pixel_budget.h"
 
 namespace chord::vision_worker {
 
 struct EncodeJob {
   Budget::Share place;         // from Admit; goes back with the patches
-  std::vector<float> patches;  // of one picture
+  std::vector<float> patches;  // of one image
   image::Grid grid;
   CancelToken cancel;
   struct Result {
-    engine::VisionTower::Output rows;  // of this picture alone
+    engine::VisionTower::Output rows;  // of this image alone
     absl::Duration queue;              // Submit to the start of its pass
     absl::Duration compute;            // the whole pass, which it may have shared
   };
@@ -35,18 +35,18 @@ struct EncodeJob {
   std::function<void(absl::StatusOr<Result>)> done;
 };
 
-// Thread-safe. First come, first served; pictures that wait together go through the tower in one
-// packed pass (batch_planner.h). What happens to one picture of a pass does not touch the others: a
-// pass is stopped only when all of its pictures are cancelled, and a pass that fails is run again
-// picture by picture.
+// Thread-safe. First come, first served; images that wait together go through the tower in one
+// packed pass (batch_planner.h). What happens to one image of a pass does not touch the others: a
+// pass is stopped only when all of its images are cancelled, and a pass that fails is run again
+// image by image.
 class EncodeQueue {
  public:
   struct Options {
-    int max_queue = 32;  // pictures in the line
-    // Patches of one pass over several pictures; a larger picture runs alone.
+    int max_queue = 32;  // images in the line
+    // Patches of one pass over several images; a larger image runs alone.
     int64_t max_batch_patches = 512;
-    // Patches of all pictures that were admitted and not yet encoded: bounds the memory of what
-    // waits, 4.6 KiB each. The default is two of the largest pictures, 620 MB.
+    // Patches of all images that were admitted and not yet encoded: bounds the memory of what
+    // waits, 4.6 KiB each. The default is two of the largest images, 620 MB.
     int64_t max_patches = 131'072;
   };
   // `tower` and `metrics` are not owned; the tower is used by nobody else.
@@ -54,7 +54,7 @@ class EncodeQueue {
   // Ends what waits with SHUTTING_DOWN. All shares of Admit must be back.
   ~EncodeQueue();
 
-  // Asked as soon as the size of a picture is known, before it is uploaded and decoded: may it
+  // Asked as soon as the size of an image is known, before it is uploaded and decoded: may it
   // come? OVERLOADED with a time to wait when patches of others fill the queue or when the estimate
   // says that they will keep it past `deadline`; DEADLINE_EXCEEDED when an idle device would be too
   // slow. The share counts in patches_in_flight.
@@ -67,7 +67,7 @@ class EncodeQueue {
   void Observe(int64_t patches, absl::Duration took);
 
   int queued() const;
-  int running() const;  // pictures of the pass under way
+  int running() const;  // images of the pass under way
   int64_t patches_in_flight() const { return places_.taken(); }
   // When a client that is refused now should come back.
   absl::Duration EstimateWait() const;
@@ -100,7 +100,7 @@ class EncodeQueue {
   PassCost cost_ ABSL_GUARDED_BY(mu_);
   BatchBudget budget_ ABSL_GUARDED_BY(mu_);
   struct {
-    int pictures = 0;
+    int images = 0;
     int64_t patches = 0;
     absl::Time began;
   } running_ ABSL_GUARDED_BY(mu_);

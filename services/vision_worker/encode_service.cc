@@ -100,7 +100,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     target_ = core.language_workers->Find(header.target());
     if (target_ == nullptr) return errors::PeerUnknown();
 
-    // Before the first byte of the picture: a client that cannot be served hears it at once.
+    // Before the first byte of the image: a client that cannot be served hears it at once.
     CHORD_ASSIGN_OR_RETURN(auto place,
                            core.queue->Admit(plan_.grid.patches(), source_.token().deadline()));
     image_bytes_ = header.image_bytes();
@@ -122,7 +122,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     share_ = std::move(share);
     place_ = std::move(place);
     log_.image_tokens = plan_.tokens;
-    // Opened now, so that the ticket is found and accepted while the picture still travels.
+    // Opened now, so that the ticket is found and accepted while the image still travels.
     push_ =
         EmbeddingPush::Open(target_.get(), push, source_.token().deadline(),
                             [self = shared_from_this()](absl::Status status, absl::Duration took) {
@@ -136,8 +136,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     if (!request_.has_image_chunk() || chunk.empty() ||
         static_cast<int64_t>(chunk.size()) > limits::kMaxChunkBytes ||
         static_cast<int64_t>(chunk.size()) > image_bytes_ - static_cast<int64_t>(image_.size())) {
-      return errors::BodyMalformed(
-          "the picture in chunks of 1 byte to 1 MiB, as many as announced");
+      return errors::BodyMalformed("the image in chunks of 1 byte to 1 MiB, as many as announced");
     }
     image_ += chunk;
     return absl::OkStatus();
@@ -151,7 +150,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
       if (!complete) {
         // Half-closed too early, or cancelled: then OnCancel follows and says so.
         stalls_at_ = absl::Now() + service_.options_.broken_grace;
-        stall_reason_ = errors::BodyMalformed("all bytes of the picture");
+        stall_reason_ = errors::BodyMalformed("all bytes of the image");
         return absl::OkStatus();
       }
     }

@@ -1,4 +1,4 @@
-// Vision.Encode: a picture comes in, its embeddings go to a language worker. gRPC types stop here.
+// Vision.Encode: an image comes in, its embeddings go to a language worker. gRPC types stop here.
 #pragma once
 
 #include <functional>
@@ -12,9 +12,9 @@
 #include "chord/internal/v1/encode.grpc.pb.h"
 #include "common/base/executor.h"
 #include "common/obs/metrics.h"
-#include "common/worker/gate.h"
-#include "services/vision_worker/budget.h"
-#include "services/vision_worker/core.h"
+#include "common/process/call_gate.h"
+#include "services/vision_worker/pixel_budget.h"
+#include "services/vision_worker/vision_core.h"
 
 namespace chord::vision_worker {
 
@@ -23,14 +23,14 @@ class EncodeService final : public internal::v1::Vision::CallbackService {
   struct Options {
     int64_t max_image_bytes = 0;
     int max_inside = 0;                                     // calls at once; more are OVERLOADED
-    absl::Duration stall_timeout = absl::Seconds(10);       // between two chunks of the picture
+    absl::Duration stall_timeout = absl::Seconds(10);       // between two chunks of the image
     absl::Duration broken_grace = absl::Milliseconds(300);  // half-closed early or cancelled?
   };
   struct Deps {  // not owned; outlive the service
-    worker::Gate* gate;
-    Executor* executor;           // decodes pictures
-    Budget* bytes;                // encoded pictures held at once
-    Budget* pixels;               // pictures being decoded at once
+    process::CallGate* gate;
+    Executor* executor;           // decodes images
+    Budget* bytes;                // encoded images held at once
+    Budget* pixels;               // images being decoded at once
     std::function<Core*()> core;  // called once the gate is open; outlives all calls
     obs::Metrics* metrics;
   };

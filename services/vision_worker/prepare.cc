@@ -9,10 +9,9 @@
 
 namespace chord::vision_worker {
 
-absl::StatusOr<PreparedPicture> PreparePatches(absl::string_view bytes,
-                                               const image::FramePlan& plan,
-                                               const PatchRules& rules, Budget& pixels,
-                                               const CancelToken& cancel) {
+absl::StatusOr<PreparedImage> PreparePatches(absl::string_view bytes, const image::FramePlan& plan,
+                                             const PatchRules& rules, Budget& pixels,
+                                             const CancelToken& cancel) {
   const absl::Time began = absl::Now();
   CHORD_ASSIGN_OR_RETURN(const auto header, image::Probe(bytes, rules.limits));
   // Before any pixel: the plan was made from these numbers.
@@ -23,18 +22,18 @@ absl::StatusOr<PreparedPicture> PreparePatches(absl::string_view bytes,
   CHORD_ASSIGN_OR_RETURN(auto share, pixels.Take(int64_t{header.width} * header.height, cancel));
   image::DecodeOptions options;
   options.limits = rules.limits;
-  CHORD_ASSIGN_OR_RETURN(auto picture, image::Decode(bytes, options, cancel));
-  if (picture.width != plan.upright.width || picture.height != plan.upright.height) {
+  CHORD_ASSIGN_OR_RETURN(auto image, image::Decode(bytes, options, cancel));
+  if (image.width != plan.upright.width || image.height != plan.upright.height) {
     return errors::FrameMismatch();
   }
   CHORD_RETURN_IF_ERROR(cancel.Check());
   const absl::Time decoded = absl::Now();
-  picture = image::Resize(std::move(picture), plan.resized, image::ResizeMode::kTorch);
+  image = image::Resize(std::move(image), plan.resized, image::ResizeMode::kTorch);
   share.Return();
   CHORD_RETURN_IF_ERROR(cancel.Check());
-  PreparedPicture out;
+  PreparedImage out;
   out.patches.resize(plan.grid.patches() * rules.values_per_patch);
-  CHORD_RETURN_IF_ERROR(image::Patchify(picture, rules.geometry, rules.normalization,
+  CHORD_RETURN_IF_ERROR(image::Patchify(image, rules.geometry, rules.normalization,
                                         image::ResizeMode::kTorch, absl::MakeSpan(out.patches)));
   out.decode = decoded - began;
   out.preprocess = absl::Now() - decoded;

@@ -1,4 +1,4 @@
-// From the bytes of a picture to the patches that the plan promised. Pure apart from the budget.
+// From the bytes of an image to the patches that the plan promised. Pure apart from the budget.
 #pragma once
 
 #include <string>
@@ -11,7 +11,7 @@
 #include "common/image/frame_plan.h"
 #include "common/image/image.h"
 #include "common/image/preprocess.h"
-#include "services/vision_worker/budget.h"
+#include "services/vision_worker/pixel_budget.h"
 
 namespace chord::vision_worker {
 
@@ -22,18 +22,17 @@ struct PatchRules {
   int values_per_patch = 0;  // channels · temporal · patch²
 };
 
-struct PreparedPicture {
+struct PreparedImage {
   std::vector<float> patches;
   absl::Duration decode, preprocess;  // file -> pixels, pixels -> patches
 };
 
 // Patches: [plan.grid.patches(), values_per_patch] float32, merge-group order. Waits until the
-// picture's pixels fit into `pixels` and holds that share while it decodes. FRAME_MISMATCH when
+// image's pixels fit into `pixels` and holds that share while it decodes. FRAME_MISMATCH when
 // header or pixels are not what the plan says; the reasons of image::Decode; the status of
 // `cancel`.
-absl::StatusOr<PreparedPicture> PreparePatches(absl::string_view bytes,
-                                               const image::FramePlan& plan,
-                                               const PatchRules& rules, Budget& pixels,
-                                               const CancelToken& cancel);
+absl::StatusOr<PreparedImage> PreparePatches(absl::string_view bytes, const image::FramePlan& plan,
+                                             const PatchRules& rules, Budget& pixels,
+                                             const CancelToken& cancel);
 
 }  // namespace chord::vision_worker

@@ -11,23 +11,23 @@
 #include "common/base/status_macros.h"
 #include "common/model/checkpoint.h"
 #include "common/obs/log.h"
-#include "common/worker/shell.h"
-#include "services/vision_worker/core.h"
+#include "common/process/worker_server.h"
 #include "services/vision_worker/encode_service.h"
+#include "services/vision_worker/vision_core.h"
 
 namespace chord::vision_worker {
 namespace {
 
 // Half of the processors: the tower wants the others. More than a few only compete for memory.
-int PictureThreads() {
+int ImageThreads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 2, 8);
 }
 
-// One picture of the usual size, so that the first use of every kernel and buffer is ours, and so
+// One image of the usual size, so that the first use of every kernel and buffer is ours, and so
 // that the queue has a first idea of what a pass costs.
 //
 // A GPU's libraries choose a kernel by the number of rows and load it at its first use, up to a
-// tenth of a second each. So there: first a picture of every size class up to a whole pass.
+// tenth of a second each. So there: first an image of every size class up to a whole pass.
 absl::Status WarmUp(const Core& core, int64_t max_patches, bool size_classes) {
   constexpr int kUsualSide = 512, kLargestSide = 4096;
   const auto plan = [&](int side) {
@@ -64,23 +64,23 @@ class VisionWorkerImpl final : public VisionWorker {
         metrics_(metrics),
         bytes_(4 * settings.max_image_bytes),
         pixels_(settings.max_pixels_in_flight),
-        executor_(std::make_unique<Executor>(PictureThreads(), settings.max_queue)),
-        shell_(ShellOptions(settings, metrics),
-               {[this] { return LoadModel(); }, [this] { Unload(); },
-                [this](absl::Time now) { Tick(now); },
-                [this](internal::v1::WorkerState* state) { AddState(state); }}),
-        encode_(EncodeOptions(settings), {&shell_.gate(), executor_.get(), &bytes_, &pixels_,
+        executor_(std::make_unique<Executor>(ImageThreads(), settings.max_queue)),
+        server_(WorkerServerOptions(settings, metrics),
+                {[this] { return LoadModel(); }, [this] { Unload(); },
+                 [this](absl::Time now) { Tick(now); },
+                 [this](internal::v1::WorkerState* state) { AddState(state); }}),
+        encode_(EncodeOptions(settings), {&server_.gate(), executor_.get(), &bytes_, &pixels_,
                                           [this] { return core_.load(); }, metrics}) {}
-  ~VisionWorkerImpl() override { shell_.Stop(absl::Now()); }
+  ~VisionWorkerImpl() override { server_.Stop(absl::Now()); }
 
-  absl::Status Listen() { return shell_.Listen({&encode_}); }
-  absl::Status Load() override { return shell_.Load(); }
-  void Drain() override { shell_.Drain(); }
-  int port() const override { return shell_.port(); }
+  absl::Status Listen() { return server_.Listen({&encode_}); }
+  absl::Status Load() override { return server_.Load(); }
+  void Drain() override { server_.Drain(); }
+  int port() const override { return server_.port(); }
 
   Counts counts() const override {
     Counts out;
-    out.calls = shell_.gate().inside();
+    out.calls = server_.gate().inside();
     out.image_bytes = bytes_.taken();
     out.pixels = pixels_.taken();
     if (const Core* core = core_) {
@@ -98,8 +98,9 @@ class VisionWorkerImpl final : public VisionWorker {
     out.max_inside = 2 * settings.max_queue;  // a full line and a full pass
     return out;
   }
-  static worker::Shell::Options ShellOptions(const Settings& settings, obs::Metrics* metrics) {
-    worker::Shell::Options out;
+  static process::WorkerServer::Options WorkerServerOptions(const Settings& settings,
+                                                            obs::Metrics* metrics) {
+    process::WorkerServer::Options out;
     out.role = internal::v1::WorkerState::ROLE_VISION;
     out.role_word = "vision";
     out.ready_service = "chord.internal.v1.Vision";
@@ -184,7 +185,7 @@ class VisionWorkerImpl final : public VisionWorker {
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Core> owned_core_;
   std::atomic<Core*> core_{nullptr};  // set once, when everything in it is ready
-  worker::Shell shell_;
+  process::WorkerServer server_;
   EncodeService encode_;
 };
 

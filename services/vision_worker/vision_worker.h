@@ -5,12 +5,12 @@
 
 #include "absl/status/statusor.h"
 #include "common/obs/metrics.h"
-#include "common/worker/process.h"
+#include "common/process/process.h"
 #include "services/vision_worker/settings.h"
 
 namespace chord::vision_worker {
 
-class VisionWorker : public worker::Worker {
+class VisionWorker : public process::Worker {
  public:
   // Listens at once, not ready; Load makes it ready. CONFIG_INVALID when it cannot listen.
   // `metrics` is not owned.
@@ -24,8 +24,8 @@ class VisionWorker : public worker::Worker {
     int queued = 0;
     int running = 0;          // on the device
     int64_t patches = 0;      // of all calls
-    int64_t image_bytes = 0;  // encoded pictures
-    int64_t pixels = 0;       // pictures being decoded
+    int64_t image_bytes = 0;  // encoded images
+    int64_t pixels = 0;       // images being decoded
     bool operator==(const Counts&) const = default;
   };
   virtual Counts counts() const = 0;

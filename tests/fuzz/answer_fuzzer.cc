@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "common/grounding/answer.h"
+#include "common/grounding/answer_parser.h"
 #include "common/grounding/confidence.h"
 
 namespace {

@@ -1,5 +1,5 @@
 // Any answer under the grammar. The input is: width and height (two bytes each), a line that is the
-// question, then the answer, which is given token by token. An id that is not allowed is replaced
+// prompt, then the answer, which is given token by token. An id that is not allowed is replaced
 // by one that is, so that every answer stays in the form once it has begun it; then it must be read
 // whole when it is closed, and what is forced or guessed must be allowed.
 #include <cstdint>
@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "common/grammar/box_grammar.h"
-#include "common/grounding/answer.h"
+#include "common/grounding/answer_parser.h"
 #include "common/model/tokenizer.h"
-#include "common/model/unicode.h"
+#include "common/text/unicode.h"
+#include "services/llm_worker/grammar/box_grammar.h"
 
 namespace {
 
@@ -44,14 +44,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const auto* const kGrammar = new std::shared_ptr<const grammar::BoxGrammar>(
       *grammar::BoxGrammar::Compile(*kTokenizer, 4096, {4084, 4082}));
   if (size < 5 || size > 4096) return 0;
-  grammar::Question question{data[0] | data[1] << 8, data[2] | data[3] << 8, ""};
+  grammar::BoxRequest prompt{data[0] | data[1] << 8, data[2] | data[3] << 8, ""};
   const absl::string_view rest(reinterpret_cast<const char*>(data) + 4, size - 4);
   const size_t line = rest.find('\n');
-  question.text = std::string(rest.substr(0, line));
+  prompt.text = std::string(rest.substr(0, line));
   const absl::string_view answer =
       line == absl::string_view::npos ? absl::string_view() : rest.substr(line + 1);
 
-  grammar::BoxCursor cursor(kGrammar->get(), question);
+  grammar::BoxCursor cursor(kGrammar->get(), prompt);
   std::string text;
   for (int32_t id : kTokenizer->EncodeText(answer)) {
     if (cursor.inside()) {
@@ -83,11 +83,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     text = text.substr(0, cut.keep_bytes) + cut.close;
   }
   const chord::grounding::ParsedAnswer parsed = chord::grounding::ParseAnswer(text);
-  Require(!parsed.truncated && chord::model::ToValidUtf8(text) == text);
+  Require(!parsed.truncated && chord::text::ToValidUtf8(text) == text);
   Require(text.empty() || parsed.explicit_empty == parsed.objects.empty());
   for (const auto& o : parsed.objects) {
-    Require(0 <= o.box.x1 && o.box.x1 < o.box.x2 && o.box.x2 <= question.width);
-    Require(0 <= o.box.y1 && o.box.y1 < o.box.y2 && o.box.y2 <= question.height);
+    Require(0 <= o.box.x1 && o.box.x1 < o.box.x2 && o.box.x2 <= prompt.width);
+    Require(0 <= o.box.y1 && o.box.y1 < o.box.y2 && o.box.y2 <= prompt.height);
   }
   return 0;
 }

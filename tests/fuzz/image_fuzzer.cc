@@ -29,22 +29,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   options.alpha_on_white = size % 2 == 0;
   const auto header = Probe(bytes, options.limits);
   if (!header.ok()) Require(chord::IsCatalogued(header.status()));
-  const auto picture = Decode(bytes, options);
-  if (!picture.ok()) {
-    Require(chord::IsCatalogued(picture.status()));
+  const auto image = Decode(bytes, options);
+  if (!image.ok()) {
+    Require(chord::IsCatalogued(image.status()));
     return 0;
   }
-  Require(header.ok() && picture->width == header->upright_width() &&
-          picture->height == header->upright_height() &&
-          picture->rgb.size() == size_t{3} * picture->width * picture->height);
+  Require(header.ok() && image->width == header->upright_width() &&
+          image->height == header->upright_height() &&
+          image->rgb.size() == size_t{3} * image->width * image->height);
 
   const PatchGeometry geometry{.max_pixels = 28 * 28 * 64};
   const auto plan = PlanFrame(*header, geometry);
   Require(plan.ok() && VerifyFrame(*plan, geometry).ok());
   std::vector<float> patches(static_cast<size_t>(plan->grid.patches()) * 1176);
   const ResizeMode mode = size % 3 == 0 ? ResizeMode::kPillow : ResizeMode::kTorch;
-  Require(
-      Patchify(Resize(*picture, plan->resized, mode), geometry, {}, mode, absl::MakeSpan(patches))
-          .ok());
+  Require(Patchify(Resize(*image, plan->resized, mode), geometry, {}, mode, absl::MakeSpan(patches))
+              .ok());
   return 0;
 }

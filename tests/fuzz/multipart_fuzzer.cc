@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "common/base/errors.h"
-#include "common/http/multipart.h"
+#include "services/gateway/http/multipart.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const absl::string_view input(reinterpret_cast<const char*>(data), size);

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "common/model/tokenizer.h"
-#include "common/model/unicode.h"
+#include "common/text/unicode.h"
 
 namespace {
 
@@ -20,8 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Tokenizer* const kTokenizer = new Tokenizer(
       *Tokenizer::Load(std::string(CHORD_SOURCE_DIR) + "/models/chord-nano/tokenizer.json"));
   const absl::string_view text(reinterpret_cast<const char*>(data), size);
-  const std::string normal = chord::model::Nfc(chord::model::ToValidUtf8(text));
-  Require(chord::model::Nfc(normal) == normal);
+  const std::string normal = chord::text::Nfc(chord::text::ToValidUtf8(text));
+  Require(chord::text::Nfc(normal) == normal);
 
   const auto ids = kTokenizer->EncodeText(text);
   chord::model::StreamDecoder stream(kTokenizer, /*skip_special=*/false);
@@ -35,6 +35,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Require(streamed == normal);
   // Between added tokens, which cut before normalization, nothing may get lost either.
   const auto with_added = kTokenizer->EncodeWithAddedTokens(text);
-  Require(chord::model::Nfc(kTokenizer->Decode(with_added, false)) == normal);
+  Require(chord::text::Nfc(kTokenizer->Decode(with_added, false)) == normal);
   return 0;
 }

@@ -2,7 +2,7 @@
 
 usage: image_parity.py PATH_TO_IMAGE_TOOL
 
-Every picture is generated here, so the expected values are known without a decoder wherever Pillow's
+Every image is generated here, so the expected values are known without a decoder wherever Pillow's
 own conversion is not the rule (16 bits, alpha, colour keys).
 """
 
@@ -354,7 +354,7 @@ def check_pixels(tool):
 
 
 def pillow_resize(image, width, height):
-    """One axis at a time, in the order of Pillow 12.2 and 12.3: before them tall pictures had no rule of
+    """One axis at a time, in the order of Pillow 12.2 and 12.3: before them tall images had no rule of
     their own, and 13.0 chooses its order by another one."""
     if image.height > 100 * image.width and height < image.height:
         image = image.resize((image.width, height), Image.BICUBIC)

@@ -3,8 +3,8 @@
     model_parity.py --inspect build/bin/chord-inspect [--work DIR] [--device cpu|cuda]
                     [--only NAME]... [--model DIR --scenes scenes.json]
 
-Without --model: the random checkpoints of make_checkpoints.py, each with no, one and two pictures.
-With it: that checkpoint on a folder of pictures and prompts, [{"file": ..., "prompt": ...}], tokens
+Without --model: the random checkpoints of make_checkpoints.py, each with no, one and two images.
+With it: that checkpoint on a folder of images and prompts, [{"file": ..., "prompt": ...}], tokens
 only. Exit code 0: all equal within the spec's tolerances (§10.4); 1: not; 77: no oracle here.
 """
 import argparse
@@ -37,10 +37,10 @@ BF16_FACTOR = 1.2
 TOKENS = 64
 
 
-def make_pictures(folder):
+def make_images(folder):
     """Sizes that round up, down and to partial windows; smooth, noisy and edged."""
     rng = numpy.random.default_rng(7)
-    pictures = {}
+    images = {}
     for name, (width, height) in {"a": (97, 61), "b": (45, 130), "c": (301, 43)}.items():
         y, x = numpy.mgrid[0:height, 0:width]
         smooth = numpy.stack([x * 255 / width, y * 255 / height, (x + y) * 127 / (width + height)], 2)
@@ -48,23 +48,23 @@ def make_pictures(folder):
         edges = ((x // 9 + y // 7) % 2 * 255)[:, :, None]
         mixed = numpy.where(x[:, :, None] < width // 3, smooth,
                             numpy.where(x[:, :, None] < 2 * width // 3, noise, edges))
-        pictures[name] = folder / f"{name}.png"
-        Image.fromarray(mixed.astype(numpy.uint8)).save(pictures[name])
-    return pictures
+        images[name] = folder / f"{name}.png"
+        Image.fromarray(mixed.astype(numpy.uint8)).save(images[name])
+    return images
 
 
 class Engine:
     def __init__(self, program, model, work, device):
         self.program, self.model, self.work, self.device = program, model, work, device
 
-    def run(self, stage, pictures, prompt, dtype="fp32", tokens=TOKENS):
+    def run(self, stage, images, prompt, dtype="fp32", tokens=TOKENS):
         out = self.work / "out.safetensors"
         out.unlink(missing_ok=True)
         command = [self.program, "--model", self.model, "--prompt", prompt, "--stage", stage,
                    "--out", out, "--dtype", dtype, "--max-new-tokens", str(tokens),
                    "--device", self.device]
-        for picture in pictures:
-            command += ["--image", picture]
+        for image in images:
+            command += ["--image", image]
         result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if result.returncode != 0:
             raise RuntimeError(f"{stage}: {result.stderr.strip()}")
@@ -96,29 +96,29 @@ class Table:
         self.row(case, prompt, point, value, limit, value <= limit)
 
 
-def compare(table, name, engine, reference, rounded, label, pictures, prompt):
-    inputs = reference.inputs(pictures, prompt)
-    if pictures:
-        pixels = engine.run("pixels", pictures, prompt)
+def compare(table, name, engine, reference, rounded, label, images, prompt):
+    inputs = reference.inputs(images, prompt)
+    if images:
+        pixels = engine.run("pixels", images, prompt)
         table.exact(name, label, "pixels", pixels["pixel_values"], inputs["pixel_values"].cpu())
         table.exact(name, label, "grid", pixels["image_grid_thw"], inputs["image_grid_thw"].cpu())
         theirs = reference.embeddings(inputs)
-        ours = engine.run("embeddings", pictures, prompt)["image_embeds"]
+        ours = engine.run("embeddings", images, prompt)["image_embeds"]
         table.near(name, label, "embeddings", ours, theirs, EMBEDDINGS_LIMIT)
         if rounded:
             bf16(table, name, label, "embeddings",
-                 engine.run("embeddings", pictures, prompt, "bf16")["image_embeds"],
+                 engine.run("embeddings", images, prompt, "bf16")["image_embeds"],
                  rounded.embeddings(inputs), theirs)
-    ours = engine.run("logits", pictures, prompt)
+    ours = engine.run("logits", images, prompt)
     theirs = reference.logits(inputs)
     table.exact(name, label, "ids", ours["input_ids"], inputs["input_ids"][0].cpu())
     table.exact(name, label, "positions", ours["position_ids"], reference.positions(inputs))
     table.near(name, label, "logits", ours["logits"], theirs, LOGITS_LIMIT)
     table.exact(name, label, "argmax", ours["logits"].argmax(-1), theirs.argmax(-1))
     if rounded:
-        bf16(table, name, label, "logits", engine.run("logits", pictures, prompt, "bf16")["logits"],
+        bf16(table, name, label, "logits", engine.run("logits", images, prompt, "bf16")["logits"],
              rounded.logits(inputs), theirs)
-    tokens = engine.run("tokens", pictures, prompt)
+    tokens = engine.run("tokens", images, prompt)
     table.exact(name, label, "tokens", tokens["tokens"], reference.tokens(inputs, TOKENS))
     return tokens["tokens"]
 
@@ -129,7 +129,7 @@ def bf16(table, name, label, point, ours, theirs, exact):
               ratio <= BF16_FACTOR)
 
 
-def stops_at_end(table, name, engine, folder, pictures, prompt, tokens):
+def stops_at_end(table, name, engine, folder, images, prompt, tokens):
     """The answer ends with the first end id, which is part of it, also when it is one of a list."""
     end = int(tokens[9])
     config = json.loads((folder / "generation_config.json").read_text())
@@ -137,16 +137,16 @@ def stops_at_end(table, name, engine, folder, pictures, prompt, tokens):
         config["eos_token_id"] = form
         (folder / "generation_config.json").write_text(json.dumps(config))
         first = tokens.tolist().index(end)
-        got = engine.run("tokens", pictures, prompt)["tokens"]
+        got = engine.run("tokens", images, prompt)["tokens"]
         table.exact(name, "one", f"end {'list' if form != end else 'id'}", got, tokens[:first + 1])
 
 
 def random_checkpoints(options, work, table):
-    pictures = make_pictures(work)
+    images = make_images(work)
     prompts = [
         ("text", [], "Count from 1 to 10, then 右下角的红色椅子 please."),
-        ("one", [pictures["a"]], "Locate the 3 white vases, output bbox coordinates in JSON."),
-        ("two", [pictures["b"], pictures["c"]], "Which of them shows 2 cats? 哪一个?"),
+        ("one", [images["a"]], "Locate the 3 white vases, output bbox coordinates in JSON."),
+        ("two", [images["b"], images["c"]], "Which of them shows 2 cats? 哪一个?"),
     ]
     checked = False
     for index, case in enumerate(make_checkpoints.CASES):
@@ -163,7 +163,7 @@ def random_checkpoints(options, work, table):
             checked = True
         engine = Engine(options.inspect, folder, work, options.device)
         for label, images, prompt in prompts:
-            # One picture is enough for bf16, which is slow where the processor lacks it.
+            # One image is enough for bf16, which is slow where the processor lacks it.
             tokens = compare(table, case.name, engine, reference,
                              rounded if label == "one" else None, label, images, prompt)
             if label == "one" and index == 0:
@@ -179,9 +179,9 @@ def scenes(options, work, table):
     oracle.check_oracle(reference.model)
     engine = Engine(options.inspect, options.model, work, options.device)
     for scene in listed[:options.limit]:
-        picture = options.scenes.parent / scene["file"]
-        inputs = reference.inputs([picture], scene["prompt"])
-        ours = engine.run("tokens", [picture], scene["prompt"], tokens=options.max_new_tokens)
+        image = options.scenes.parent / scene["file"]
+        inputs = reference.inputs([image], scene["prompt"])
+        ours = engine.run("tokens", [image], scene["prompt"], tokens=options.max_new_tokens)
         theirs = reference.tokens(inputs, options.max_new_tokens)
         table.exact(options.model.name, scene["file"][-10:], "tokens", ours["tokens"], theirs)
 

@@ -31,8 +31,8 @@ LEAST_EXACT = {"one": 0.95, "absent": 0.9, "several": 0.8}
 LEAST_IOU = 0.93
 
 
-def chord_tokens(arguments, picture, prompt, out):
-    subprocess.run([arguments.chord_inspect, "--model", arguments.model, "--image", picture, "--prompt", prompt,
+def chord_tokens(arguments, image, prompt, out):
+    subprocess.run([arguments.chord_inspect, "--model", arguments.model, "--image", image, "--prompt", prompt,
                     "--stage", "tokens", "--max-new-tokens", str(arguments.max_new_tokens), "--out", out],
                    check=True, timeout=120)
     made = load_file(out)
@@ -65,11 +65,11 @@ def main():
             write_held_out(scenes, arguments.count, arguments.seed, SpriteBook())
         rows = rows[:arguments.count]
         for row in rows:
-            picture = scenes / row["file"]
+            image = scenes / row["file"]
             began = time.monotonic()
-            ids, tokens = chord_tokens(arguments, str(picture), row["prompt"], str(Path(folder) / "tokens"))
+            ids, tokens = chord_tokens(arguments, str(image), row["prompt"], str(Path(folder) / "tokens"))
             turned = time.monotonic()
-            image = upright_rgb(picture.read_bytes())
+            image = upright_rgb(image.read_bytes())
             oracle_ids, oracle_tokens, grid = oracle.generate(image, row["prompt"])
             chord_seconds += turned - began
             oracle_seconds += time.monotonic() - turned
@@ -77,7 +77,7 @@ def main():
                 if ours != theirs:
                     different += 1
                     print(f"{row['file']} {row['prompt']!r}: {what} differ {first_difference(ours, theirs)}")
-            boxes = oracle.to_picture(parse_boxes(oracle.decode(tokens)), image, grid)
+            boxes = oracle.to_image(parse_boxes(oracle.decode(tokens)), image, grid)
             kind = ("absent", "one")[len(row["boxes"])] if len(row["boxes"]) < 2 else "several"
             if not scores.setdefault(kind, Score()).add(row["boxes"], boxes):
                 print(f"{row['file']} {row['prompt']!r}: should be {row['boxes']}, is {oracle.decode(tokens)}")

@@ -100,11 +100,11 @@ class Oracle:
             raise RuntimeError("the processor did not take the checkpoint's pixel bounds")
         return processor
 
-    def inputs(self, pictures, prompt):
-        content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": prompt}]
+    def inputs(self, images, prompt):
+        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": prompt}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}],
                                                   tokenize=False, add_generation_prompt=True)
-        images = [upright_rgb(path) for path in pictures] or None
+        images = [upright_rgb(path) for path in images] or None
         inputs = self.processor(text=[text], images=images, return_tensors="pt")
         if "mm_token_type_ids" not in inputs and transformers.__version__ >= "5":
             raise RuntimeError("the processor gave no mm_token_type_ids")

@@ -1,5 +1,5 @@
 """A real Chord for tests: `chord serve` with chord-nano on free ports, its three processes, and
-small clients for both doors. Nothing here waits by sleeping a fixed time: it waits for a state.
+small clients for HTTP and gRPC. Nothing here waits by sleeping a fixed time: it waits for a state.
 CHORD_SERVE_FLAGS adds options to every `chord serve` ("--threads 1" on a machine that is busy)."""
 
 import contextlib
@@ -164,7 +164,6 @@ class Chord:
                 raise TimeoutError("the state that was waited for did not come")
             time.sleep(0.01)
 
-    # --- doors ------------------------------------------------------------------------------
     def request(self, method, path, body=None, headers=None, timeout=60):
         connection = http.client.HTTPConnection(self.http_address, timeout=timeout)
         try:
@@ -177,7 +176,7 @@ class Chord:
     def get(self, path):
         return self.request("GET", path)
 
-    def post(self, image=None, prompt=None, extra=(), timeout=60, filename="picture.bin"):
+    def post(self, image=None, prompt=None, extra=(), timeout=60, filename="image.bin"):
         fields = []
         if image is not None:
             fields.append(("image", (filename, image)))
@@ -205,7 +204,7 @@ class Chord:
 
 
 def demo():
-    """[(bytes, prompt, boxes)] of the bundled pictures."""
+    """[(bytes, prompt, boxes)] of the bundled images."""
     scenes = json.loads((ROOT / "demo" / "scenes.json").read_text())
     return [((ROOT / "demo" / s["file"]).read_bytes(), s["prompt"], s["boxes"]) for s in scenes]
 

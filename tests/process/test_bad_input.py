@@ -71,7 +71,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_pictures_that_are_refused(chord, name):
+def test_images_that_are_refused(chord, name):
     data, status, code = REFUSED[name]
     answer = chord.post(data, PROMPT, filename="x.jpg")
     problem = assert_problem(answer, status, code or answer.json["code"])

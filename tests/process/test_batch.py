@@ -1,4 +1,4 @@
-"""Many questions at once: HTTP batches, GroundList, GroundBatch, limits, and the folder command."""
+"""Many prompts at once: HTTP batches, GroundList, GroundBatch, limits, and the folder command."""
 
 import base64
 import concurrent.futures
@@ -45,7 +45,7 @@ def test_a_json_batch_answers_each_in_order(chord, alone):
     requests = [{"tag": str(i), "image": data_url(image), "prompt": prompt}
                 for i, (image, prompt, _) in enumerate(SCENES)]
     requests.insert(1, {"tag": "bad", "image": data_url(b"nonsense"), "prompt": "x"})
-    requests.insert(3, {"tag": "gone", "image_id": "img_" + "0" * 32, "prompt": "x"})
+    requests.insert(3, {"tag": "expired", "image_id": "img_" + "0" * 32, "prompt": "x"})
     answer = post_json(chord, {"requests": requests})
     assert answer.status == 200, answer.body
     results = answer.json["results"]
@@ -60,7 +60,7 @@ def test_a_json_batch_answers_each_in_order(chord, alone):
     assert len(set(ids)) == len(ids)
 
 
-def test_a_multipart_batch_of_files_with_one_question(chord):
+def test_a_multipart_batch_of_files_with_one_prompt(chord):
     answer = post_form(chord, [("image", (f"{i}.png", image)) for i, (image, _, _) in enumerate(SCENES)] +
                        [("prompt", "the star")])
     assert answer.status == 200, answer.body
@@ -70,7 +70,7 @@ def test_a_multipart_batch_of_files_with_one_question(chord):
         assert result["response"]["boxes"] == chord.post(image, "the star").json["boxes"]
 
 
-def test_a_multipart_batch_of_questions_about_one_picture(chord):
+def test_a_multipart_batch_of_prompts_about_one_image(chord):
     prompts = [PROMPT, "the star", "all stars", "the circle"]
     answer = post_form(chord, [("image", ("x.png", GOOD))] + [("prompt", p) for p in prompts])
     assert answer.status == 200, answer.body
@@ -109,7 +109,7 @@ def test_ground_list(chord, alone):
 
 
 def test_ground_batch_answers_as_they_finish(chord, alone):
-    """Lock step: the answer of one question comes before the next is sent."""
+    """Lock step: the answer of one prompt comes before the next is sent."""
     to_send = queue.Queue()
     call = chord.stub().GroundBatch(iter(to_send.get, None), timeout=60)
     for i, (image, prompt, _) in enumerate(SCENES):
@@ -201,10 +201,10 @@ def test_a_folder_goes_over_one_stream(chord, tmp_path):
     text = chord.get("/metrics").body.decode()
     assert 'chord_requests_total{code="OK",method="ground_batch"}' in text
     assert chord.metric("chord_requests_total") - before >= len(lines)
-    assert f"{len(lines)} of {len(lines)} pictures answered" in done.stderr.decode()
+    assert f"{len(lines)} of {len(lines)} images answered" in done.stderr.decode()
 
 
-def test_a_folder_tells_which_pictures_failed(chord, tmp_path):
+def test_a_folder_tells_which_images_failed(chord, tmp_path):
     (tmp_path / "a.png").write_bytes(GOOD)
     (tmp_path / "b.png").write_bytes(GOOD[: len(GOOD) // 3])
     done = subprocess.run([str(BIN / "chord"), "ground", str(tmp_path), PROMPT, "--server", chord.grpc_address,

@@ -21,7 +21,7 @@ def measured(*args):
     return json.loads(bench(*args, "--json").stdout)
 
 
-def door(chord, http):
+def endpoint(chord, http):
     return ["--http", "--server", chord.http_address] if http else ["--server", chord.grpc_address]
 
 
@@ -42,7 +42,7 @@ def assert_sound(run):
 
 @pytest.mark.parametrize("http", [False, True])
 def test_an_open_loop_over_both_doors(chord, http):
-    run = measured(DEMO, *door(chord, http), "--rate", 2, "--duration", 4, "--warmup", 0.5, "--slo", 30)
+    run = measured(DEMO, *endpoint(chord, http), "--rate", 2, "--duration", 4, "--warmup", 0.5, "--slo", 30)
     assert_sound(run)
     assert run["loop"] == "open" and run["errors"] == {} and run["ttft_source"] == "timing"
     assert run["count"]["answered"] == run["count"]["offered"] > 0
@@ -52,13 +52,13 @@ def test_an_open_loop_over_both_doors(chord, http):
 
 
 def test_the_seed_decides_how_many_arrive(chord):
-    args = [DEMO, *door(chord, False), "--rate", 5, "--duration", 1.5, "--warmup", 0]
+    args = [DEMO, *endpoint(chord, False), "--rate", 5, "--duration", 1.5, "--warmup", 0]
     first, same, other = (measured(*args, "--seed", s)["count"]["offered"] for s in (3, 3, 11))
     assert first == same and first != other
 
 
 def test_a_closed_loop_keeps_that_many_outstanding(chord):
-    run = measured(DEMO, *door(chord, False), "--concurrency", 2, "--duration", 3, "--warmup", 0)
+    run = measured(DEMO, *endpoint(chord, False), "--concurrency", 2, "--duration", 3, "--warmup", 0)
     assert_sound(run)
     assert run["loop"] == "closed" and run["concurrency"] == 2 and run["completed_rps"] > 0
     # Little's law: what is outstanding on average is rate times latency; the ends of the window blur it.
@@ -66,35 +66,35 @@ def test_a_closed_loop_keeps_that_many_outstanding(chord):
 
 
 def test_a_stream_is_timed_by_the_client(chord):
-    run = measured(DEMO, *door(chord, False), "--rate", 2, "--duration", 2, "--warmup", 0, "--stream")
+    run = measured(DEMO, *endpoint(chord, False), "--rate", 2, "--duration", 2, "--warmup", 0, "--stream")
     assert_sound(run)
     assert run["ttft_source"] == "stream" and run["ttft_seconds"]["count"] == run["count"]["answered"] > 0
     assert run["ttft_seconds"]["p50"] <= run["total_seconds"]["p50"]
 
 
-def test_a_sweep_is_a_table_and_a_picture(chord, tmp_path):
+def test_a_sweep_is_a_table_and_a_image(chord, tmp_path):
     plot = tmp_path / "plot.png"
-    done = bench(DEMO, *door(chord, False), "--rate", "1,2", "--duration", 1.5, "--warmup", 0, "--plot", plot)
+    done = bench(DEMO, *endpoint(chord, False), "--rate", "1,2", "--duration", 1.5, "--warmup", 0, "--plot", plot)
     text = done.stdout.decode()
     assert "offered/s" in text and len([line for line in text.splitlines() if line.strip()[:1].isdigit()]) == 2
     image = Image.open(plot)
     assert image.format == "PNG" and len(image.convert("RGB").getcolors(1 << 20)) > 10
 
 
-def test_one_picture_with_a_prompt(chord):
-    run = measured(DEMO / "farm.png", "--prompt", "the tractor", *door(chord, True), "--rate", 2, "--duration", 1.5, "--warmup", 0)
+def test_one_image_with_a_prompt(chord):
+    run = measured(DEMO / "farm.png", "--prompt", "the tractor", *endpoint(chord, True), "--rate", 2, "--duration", 1.5, "--warmup", 0)
     assert run["pictures"] == run["questions"] == 1 and run["count"]["offered"] > 0
 
 
 def test_arrivals_never_wait_and_what_is_not_sent_is_told(chord):
-    run = measured(DEMO, *door(chord, False), "--rate", 50, "--duration", 1, "--warmup", 0, "--max-outstanding", 1)
+    run = measured(DEMO, *endpoint(chord, False), "--rate", 50, "--duration", 1, "--warmup", 0, "--max-outstanding", 1)
     assert_sound(run)
     assert run["dropped_by_bench"] > 0 and run["errors"] == {}
     assert 25 < run["count"]["offered"] < 85, "the offered load does not depend on the server"
 
 
 def test_a_deadline_is_an_error_by_its_reason(chord):
-    run = measured(DEMO, *door(chord, False), "--rate", 5, "--duration", 1, "--warmup", 0, "--timeout", 0.002)
+    run = measured(DEMO, *endpoint(chord, False), "--rate", 5, "--duration", 1, "--warmup", 0, "--timeout", 0.002)
     assert_sound(run)
     # OVERLOADED: a server may say at once that it cannot make it.
     assert set(run["errors"]) <= {"DEADLINE_EXCEEDED", "OVERLOADED"} and run["completed_rps"] == 0
@@ -104,7 +104,7 @@ def test_a_deadline_is_an_error_by_its_reason(chord):
 @pytest.mark.parametrize("http", [False, True])
 def test_ctrl_c_prints_what_was_measured_so_far(chord, http):
     answered = chord.metric("chord_requests_total") or 0
-    process = subprocess.Popen([BIN / "chord", "bench", DEMO, *door(chord, http), "--rate", "3", "--warmup", "0",
+    process = subprocess.Popen([BIN / "chord", "bench", DEMO, *endpoint(chord, http), "--rate", "3", "--warmup", "0",
                                 "--duration", "600", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     chord.wait_for(lambda: chord.metric("chord_requests_total") > answered, 60)
     process.send_signal(signal.SIGINT)
@@ -130,7 +130,7 @@ def test_it_says_what_is_wrong(chord, tmp_path):
 @pytest.mark.parametrize("http", [False, True])
 def test_refusals_are_counted_by_their_reason_and_timed(http):
     with Chord("--gateway-flag", "max_in_flight=1") as server:
-        run = measured(DEMO, *door(server, http), "--rate", 20, "--duration", 2, "--warmup", 0, "--slo", 60)
+        run = measured(DEMO, *endpoint(server, http), "--rate", 20, "--duration", 2, "--warmup", 0, "--slo", 60)
     assert_sound(run)
     refused = run["errors"]
     assert refused.get("OVERLOADED", 0) + refused.get("CLIENT_LIMIT", 0) > 0, refused

@@ -1,4 +1,4 @@
-"""chord eval and chord calibrate against a running Chord, with the demonstration pictures as data."""
+"""chord eval and chord calibrate against a running Chord, with the demonstration images as data."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def evaluate(chord, data, *flags):
 
 
 def coco(scenes):
-    """The demonstration scenes as a COCO file with questions."""
+    """The demonstration scenes as a COCO file with prompts."""
     files = sorted({s["file"] for s in scenes})
     out = {"images": [{"id": i, "file_name": f} for i, f in enumerate(files)],
            "categories": [{"id": 1, "name": "thing"}], "annotations": [], "questions": []}
@@ -46,7 +46,7 @@ def scenes():
     return json.loads((DEMO / "scenes.json").read_text())
 
 
-def test_the_demonstration_pictures_are_answered_exactly(chord, tmp_path):
+def test_the_demonstration_images_are_answered_exactly(chord, tmp_path):
     plot = tmp_path / "curve.png"
     got = evaluate(chord, DEMO, "--plot", plot)
     assert got["count"] == len(demo()) and got["failed"] == 0
@@ -70,7 +70,7 @@ def test_coco_refcoco_and_http_give_the_same_figures(chord, tmp_path):
     assert one["acc50"] == 1 and one["several_exact"] is None and one["groups"]["val"]["count"] == one["count"]
 
 
-def test_a_question_that_fails_is_told_and_counted(chord, tmp_path):
+def test_a_prompt_that_fails_is_reported_and_counted(chord, tmp_path):
     rows = [dict(scenes()[0]), {"file": "none.png", "prompt": "the cup", "boxes": []}]
     (tmp_path / "scenes.json").write_text(json.dumps(rows))
     done = run("eval", tmp_path, "--images", DEMO, "--server", chord.grpc_address, "--json")
@@ -91,7 +91,7 @@ def test_a_map_is_fitted_served_and_refused_for_another_model(tmp_path):
     model = tmp_path / "model"
     shutil.copytree(MODEL, model)
     (model / "confidence.json").unlink(missing_ok=True)
-    # Each question about each picture: enough claims, many of them absences.
+    # Each prompt about each image: enough claims, many of them absences.
     rows = scenes()
     everything = [{"file": s["file"], "prompt": t["prompt"], "boxes": t["boxes"] if s["file"] == t["file"] else []}
                   for s in rows for t in rows]
@@ -101,11 +101,11 @@ def test_a_map_is_fitted_served_and_refused_for_another_model(tmp_path):
         done = run("calibrate", tmp_path, "--images", DEMO, "--server", chord.grpc_address, "--model", model,
                    "--parallel", "1", "--json")
         assert done.returncode == 0, done.stderr
-        figures = json.loads(done.stdout)
-        assert figures["questions"] == len(everything)
-        assert figures["boxes"] + figures["absences"] >= len(everything)
+        summary = json.loads(done.stdout)
+        assert summary["questions"] == len(everything)
+        assert summary["boxes"] + summary["absences"] >= len(everything)
         fitted = (model / "confidence.json").read_bytes()
-        # The same answers give the same bytes. (Questions that are answered together may differ in the last
+        # The same answers give the same bytes. (Requests that are answered together may differ in the last
         # digits of their probabilities.)
         again = run("calibrate", tmp_path, "--images", DEMO, "--server", chord.grpc_address, "--model", model,
                     "--parallel", "1", "--out", tmp_path / "again.json")

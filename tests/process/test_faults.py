@@ -21,12 +21,12 @@ def in_flight(chord):
 
 
 @pytest.mark.parametrize("role", ["vision", "language"])
-@pytest.mark.parametrize("door", ["http", "grpc"])
-def test_a_worker_killed_in_the_middle_of_a_request(chord, role, door):
+@pytest.mark.parametrize("endpoint", ["http", "grpc"])
+def test_a_worker_killed_in_the_middle_of_a_request(chord, role, endpoint):
     victim = chord.pid(role)
     os.kill(victim, signal.SIGSTOP)  # holds the window open
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        ask = chord.post if door == "http" else chord.ground
+        ask = chord.post if endpoint == "http" else chord.ground
         future = pool.submit(ask, GOOD, PROMPT)
         chord.wait_for(lambda: in_flight(chord) >= 1)
         time.sleep(0.1)  # let it reach the worker's socket
@@ -34,7 +34,7 @@ def test_a_worker_killed_in_the_middle_of_a_request(chord, role, door):
         os.kill(victim, signal.SIGKILL)
         # The worker comes back in time for a second try, or the client is told within a second.
         told = None
-        if door == "http":
+        if endpoint == "http":
             answer = future.result(10)
             if answer.status != 200:
                 told = assert_problem(answer, 503, "WORKER_LOST")

@@ -1,4 +1,4 @@
-"""Both doors answer the bundled questions, in the contract's form."""
+"""HTTP and gRPC answer the bundled prompts, in the contract's form."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from chord_server import BIN, ROOT, demo, iou
 
 
 @pytest.mark.parametrize("image,prompt,boxes", demo())
-def test_http_answers_the_bundled_questions(chord, image, prompt, boxes):
+def test_http_answers_the_bundled_prompts(chord, image, prompt, boxes):
     answer = chord.post(image, prompt)
     assert answer.status == 200, answer.body
     got = answer.json
@@ -85,7 +85,7 @@ def test_command_line_answers_a_folder_in_order(chord, tmp_path):
 
 def test_command_line_says_what_is_wrong(chord, tmp_path):
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"not a picture")
+    bad.write_bytes(b"not an image")
     done = run("ground", bad, "x", "--server", chord.grpc_address, check=False)
     assert done.returncode == 1 and b"JPEG, PNG or WebP" in done.stderr
     done = run("ground", bad, "x", "--server", "127.0.0.1:1", check=False)

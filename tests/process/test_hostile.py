@@ -1,4 +1,4 @@
-"""Clients that mean no good, beyond bad pictures and prompts: broken HTTP, floods, slow senders, odd
+"""Clients that mean no good, beyond bad images and prompts: broken HTTP, floods, slow senders, odd
 JSON, files that cost more than they weigh; and model folders that are not whole."""
 
 import base64
@@ -78,7 +78,7 @@ BROKEN = {
     "an invented method": (request(b"BREW /api/ground HTTP/1.1"), 405, "METHOD_NOT_ALLOWED"),
     "no type": (request(POST, HOST + LENGTH, BODY), 415, "CONTENT_TYPE_UNSUPPORTED"),
     "no boundary": (request(POST, HOST + b"Content-Type: multipart/form-data\r\n" + LENGTH, BODY), 400, "BODY_MALFORMED"),
-    "a picture alone": (request(POST, HOST + b"Content-Type: image/png\r\nContent-Length: %d\r\n" % len(GOOD), GOOD), 415, "CONTENT_TYPE_UNSUPPORTED"),
+    "an image alone": (request(POST, HOST + b"Content-Type: image/png\r\nContent-Length: %d\r\n" % len(GOOD), GOOD), 415, "CONTENT_TYPE_UNSUPPORTED"),
     "a timeout of nonsense": (request(POST, HOST + FORM + LENGTH + b"X-Request-Timeout: soon\r\n", BODY), 400, "PARAMETER_INVALID"),
 }
 
@@ -203,12 +203,12 @@ def test_files_that_cost_more_than_they_weigh(chord):
 
 
 def test_the_same_scene_however_it_is_stored(chord):
-    picture = Image.open(io.BytesIO(GOOD)).convert("RGB")
+    image = Image.open(io.BytesIO(GOOD)).convert("RGB")
 
     def stored(fmt, turn=1, mode="RGB", **options):
         out, exif = io.BytesIO(), Image.Exif()
         exif[0x0112] = turn
-        picture.convert(mode).save(out, fmt, exif=exif, **options)
+        image.convert(mode).save(out, fmt, exif=exif, **options)
         return out.getvalue()
 
     want = chord.post(GOOD, PROMPT).json["boxes"][0]
@@ -217,13 +217,13 @@ def test_the_same_scene_however_it_is_stored(chord):
                  stored("JPEG", quality=95, progressive=True), stored("JPEG", mode="CMYK", quality=95),
                  stored("JPEG", turn=9, quality=95), stored("JPEG", turn=0, quality=95)]:
         answer = chord.post(data, PROMPT).json
-        assert answer["image_size"] == list(picture.size) and near(answer["boxes"][0]), answer
+        assert answer["image_size"] == list(image.size) and near(answer["boxes"][0]), answer
     for fmt in ("JPEG", "PNG", "WEBP"):
         for turn in (5, 6, 7, 8):
-            assert chord.post(stored(fmt, turn=turn), PROMPT).json["image_size"] == list(picture.size)[::-1], (fmt, turn)
+            assert chord.post(stored(fmt, turn=turn), PROMPT).json["image_size"] == list(image.size)[::-1], (fmt, turn)
 
 
-def test_pictures_of_the_same_bytes_in_other_shapes_share_nothing(chord):
+def test_images_of_the_same_bytes_in_other_shapes_share_nothing(chord):
     pixels = Image.effect_noise((64 * 48, 1), 90).tobytes()
     wide, tall = io.BytesIO(), io.BytesIO()
     Image.frombytes("L", (64, 48), pixels).save(wide, "PNG")
@@ -241,7 +241,7 @@ SPOILED = {
     "no configuration": lambda d: (d / "config.json").unlink(),
     "no tokenizer": lambda d: (d / "tokenizer.json").unlink(),
     "half the weights": lambda d: cut(d / "model.safetensors"),
-    "weights that are gone": lambda d: (d / "model.safetensors").unlink(),
+    "missing weights": lambda d: (d / "model.safetensors").unlink(),
     "an empty configuration": lambda d: (d / "config.json").write_bytes(b""),
     "a configuration of another shape": lambda d: widen(d / "config.json"),
     "weights of overflowing shapes": lambda d: (d / "model.safetensors").write_bytes(overflow()),

@@ -1,4 +1,4 @@
-"""Pictures that stay for many questions, and conversations about them, through real processes."""
+"""Images that stay for many prompts, and conversations about them, through real processes."""
 
 import concurrent.futures
 import datetime
@@ -42,7 +42,7 @@ def png(width, height, pixels):
     return out.getvalue()
 
 
-def test_an_uploaded_picture_answers_like_the_file(chord):
+def test_an_uploaded_image_answers_like_the_file(chord):
     answer = upload(chord, GOOD)
     assert answer.status == 200, answer.body
     kept = answer.json
@@ -62,7 +62,7 @@ def test_an_uploaded_picture_answers_like_the_file(chord):
         assert got["usage"]["cache"] in ("none", "embeddings", "kv")
 
 
-def test_a_first_question_keeps_its_picture(chord):
+def test_a_first_request_keeps_its_image(chord):
     first = chord.post(GOOD, PROMPT).json
     second = ask(chord, first["image_id"]).json
     assert second["boxes"] == first["boxes"]
@@ -71,12 +71,12 @@ def test_a_first_question_keeps_its_picture(chord):
     assert over_grpc.image_id == first["image_id"]
 
 
-def test_a_second_question_is_served_by_what_the_worker_kept(chord):
+def test_a_second_request_is_served_by_what_the_worker_kept(chord):
     first = chord.post(GOOD, PROMPT).json
     assert first["usage"]["cache"] == "none"
     second = ask(chord, first["image_id"], "the star").json
     if second["usage"]["cache"] == "none":
-        pytest.skip("this language worker keeps nothing of a picture")
+        pytest.skip("this language worker keeps nothing of an image")
     assert second["usage"]["cache"] in ("embeddings", "kv")
     assert second["timing"]["vision_ms"] == 0
     assert second["boxes"] == chord.post(GOOD, "the star").json["boxes"]
@@ -85,14 +85,14 @@ def test_a_second_question_is_served_by_what_the_worker_kept(chord):
 def test_the_same_file_of_two_clients_shares_nothing(chord):
     one, two = chord.post(GOOD, PROMPT).json, chord.post(GOOD, PROMPT).json
     assert one["image_id"] != two["image_id"]
-    assert two["usage"]["cache"] == "none", "the second client's picture is not the first's"
+    assert two["usage"]["cache"] == "none", "the second client's image is not the first's"
     assert upload(chord, GOOD).json["image_id"] not in (one["image_id"], two["image_id"])
 
 
-def test_pictures_of_equal_pixels_and_swapped_sides_share_nothing(chord):
+def test_images_of_equal_pixels_and_swapped_sides_share_nothing(chord):
     pixels = os.urandom(96 * 64 * 3)
     wide, tall = png(96, 64, pixels), png(64, 96, pixels)
-    kept = [upload(chord, picture).json for picture in (wide, tall)]
+    kept = [upload(chord, image).json for image in (wide, tall)]
     assert [k["image_size"] for k in kept] == [[96, 64], [64, 96]]
     for _ in range(2):
         answers = [ask(chord, k["image_id"], "a").json for k in kept]
@@ -101,7 +101,7 @@ def test_pictures_of_equal_pixels_and_swapped_sides_share_nothing(chord):
         assert frames[0] == frames[1][::-1] and frames[0] != frames[1]
 
 
-def test_deleted_and_unknown_pictures_are_not_found(chord):
+def test_deleted_and_unknown_images_are_not_found(chord):
     image_id = upload(chord, GOOD).json["image_id"]
     touched = chord.get(f"/api/images/{image_id}")
     assert touched.status == 200 and touched.json["image_id"] == image_id
@@ -119,11 +119,11 @@ def test_deleted_and_unknown_pictures_are_not_found(chord):
 
 def test_uploads_that_are_refused_keep_nothing(chord):
     before = chord.metric("chord_image_store_images")
-    assert_problem(upload(chord, b"not a picture"), 415, "IMAGE_FORMAT_UNKNOWN")
+    assert_problem(upload(chord, b"not an image"), 415, "IMAGE_FORMAT_UNKNOWN")
     assert_problem(upload(chord, b""), 400, "IMAGE_EMPTY")
     assert_problem(upload(chord, GOOD, pin="maybe"), 400, "PARAMETER_INVALID")
     assert_problem(upload(chord, GOOD, prompt="x"), 400, "FIELD_UNKNOWN")
-    assert_problem(chord.post(GOOD, PROMPT, [("image_id", "img_" + "0" * 32)]), 400, "IMAGE_TWICE")
+    assert_problem(chord.post(GOOD, PROMPT, [("image_id", "img_" + "0" * 32)]), 400, "IMAGE_SOURCE_CONFLICT")
     assert chord.metric("chord_image_store_images") == before
 
 
@@ -175,7 +175,7 @@ def test_a_conversation_carries_its_earlier_turns(chord):
     other = ask(chord, image_id, session_id="other").json
     assert other["usage"]["prompt_tokens"] == alone
     fresh = ask(chord, upload(chord, GOOD).json["image_id"], session_id="talk").json
-    assert fresh["usage"]["prompt_tokens"] == alone, "the same name with another picture is another conversation"
+    assert fresh["usage"]["prompt_tokens"] == alone, "the same name with another image is another conversation"
     assert_problem(ask(chord, image_id, session_id="no blanks"), 400, "PARAMETER_INVALID")
 
 
@@ -186,7 +186,7 @@ def test_a_conversation_with_the_file_sent_again_each_time(chord):
     assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
 
 
-def test_one_question_of_a_conversation_at_a_time(chord):
+def test_one_request_of_a_conversation_at_a_time(chord):
     image_id = upload(chord, GOOD).json["image_id"]
     language = chord.pid("language")
     os.kill(language, signal.SIGSTOP)
@@ -233,7 +233,7 @@ def test_room_is_bounded_and_the_longest_unused_goes():
         assert answer.status == 200 and "image_id" not in answer.json
 
 
-def test_pictures_expire():
+def test_images_expire():
     with Chord("--gateway-flag", "image_ttl_seconds=1.5") as chord:
         image_id = upload(chord, GOOD).json["image_id"]
         assert ask(chord, image_id).status == 200

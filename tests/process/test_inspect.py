@@ -17,7 +17,7 @@ def inspect(out, *arguments):
                           capture_output=True, timeout=120)
 
 
-def picture(path, mode, size, **options):
+def image(path, mode, size, **options):
     Image.new(mode, size).save(path, **options)
     return str(path)
 
@@ -28,7 +28,7 @@ def shapes(path):
 
 
 def test_every_stage_writes_its_tensors(tmp_path):
-    one = picture(tmp_path / "one.png", "RGB", (1, 1))
+    one = image(tmp_path / "one.png", "RGB", (1, 1))
     out = tmp_path / "o.safetensors"
     for stage in ("pixels", "embeddings", "logits", "tokens"):
         run = inspect(out, "--image", one, "--image", FARM, "--prompt", "cow", "--stage", stage, "--max-new-tokens", "5")
@@ -50,7 +50,7 @@ def test_every_stage_writes_its_tensors(tmp_path):
 def test_no_limit_of_the_service_applies(tmp_path):
     out = tmp_path / "o.safetensors"
     for size in [(1, 1), (200, 1), (12000, 10000), (70000, 400)]:
-        run = inspect(out, "--image", picture(tmp_path / "p.png", "1", size), "--prompt", "x", "--stage", "pixels")
+        run = inspect(out, "--image", image(tmp_path / "p.png", "1", size), "--prompt", "x", "--stage", "pixels")
         assert run.returncode == 0, run.stderr
     run = inspect(out, "--prompt", "word " * 3_000, "--stage", "tokens", "--max-new-tokens", "1")
     assert run.returncode == 0, run.stderr
@@ -61,8 +61,8 @@ def bad_files(folder):
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes(farm[: len(farm) // 2])
     (folder / "text.jpg").write_bytes(b"hello")
-    picture(folder / "a.gif", "P", (9, 9))
-    picture(folder / "thin.png", "RGB", (201, 1))
+    image(folder / "a.gif", "P", (9, 9))
+    image(folder / "thin.png", "RGB", (201, 1))
     return ["empty.png", "cut.png", "text.jpg", "a.gif", "thin.png", "absent.png", "."]
 
 

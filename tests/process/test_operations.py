@@ -24,7 +24,7 @@ def item(tag, image=GOOD):
     return grounding_pb2.GroundBatchRequest(tag=tag, request=grounding_pb2.GroundRequest(image=image, prompt=PROMPT))
 
 
-def pictures(folder, count):
+def images(folder, count):
     folder.mkdir()
     for i in range(count):
         Image.new("RGB", (64, 64), (i % 256, i // 256, 90)).save(folder / f"{i:04d}.png")
@@ -41,11 +41,11 @@ def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_end(chord):
     assert next(health) == b"\x08\x01"
     held = threading.Event()
 
-    def questions():
+    def prompts():
         yield item("first")
         held.wait(60)
 
-    results = chord.stub().GroundBatch(questions())
+    results = chord.stub().GroundBatch(prompts())
     assert next(results).tag == "first"
     gateway, begin = chord.pid("gateway"), time.monotonic()
     os.kill(gateway, signal.SIGTERM)
@@ -63,13 +63,13 @@ def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_end(chord):
 def test_what_is_asked_on_a_stream_is_answered_before_the_end(chord):
     held = threading.Event()
 
-    def questions():
+    def prompts():
         for i in range(4):
             yield item(str(i))
         held.wait(60)
 
-    before = chord.metric("chord_picture_cache_total")
-    results = chord.stub().GroundBatch(questions())
+    before = chord.metric("chord_image_cache_requests_total")
+    results = chord.stub().GroundBatch(prompts())
     chord.wait_for(lambda: chord.metric("chord_inflight_requests") >= 3)
     gateway = chord.pid("gateway")
     os.kill(gateway, signal.SIGTERM)
@@ -85,7 +85,7 @@ def test_what_is_asked_on_a_stream_is_answered_before_the_end(chord):
 
 
 def test_serves_as_the_first_process_of_a_container(tmp_path):
-    """Process 1 is the supervisor there, which a gateway must not take for nobody."""
+    """Process 1 is the supervisor there, which a gateway must not take for a missing parent."""
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*command, "true"], capture_output=True).returncode != 0:
         pytest.skip("no namespaces here")
@@ -102,7 +102,7 @@ def test_serves_as_the_first_process_of_a_container(tmp_path):
         served.communicate()
 
 
-def test_an_address_that_is_taken_is_said_before_anything_starts(chord):
+def test_an_address_that_is_taken_is_reported_before_anything_starts(chord):
     for flag, address in (("--http", chord.http_address), ("--grpc", chord.grpc_address)):
         free = "--grpc" if flag == "--http" else "--http"
         done = run("serve", flag, address, free, "127.0.0.1:0", "--model", MODEL)
@@ -116,7 +116,7 @@ def test_an_address_that_is_taken_is_said_before_anything_starts(chord):
     assert done.returncode == 2 and b"XDG_RUNTIME_DIR is too long" in done.stderr
 
 
-def test_serves_on_when_nobody_reads_its_announcement(tmp_path):
+def test_serves_on_when_no_one_reads_its_announcement(tmp_path):
     import fleet
     address = f"127.0.0.1:{fleet.free_port()}"
     reader, writer = os.pipe()
@@ -208,8 +208,8 @@ def test_counters_count_what_was_done(chord):
             'chord_rejected_total{reason="IMAGE_FORMAT_UNKNOWN"}': 1,
             'chord_rejected_total{reason="ROUTE_UNKNOWN"}': 1,
             'chord_rejected_total{reason="NOT_IMPLEMENTED"}': 1,
-            'chord_picture_cache_total{cache="none"}': 1,
-            'chord_picture_cache_total{cache="kv"}': 1,
+            'chord_image_cache_requests_total{cache="none"}': 1,
+            'chord_image_cache_requests_total{cache="kv"}': 1,
             'chord_image_store_total{event="asked"}': 1,
             'chord_image_store_total{event="hit"}': 1,
             'chord_image_bytes_total': len(GOOD)}.items():
@@ -221,9 +221,9 @@ def test_counters_count_what_was_done(chord):
 
 def test_a_long_tag_comes_back_readable(chord):
     tag = "农" * 30
-    questions = [item(tag), item("short")]
-    for results in (list(chord.stub().GroundBatch(iter(questions))),
-                    chord.stub().GroundList(grounding_pb2.GroundListRequest(requests=questions)).results):
+    prompts = [item(tag), item("short")]
+    for results in (list(chord.stub().GroundBatch(iter(prompts))),
+                    chord.stub().GroundList(grounding_pb2.GroundListRequest(requests=prompts)).results):
         by_tag = {result.tag: result for result in results}
         assert set(by_tag) == {"农" * 21, "short"}
         assert by_tag["农" * 21].error.reason == "PARAMETER_INVALID" and by_tag["short"].HasField("response")
@@ -232,7 +232,7 @@ def test_a_long_tag_comes_back_readable(chord):
 # --- the command line -------------------------------------------------------------------------------
 
 def test_a_folder_goes_on_when_the_gateway_is_restarted(chord, tmp_path):
-    folder = pictures(tmp_path / "many", 60)
+    folder = images(tmp_path / "many", 60)
     asking = subprocess.Popen([str(BIN / "chord"), "ground", str(folder), "the star", "--server", chord.grpc_address,
                                "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     first = [asking.stdout.readline() for _ in range(5)]
@@ -240,18 +240,18 @@ def test_a_folder_goes_on_when_the_gateway_is_restarted(chord, tmp_path):
     out, err = asking.communicate(timeout=120)
     answers = [json.loads(line) for line in first + out.splitlines()]
     assert [a["file"] for a in answers] == sorted(p.name for p in folder.iterdir())
-    assert asking.returncode == 0 and b"60 of 60 pictures answered, 0 failed" in err, (err, answers[-1])
+    assert asking.returncode == 0 and b"60 of 60 images answered, 0 failed" in err, (err, answers[-1])
     chord.wait_ready()
 
 
 def test_eval_goes_on_when_the_gateway_is_restarted(chord, tmp_path):
-    folder = pictures(tmp_path / "many", 40)
+    folder = images(tmp_path / "many", 40)
     rows = [{"file": p.name, "prompt": "the star", "boxes": []} for p in sorted(folder.iterdir())]
     (folder / "scenes.json").write_text(json.dumps(rows))
-    before = chord.metric("chord_picture_cache_total")
+    before = chord.metric("chord_image_cache_requests_total")
     asking = subprocess.Popen([str(BIN / "chord"), "eval", str(folder), "--server", chord.grpc_address, "--json"],
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    chord.wait_for(lambda: chord.metric("chord_picture_cache_total") > before + 4)
+    chord.wait_for(lambda: chord.metric("chord_image_cache_requests_total") > before + 4)
     os.kill(chord.pid("gateway"), signal.SIGKILL)
     out, err = asking.communicate(timeout=120)
     assert asking.returncode == 0 and json.loads(out)["count"] == 40, err
@@ -259,7 +259,7 @@ def test_eval_goes_on_when_the_gateway_is_restarted(chord, tmp_path):
 
 
 def test_without_a_server_one_sentence_says_so(tmp_path):
-    folder = pictures(tmp_path / "few", 5)
+    folder = images(tmp_path / "few", 5)
     done = run("ground", folder, "x", "--server", "127.0.0.1:1")
     assert done.returncode == 1 and done.stdout == b"" and done.stderr.count(b"chord serve") == 1
     rows = [{"file": "0000.png", "prompt": "x", "boxes": []}] * 5000
@@ -271,41 +271,41 @@ def test_without_a_server_one_sentence_says_so(tmp_path):
         assert done.returncode == 2 and b"HOST:PORT" in done.stderr, server
 
 
-def test_what_cannot_be_written_is_said_before_anything_is_asked(tmp_path):
-    folder = pictures(tmp_path / "few", 1)
-    picture = folder / "0000.png"
+def test_what_cannot_be_written_is_reported_before_anything_is_sent(tmp_path):
+    folder = images(tmp_path / "few", 1)
+    image = folder / "0000.png"
     (folder / "scenes.json").write_text(json.dumps([{"file": "0000.png", "prompt": "x", "boxes": []}] * 20))
     dead = ["--server", "127.0.0.1:1"]
-    for args in (["ground", picture, "x", "--annotate", "/proc/none.png"],
-                 ["ground", picture, "x", "--annotate", tmp_path / "none" / "x.png"],
-                 ["ground", picture, "x", "--annotate", tmp_path],
+    for args in (["ground", image, "x", "--annotate", "/proc/none.png"],
+                 ["ground", image, "x", "--annotate", tmp_path / "none" / "x.png"],
+                 ["ground", image, "x", "--annotate", tmp_path],
                  ["ground", folder, "x", "--annotate", "/proc/none"],
                  ["eval", folder, "--plot", "/proc/none.png"],
                  ["calibrate", folder, "--out", "/proc/none.json"],
                  ["bench", folder, "--prompt", "x", "--rate", "1", "--plot", "/proc/none.png"]):
         done = run(*args, *dead)
         assert done.returncode == 2 and b"Cannot" in done.stderr, (args, done)
-    done = run("ground", picture, "x", "--annotate", folder / ".." / "few" / "0000.png", *dead)
-    assert done.returncode == 2 and b"overwrite the picture" in done.stderr
+    done = run("ground", image, "x", "--annotate", folder / ".." / "few" / "0000.png", *dead)
+    assert done.returncode == 2 and b"overwrite the image" in done.stderr
     assert sorted(p.name for p in folder.iterdir()) == ["0000.png", "scenes.json"]
 
 
 def test_a_full_disk_is_no_success(chord):
-    picture = pathlib.Path(__file__).resolve().parents[2] / "demo" / "farm.png"
+    image = pathlib.Path(__file__).resolve().parents[2] / "demo" / "farm.png"
     for args in (["--help"], ["version"], ["doctor"],
-                 ["ground", picture, "the tractor", "--server", chord.grpc_address],
-                 ["ground", picture.parent, "the tractor", "--server", chord.grpc_address, "--json"]):
+                 ["ground", image, "the tractor", "--server", chord.grpc_address],
+                 ["ground", image.parent, "the tractor", "--server", chord.grpc_address, "--json"]):
         with open("/dev/full", "wb") as full:
             done = subprocess.run([str(BIN / "chord"), *map(str, args)], stdout=full, stderr=subprocess.PIPE, timeout=120)
         assert done.returncode == 1 and b"cannot write standard output" in done.stderr, (args, done)
 
 
 def test_files_of_a_folder_that_cannot_be_asked_about(chord, tmp_path):
-    folder = pictures(tmp_path / "odd", 1)
+    folder = images(tmp_path / "odd", 1)
     for name in ("with blank.png", "农场.png", "two\nlines.png"):
         (folder / name).write_bytes(GOOD)
     (folder / "zero.png").write_bytes(b"")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / "cut.png").write_bytes(GOOD[:2000])
     (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "pipe.png")
@@ -314,14 +314,14 @@ def test_files_of_a_folder_that_cannot_be_asked_about(chord, tmp_path):
     assert set(answers) == {"0000.png", "with blank.png", "农场.png", "two\nlines.png", "cut.png"}
     assert answers["cut.png"]["error"]["code"] == "IMAGE_CORRUPT"
     assert done.returncode == 1
-    assert b"4 of 5 pictures answered, 1 failed; 2 files are neither JPEG, PNG nor WebP" in done.stderr
+    assert b"4 of 5 images answered, 1 failed; 2 files are neither JPEG, PNG nor WebP" in done.stderr
     done = run("ground", tmp_path / "none", PROMPT, "--server", chord.grpc_address)
     assert done.returncode == 1 and b"No such file" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_picture_that_may_not_be_read_is_a_failure(chord, tmp_path):
-    folder = pictures(tmp_path / "mixed", 2)
+def test_a_image_that_may_not_be_read_is_a_failure(chord, tmp_path):
+    folder = images(tmp_path / "mixed", 2)
     (folder / "0000.png").chmod(0)
     done = run("ground", folder, PROMPT, "--server", chord.grpc_address)
     assert done.returncode == 1 and b"0000.png cannot be read: Permission denied" in done.stdout
@@ -333,7 +333,7 @@ def test_a_picture_that_may_not_be_read_is_a_failure(chord, tmp_path):
         folder.chmod(0o700)
 
 
-def test_a_question_that_is_not_utf8(chord):
+def test_a_prompt_that_is_not_utf8(chord):
     done = run("ground", pathlib.Path(__file__), b"\xff\xfe".decode("utf-8", "surrogateescape"), "--server", chord.grpc_address)
     assert done.returncode == 2 and b"UTF-8" in done.stderr and b"libprotobuf" not in done.stderr
 
@@ -345,7 +345,7 @@ def test_flags_of_the_processes_have_both_spellings():
     assert done.returncode == 2 and b"--gateway-flag needs a value" in done.stderr
 
 
-def test_a_lost_worker_costs_nobody_an_answer_while_another_is_idle(tmp_path):
+def test_a_lost_worker_costs_no_answer_while_another_is_idle(tmp_path):
     """More requests than the share of the traffic that retries may be."""
     import fleet
     with fleet.Fleet(tmp_path, language=2) as chord:

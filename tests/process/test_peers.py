@@ -1,4 +1,4 @@
-"""The doors between our processes, knocked on by a forger: what is wrong is refused before memory is
+"""The internal endpoints, called by a forger: what is wrong is refused before memory is
 taken, ends at most its own request, and leaves nothing behind."""
 
 import glob
@@ -31,7 +31,7 @@ def crc32c(data):
 
 
 def plan(width, height, factor=28, least=50176, most=250880):
-    """The frame of an upright picture, as the spec derives it for chord-nano."""
+    """The frame of an upright image, as the spec derives it for chord-nano."""
     h, w = (max(factor, round(side / factor) * factor) for side in (height, width))
     if h * w > most:
         beta = math.sqrt(height * width / most)
@@ -109,7 +109,7 @@ def push(peers, *messages, timeout=20):
     return peers.sink.Push(iter(messages), timeout=timeout)
 
 
-def test_a_push_that_nobody_waits_for(peers):
+def test_a_push_that_no_request_waits_for(peers):
     begin = time.monotonic()
     assert error_of(push(peers, peers.header(peers.ticket()), timeout=3)) in ("TICKET_UNKNOWN", "DEADLINE_EXCEEDED")
     assert time.monotonic() - begin < 6
@@ -232,7 +232,7 @@ def frame_with(**changes):
     return frame
 
 
-def test_forged_encodes_are_refused_before_a_byte_of_the_picture(peers):
+def test_forged_encodes_are_refused_before_a_byte_of_the_image(peers):
     image = lambda data: encode_pb2.EncodeRequest(image_chunk=data)
     cases = [
         ([], "BODY_MALFORMED"),
@@ -259,7 +259,7 @@ def test_forged_encodes_are_refused_before_a_byte_of_the_picture(peers):
         assert reason_of(encode, peers, *parts) == "BODY_MALFORMED", parts
 
 
-def test_a_picture_that_is_not_what_its_plan_says(peers):
+def test_a_image_that_is_not_what_its_plan_says(peers):
     ticket = peers.ticket()
     call = peers.decode(ticket)
     parts = [encode_header(peers, ticket, frame=PLAN), encode_pb2.EncodeRequest(image_chunk=GOOD)]
@@ -281,7 +281,7 @@ def test_an_upload_that_stands_still_is_ended(peers):
     assert time.monotonic() - begin < 20
 
 
-def test_a_decode_whose_picture_never_comes_is_ended(peers):
+def test_a_decode_whose_image_never_comes_is_ended(peers):
     begin = time.monotonic()
     assert error_of(peers.decode(peers.ticket(), timeout=3)) == "DEADLINE_EXCEEDED"
     assert time.monotonic() - begin < 5

@@ -1,4 +1,4 @@
-"""The serving core from outside: many questions at once answer as each alone, pictures are kept,
+"""The serving core from outside: many prompts at once answer as each alone, images are kept,
 the grammar saves steps and nothing else, a cut answer is whole, nothing is left behind."""
 
 import concurrent.futures
@@ -14,7 +14,7 @@ import pytest
 from chord_server import Chord, Reason, demo, grounding_pb2, multipart
 
 SCENES = demo()
-QUESTIONS = [prompt for _, prompt, _ in SCENES] + ["find the dog", "all stars", "找到图中的猫头鹰"]
+PROMPTS = [prompt for _, prompt, _ in SCENES] + ["find the dog", "all stars", "找到图中的猫头鹰"]
 
 
 def free_port():
@@ -58,28 +58,28 @@ def chord():
         yield server
 
 
-def said(answer):
+def content(answer):
     return answer["text"], answer["boxes"], answer["usage"]["completion_tokens"]
 
 
 def test_many_at_once_answer_as_each_alone(chord):
-    """Batching, chunked prefill, kept pictures and the grammar change no answer (fp32)."""
+    """Batching, chunked prefill, kept images and the grammar change no answer (fp32)."""
     rng = random.Random(4)
     alone = {}
     for i, (image, _, _) in enumerate(SCENES):
-        for prompt in QUESTIONS:
-            alone[i, prompt] = said(chord.ask(prompt, image, grammar="off"))
+        for prompt in PROMPTS:
+            alone[i, prompt] = content(chord.ask(prompt, image, grammar="off"))
     ids = [chord.upload(image)["image_id"] for image, _, _ in SCENES]
     jobs = []
     for _ in range(200):
-        i, prompt = rng.randrange(len(SCENES)), rng.choice(QUESTIONS)
+        i, prompt = rng.randrange(len(SCENES)), rng.choice(PROMPTS)
         jobs.append((i, prompt, rng.random() < 0.5, rng.choice(["auto", "off"])))
 
     def run(job):
         i, prompt, kept, grammar = job
         if kept:
-            return said(chord.ask(prompt, image_id=ids[i], grammar=grammar))
-        return said(chord.ask(prompt, SCENES[i][0], grammar=grammar))
+            return content(chord.ask(prompt, image_id=ids[i], grammar=grammar))
+        return content(chord.ask(prompt, SCENES[i][0], grammar=grammar))
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for job, answer in zip(jobs, pool.map(run, jobs)):
@@ -87,7 +87,7 @@ def test_many_at_once_answer_as_each_alone(chord):
     assert chord.kv_used() >= 0
 
 
-def test_a_second_question_finds_the_picture(chord):
+def test_a_second_request_finds_the_image(chord):
     image, prompt, _ = SCENES[0]
     first = chord.ask(prompt, image)
     assert first["usage"]["cache"] == "none" and first["image_id"]
@@ -97,7 +97,7 @@ def test_a_second_question_finds_the_picture(chord):
     assert again["boxes"] == first["boxes"] and again["usage"]["cache"] == "kv"
 
 
-def test_a_deleted_picture_is_forgotten(chord):
+def test_a_deleted_image_is_forgotten(chord):
     uploaded = chord.upload(SCENES[1][0])
     chord.ask(SCENES[1][1], image_id=uploaded["image_id"])
     assert chord.request("DELETE", f"/api/images/{uploaded['image_id']}").status in (200, 204)
@@ -110,7 +110,7 @@ def test_the_grammar_halves_the_steps_and_changes_no_answer(chord):
     for image, prompt, boxes in SCENES:
         off = chord.ask(prompt, image, grammar="off")
         auto = chord.ask(prompt, image, grammar="auto")
-        assert said(auto) == said(off)
+        assert content(auto) == content(off)
         if boxes:
             with_grammar += auto["usage"]["decode_steps"]
             without += off["usage"]["decode_steps"]

@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
                    help="small, hidden and look-alike things, noise, JPEG and blur among plain scenes")
     _font(p)
 
-    p = command("demo", _demo, "Draw the demonstration pictures and their scenes.json.")
+    p = command("demo", _demo, "Draw the demonstration images and their scenes.json.")
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     _font(p)
 
@@ -101,11 +101,11 @@ def _train(a) -> int:
     from .model import Config
     from .train import Recipe, Run, Trainer
 
-    material = lab_material(a.data) if a.data else own_material(a.font)
+    dataset = lab_material(a.data) if a.data else own_material(a.font)
     curriculum = Curriculum(a.steps, a.batch, photo_share=a.photo_share)
     recipe = Recipe(Config(), curriculum, lr=a.lr, warmup=a.warmup, seed=a.seed)
     run = Run(a.work, a.device, a.workers, not a.no_compile, a.minutes, log_every=a.log_every)
-    Trainer(recipe, run, material).train()
+    Trainer(recipe, run, dataset).train()
     return 0
 
 
@@ -125,13 +125,13 @@ def _evaluate(a) -> int:
         answer = Transformers(a.model, a.dtype, a.device, a.max_new_tokens)
     else:
         answer = ChordHttp(a.http, a.max_new_tokens) if a.http else ChordGrpc(a.grpc, a.max_new_tokens)
-    figures = {}
+    summary = {}
     if a.scenes:
-        figures["scenes"] = evaluate_scenes(a.scenes, answer, lambda line: print(line, file=sys.stderr))
+        summary["scenes"] = evaluate_scenes(a.scenes, answer, lambda line: print(line, file=sys.stderr))
     if a.photos:
         tars = sorted(a.photos.glob("real_heldout_*.tar"))
         if not tars:
             raise ValueError(f"{a.photos} holds no real_heldout_*.tar")
-        figures["photos"] = evaluate_photos(tars, answer)
-    print(json.dumps(figures, indent=1))
+        summary["photos"] = evaluate_photos(tars, answer)
+    print(json.dumps(summary, indent=1))
     return 0

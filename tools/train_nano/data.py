@@ -27,7 +27,7 @@ Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     atlas: np.ndarray  # uint8 [sprites, 4, side, side], premultiplied RGBA
     variants: list[list[Variant]]  # per kind
     backgrounds: np.ndarray | None  # uint8 [P, 3, H, W]
@@ -35,14 +35,14 @@ class Material:
     photos: list[Photo]
 
 
-def own_material(font: Path | None = None) -> Material:
+def own_material(font: Path | None = None) -> Dataset:
     """One drawing of each kind, from the font; no photographs."""
     book = SpriteBook(font)
     variants = [[Variant(i, book.hull(i))] for i in range(len(book.kinds))]
-    return Material(book.atlas(), variants, None, None, [])
+    return Dataset(book.atlas(), variants, None, None, [])
 
 
-def lab_material(folder: Path) -> Material:
+def lab_material(folder: Path) -> Dataset:
     """A second drawing style, background photographs and photographs with boxes:
     atlas.npz, meta.json, atlas_fluent.npz, meta_fluent.json, real_train_*.tar."""
     first, second = np.load(folder / "atlas.npz"), np.load(folder / "atlas_fluent.npz")
@@ -57,12 +57,12 @@ def lab_material(folder: Path) -> Material:
         variants[n["index"]].append(Variant(len(notes) + i, hull(n)))
     tars = sorted(folder.glob("real_train_*.tar"))
     bank, photos = load_photos(tars) if tars else (None, [])
-    return Material(np.concatenate([first["atlas"], second["atlas"]]), variants, first["photos"], bank, photos)
+    return Dataset(np.concatenate([first["atlas"], second["atlas"]]), variants, first["photos"], bank, photos)
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Small pictures and few things first; photographs once the first words are there."""
+    """Small images and few things first; photographs once the first words are there."""
 
     steps: int
     batch: int = 256  # halved for the large sizes
@@ -86,9 +86,9 @@ class Curriculum:
 
 
 class Batches(torch.utils.data.IterableDataset):
-    def __init__(self, material: Material, chat: ChatFormat, curriculum: Curriculum, seed: int,
+    def __init__(self, dataset: Dataset, chat: ChatFormat, curriculum: Curriculum, seed: int,
                  rank: int = 0, start: int = 0):
-        self.material, self.chat, self.curriculum = material, chat, curriculum
+        self.dataset, self.chat, self.curriculum = dataset, chat, curriculum
         self.seed, self.rank, self.start = seed, rank, start
 
     def __iter__(self) -> Iterator[dict]:
@@ -105,12 +105,12 @@ class Batches(torch.utils.data.IterableDataset):
         rng = random.Random(f"train/{self.seed}/{self.rank}/{index}")
         (width, height), small = self.curriculum.size(index, plan)
         count = self.curriculum.batch if small else max(1, self.curriculum.batch // 2)
-        if self.material.photos and self.curriculum.photographs(index, plan):
+        if self.dataset.photos and self.curriculum.photographs(index, plan):
             return self._photo_batch(count, width, height, rng)
         return self._scene_batch(count, width, height, self.curriculum.max_objects(index, small), rng)
 
     def _scene_batch(self, count: int, width: int, height: int, max_objects: int, rng) -> dict:
-        sampler = SceneSampler(load_kinds(), self.material.variants, rng)
+        sampler = SceneSampler(load_kinds(), self.dataset.variants, rng)
         shape = count, MAX_OBJECTS
         out = {"sprites": np.full(shape, -1, np.int64),
                "kinds": np.full(shape, len(load_kinds()), np.int64),
@@ -129,7 +129,7 @@ class Batches(torch.utils.data.IterableDataset):
                 **self._padded(dialogs)}
 
     def _photo_batch(self, count: int, width: int, height: int, rng) -> dict:
-        sampler = PhotoSampler(self.material.photos, rng)
+        sampler = PhotoSampler(self.dataset.photos, rng)
         crops, dialogs = [], []
         for _ in range(count):
             crop, turns = sampler.sample(width, height, self.curriculum.photo_turns)
@@ -147,16 +147,16 @@ class Batches(torch.utils.data.IterableDataset):
         return {"ids": ids, "labels": labels}
 
 
-def tokenizer_texts(material: Material, scenes: int) -> Iterator[str]:
-    """Questions and answers as training will show them."""
-    sampler = SceneSampler(load_kinds(), material.variants, random.Random("tokenizer/scenes"))
+def tokenizer_texts(dataset: Dataset, scenes: int) -> Iterator[str]:
+    """Requests and answers as training will show them."""
+    sampler = SceneSampler(load_kinds(), dataset.variants, random.Random("tokenizer/scenes"))
     for _ in range(scenes):
         scene = sampler.sample(448, 448)
         for turn in scene.turns:
             yield turn.prompt
             yield scene.answer(turn)
-    if material.photos:
-        photos = PhotoSampler(material.photos, random.Random("tokenizer/photos"))
+    if dataset.photos:
+        photos = PhotoSampler(dataset.photos, random.Random("tokenizer/photos"))
         for _ in range(scenes // 3):
             for turn in photos.sample(448, 336)[1]:
                 yield from turn

@@ -66,11 +66,11 @@ def warped(placed: Placed, book: SpriteBook) -> tuple[Image.Image, int, int]:
         shrink = int(scale)
         master = master.reduce(shrink)
         matrix = tuple(v / shrink for v in matrix)
-    picture = master.transform((width * fine, height * fine), Image.Transform.AFFINE, matrix,
+    image = master.transform((width * fine, height * fine), Image.Transform.AFFINE, matrix,
                                Image.Resampling.BICUBIC).reduce(fine)
     if placed.tint:
-        picture = _tinted(picture, placed.tint)
-    return picture, left, top
+        image = _tinted(image, placed.tint)
+    return image, left, top
 
 
 def _tinted(shape: Image.Image, tint: Color) -> Image.Image:

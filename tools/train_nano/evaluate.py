@@ -1,6 +1,6 @@
 """Measures a grounding model on scenes with known boxes, and on held-out photographs.
 
-Answerers take a picture file and a question and give boxes in pixels of the upright picture:
+Answerers take an image file and a prompt and give boxes in pixels of the upright image:
 transformers in this process, or a running Chord over HTTP or gRPC.
 """
 from __future__ import annotations
@@ -34,16 +34,16 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     return w * h / (both - w * h)
 
 
-def matched(truth: Boxes, said: Boxes) -> list[float]:
+def matched(truth: Boxes, predicted: Boxes) -> list[float]:
     """IoU of each true box with the answer that is its own; greedy, best pairs first."""
-    pairs = sorted(((iou(t, s), i, j) for i, t in enumerate(truth) for j, s in enumerate(said)),
+    pairs = sorted(((iou(t, s), i, j) for i, t in enumerate(truth) for j, s in enumerate(predicted)),
                    reverse=True)
-    scores, used_truth, used_said = [0.0] * len(truth), set(), set()
+    scores, used_truth, used_predicted = [0.0] * len(truth), set(), set()
     for score, i, j in pairs:
-        if i not in used_truth and j not in used_said:
+        if i not in used_truth and j not in used_predicted:
             scores[i] = score
             used_truth.add(i)
-            used_said.add(j)
+            used_predicted.add(j)
     return scores
 
 
@@ -57,9 +57,9 @@ class Score:
     hits: int = 0
     iou_sum: float = 0.0
 
-    def add(self, truth: Boxes, said: Boxes) -> bool:
-        scores = matched(truth, said)
-        right = len(said) == len(truth) and all(s > 0.5 for s in scores)
+    def add(self, truth: Boxes, predicted: Boxes) -> bool:
+        scores = matched(truth, predicted)
+        right = len(predicted) == len(truth) and all(s > 0.5 for s in scores)
         self.asked += 1
         self.exact += right
         self.boxes += len(truth)
@@ -68,11 +68,11 @@ class Score:
         return right
 
     def as_dict(self) -> dict:
-        figures = {"asked": self.asked, "exact": self.exact}
+        summary = {"asked": self.asked, "exact": self.exact}
         if self.boxes:
-            figures |= {"acc_at_0.5": round(self.hits / self.boxes, 4),
+            summary |= {"acc_at_0.5": round(self.hits / self.boxes, 4),
                         "mean_iou": round(self.iou_sum / self.boxes, 4)}
-        return figures
+        return summary
 
 
 class Transformers:
@@ -88,10 +88,10 @@ class Transformers:
         self._model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             model, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]).to(device).eval()
 
-    def __call__(self, picture: bytes, prompt: str) -> Boxes:
-        image = upright_rgb(picture)
+    def __call__(self, image: bytes, prompt: str) -> Boxes:
+        image = upright_rgb(image)
         _, ids, grid = self.generate(image, prompt)
-        return self.to_picture(parse_boxes(self.decode(ids)), image, grid)
+        return self.to_image(parse_boxes(self.decode(ids)), image, grid)
 
     def generate(self, image, prompt: str) -> tuple[list[int], list[int], object]:
         """-> prompt ids, new ids, image_grid_thw."""
@@ -108,8 +108,8 @@ class Transformers:
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def to_picture(self, boxes: Boxes, image, grid) -> Boxes:
-        """From pixels of the resized picture, which `grid` tells, to those of `image`."""
+    def to_image(self, boxes: Boxes, image, grid) -> Boxes:
+        """From pixels of the resized image, which `grid` tells, to those of `image`."""
         patch = self._processor.image_processor.patch_size
         height, width = (int(g) * patch for g in grid[0, 1:])
         x, y = image.width / width, image.height / height
@@ -121,15 +121,15 @@ class ChordHttp:
         self._url = (address if "://" in address else f"http://{address}").rstrip("/") + "/api/ground"
         self._max_new_tokens = max_new_tokens
 
-    def __call__(self, picture: bytes, prompt: str) -> Boxes:
+    def __call__(self, image: bytes, prompt: str) -> Boxes:
         mark = uuid.uuid4().hex
         fields = {"prompt": prompt, "max_new_tokens": str(self._max_new_tokens)}
         body = b"".join(
             f'--{mark}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
             for k, v in fields.items())
-        body += (f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="picture"\r\n'
+        body += (f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n'
                  "Content-Type: application/octet-stream\r\n\r\n").encode()
-        body += picture + f"\r\n--{mark}--\r\n".encode()
+        body += image + f"\r\n--{mark}--\r\n".encode()
         request = urllib.request.Request(
             self._url, body, {"Content-Type": f"multipart/form-data; boundary={mark}"})
         with urllib.request.urlopen(request, timeout=300) as answer:
@@ -159,17 +159,17 @@ class ChordGrpc:
         self._stub = grounding_pb2_grpc.GroundingStub(grpc.insecure_channel(address, limit))
         self._max_new_tokens = max_new_tokens
 
-    def __call__(self, picture: bytes, prompt: str) -> Boxes:
+    def __call__(self, image: bytes, prompt: str) -> Boxes:
         answer = self._stub.Ground(self._request(
-            image=picture, prompt=prompt, max_new_tokens=self._max_new_tokens), timeout=300)
+            image=image, prompt=prompt, max_new_tokens=self._max_new_tokens), timeout=300)
         return [(b.x1, b.y1, b.x2, b.y2) for b in answer.boxes]
 
 
-def upright_rgb(picture: bytes):
-    """EXIF orientation applied, alpha on white: as Chord shows a picture to the model."""
+def upright_rgb(image: bytes):
+    """EXIF orientation applied, alpha on white: as Chord shows an image to the model."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(picture)))
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
@@ -183,19 +183,19 @@ def evaluate_scenes(folder: Path, answer: Answerer, report: Callable[[str], None
     """`report` gets a line for each scene that was not answered exactly."""
     scores: dict[str, Score] = {}
     for row in load_rows(folder):
-        said = answer((folder / row["file"]).read_bytes(), row["prompt"])
+        predicted = answer((folder / row["file"]).read_bytes(), row["prompt"])
         kind = ("absent", "one")[len(row["boxes"])] if len(row["boxes"]) < 2 else "several"
         for key in (kind, row["lang"]):
-            right = scores.setdefault(key, Score()).add(row["boxes"], said)
+            right = scores.setdefault(key, Score()).add(row["boxes"], predicted)
         if not right:
-            rounded = [[round(v) for v in b] for b in said]
+            rounded = [[round(v) for v in b] for b in predicted]
             report(f"{row['file']}: {row['prompt']!r} should be {row['boxes']}, was {rounded}")
     return {key: score.as_dict() for key, score in sorted(scores.items())}
 
 
 def evaluate_photos(tars: Sequence[Path], answer: Answerer) -> dict:
-    """Acc@0.5 and mean IoU of questions for things that occur once in a photograph."""
-    figures = {}
+    """Acc@0.5 and mean IoU of prompts for things that occur once in a photograph."""
+    summary = {}
     for path in tars:
         score = Score()
         with tarfile.open(path) as tar:
@@ -205,7 +205,7 @@ def evaluate_photos(tars: Sequence[Path], answer: Answerer) -> dict:
                 member = files.get(photo["file"]) or files["images/" + photo["file"]]
                 for thing in photo["objects"]:
                     if labels.count(thing["label_en"]) == 1:
-                        said = answer(tar.extractfile(member).read(), f"find the {thing['label_en']}")
-                        score.add([thing["bbox"]], said)
-        figures[path.stem.removeprefix("real_heldout_")] = score.as_dict()
-    return figures
+                        predicted = answer(tar.extractfile(member).read(), f"find the {thing['label_en']}")
+                        score.add([thing["bbox"]], predicted)
+        summary[path.stem.removeprefix("real_heldout_")] = score.as_dict()
+    return summary

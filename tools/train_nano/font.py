@@ -1,4 +1,4 @@
-"""Reads the PNG pictures of a colour bitmap font (tables cmap 12, CBLC, CBDT of OpenType).
+"""Reads the PNG images of a colour bitmap font (tables cmap 12, CBLC, CBDT of OpenType).
 
 Enough for NotoColorEmoji.ttf: one strike of 136x128 pixels, index formats 1 and 3, image formats
 17 to 19.
@@ -33,16 +33,16 @@ class BitmapFont:
         if not {"cmap", "CBLC", "CBDT"} <= self._tables.keys():
             raise FontError(f"{path} has no colour bitmaps (CBDT)")
         self._glyphs = self._read_cmap()
-        self._pictures = self._read_locations()
+        self._images = self._read_locations()
 
     def __contains__(self, code_point: int) -> bool:
-        return self._glyphs.get(code_point) in self._pictures
+        return self._glyphs.get(code_point) in self._images
 
-    def picture(self, code_point: int) -> Image.Image:
+    def image(self, code_point: int) -> Image.Image:
         """RGBA, as stored."""
         if code_point not in self:
-            raise FontError(f"the font has no picture of U+{code_point:04X}")
-        image_format, at = self._pictures[self._glyphs[code_point]]
+            raise FontError(f"the font has no image of U+{code_point:04X}")
+        image_format, at = self._images[self._glyphs[code_point]]
         at += _METRICS_BYTES[image_format]
         size = struct.unpack_from(">I", self._bytes, at)[0]
         return Image.open(io.BytesIO(self._bytes[at + 4 : at + 4 + size])).convert("RGBA")

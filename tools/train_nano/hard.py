@@ -1,8 +1,8 @@
 """Test scenes that a good share of answers gets wrong: what confidences are fitted and judged on.
 
 Of eight scenes one is plain and seven are hard in one way each: small things, things behind others,
-look-alikes (also: a question for the near relative of what is there), noise, JPEG, blur, and several
-of these together. Questions ask for one thing, several or none as in heldout.py. A scene depends on
+look-alikes (also: a prompt for the near relative of what is there), noise, JPEG, blur, and several
+of these together. Requests ask for one thing, several or none as in heldout.py. A scene depends on
 its seed and index alone; seeds are of a form that neither training nor heldout.py uses.
 """
 from __future__ import annotations

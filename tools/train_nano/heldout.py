@@ -61,7 +61,7 @@ def write_held_out(out: Path, count: int, seed: str, book: SpriteBook) -> list[d
 
 
 def row(name: str, turn: Turn, drawing: Drawing) -> dict:
-    """Boxes in pixels of the upright picture, in the order in which the model names them."""
+    """Boxes in pixels of the upright image, in the order in which the model names them."""
     return {"file": name, "prompt": turn.prompt, "lang": turn.lang, "kind": kind_of(turn),
             "label": turn.labels[0], "labels": list(turn.labels[: len(turn.targets)]),
             "boxes": [list(drawing.boxes[i]) for i in turn.targets]}
@@ -92,8 +92,8 @@ class _OwnVariant:
 
 
 def ambiguous(scene: Scene, turn: Turn, kinds: Sequence[Kind]) -> bool:
-    """Questions with no one right answer: hearts are both shapes and drawings, and a thing that is
-    absent must not have a near relative in the picture (a ledger looks like a notebook)."""
+    """Requests with no one right answer: hearts are both shapes and drawings, and a thing that is
+    absent must not have a near relative in the image (a ledger looks like a notebook)."""
     if "heart" in turn.prompt or "心" in turn.prompt:
         return True
     present = {kinds[o.kind].subgroup for o in scene.objects}

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL in plain PyTorch, for training: batches of pictures of one size, one layout of tokens.
+"""Qwen2.5-VL in plain PyTorch, for training: batches of images of one size, one layout of tokens.
 
 State-dict names are those of transformers' modules, so export.py only renames prefixes. Checked
 against transformers by tests/tools/train_nano/model_test.py.
@@ -34,7 +34,7 @@ class Config:
 
     @property
     def cell(self) -> int:
-        """px of a picture's side per image token."""
+        """px of an image's side per image token."""
         return self.patch * self.merge
 
 
@@ -88,7 +88,7 @@ class VisionBlock(nn.Module):
         self.mlp = GatedMlp(c.vision_width, c.vision_mlp, bias=True)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """x [groups, length, width]; a group is a picture, or one window of a picture."""
+        """x [groups, length, width]; a group is an image, or one window of an image."""
         x = x + self.attn(self.norm1(x), cos, sin, mask)
         return x + self.mlp(self.norm2(x))
 
@@ -149,13 +149,13 @@ class Vision(nn.Module):
             "ln_q": RMSNorm(c.vision_width, c.eps),
             "mlp": nn.Sequential(nn.Linear(joined, joined), nn.GELU(), nn.Linear(joined, c.width))})
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised, sides multiples of config.cell -> [B, image tokens, width], raster."""
         c = self.config
-        b, _, height, width = pictures.shape
+        b, _, height, width = images.shape
         p, m, grid_h, grid_w = c.patch, c.merge, height // c.patch, width // c.patch
-        layout = PatchLayout.of(grid_h, grid_w, c, pictures.device)
-        x = pictures.reshape(b, 3, grid_h // m, m, p, grid_w // m, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
+        layout = PatchLayout.of(grid_h, grid_w, c, images.device)
+        x = images.reshape(b, 3, grid_h // m, m, p, grid_w // m, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)
         x = x.reshape(b, grid_h * grid_w, 3, 1, p * p).expand(-1, -1, -1, 2, -1)  # a still: both frames
         kernel = self.patch_embed["proj"].weight
         x = F.linear(x.reshape(b, grid_h * grid_w, -1), kernel.flatten(1).to(x.dtype))
@@ -233,13 +233,13 @@ class Text(nn.Module):
 
 
 def positions(before: int, cells_h: int, cells_w: int, after: int, device: torch.device) -> Tensor:
-    """[3, S] (time, height, width) of `before` tokens, one picture, `after` tokens."""
+    """[3, S] (time, height, width) of `before` tokens, one image, `after` tokens."""
     at = lambda n: torch.arange(n, device=device)
     row = at(cells_h)[:, None].expand(cells_h, cells_w).reshape(-1)
     column = at(cells_w)[None].expand(cells_h, cells_w).reshape(-1)
-    picture = torch.stack([torch.zeros_like(row), row, column]) + before
+    image = torch.stack([torch.zeros_like(row), row, column]) + before
     text = lambda n, start: (at(n) + start).expand(3, n)
-    return torch.cat([text(before, 0), picture, text(after, before + max(cells_h, cells_w))], 1)
+    return torch.cat([text(before, 0), image, text(after, before + max(cells_h, cells_w))], 1)
 
 
 class Nano(nn.Module):
@@ -253,15 +253,15 @@ class Nano(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
-    def forward(self, pictures: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """before [P]: the ids up to <|vision_start|>, the same for all; after [B, T]: the ids from
         <|vision_end|> on. -> hidden states of `after` [B, T, width], image tokens [B, N, width]."""
         text, cell = self.model["language_model"], self.config.cell
-        seen = self.model["visual"](pictures)
-        head = text.embed_tokens(before).expand(len(pictures), -1, -1)
+        seen = self.model["visual"](images)
+        head = text.embed_tokens(before).expand(len(images), -1, -1)
         x = torch.cat([head.to(seen.dtype), seen, text.embed_tokens(after).to(seen.dtype)], 1)
-        cos, sin = text.rope(positions(len(before), pictures.shape[2] // cell, pictures.shape[3] // cell,
-                                       after.shape[1], pictures.device))
+        cos, sin = text.rope(positions(len(before), images.shape[2] // cell, images.shape[3] // cell,
+                                       after.shape[1], images.device))
         for layer in text.layers:
             x = layer(x, cos, sin)
         return text.norm(x[:, -after.shape[1]:]), seen

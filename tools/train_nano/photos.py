@@ -1,7 +1,7 @@
-"""Small sets of real photographs with boxes: crops of them, with questions and answers.
+"""Small sets of real photographs with boxes: crops of them, with prompts and answers.
 
 A set is a tar of annotations.json ({file, objects: [{label_en, label_zh, bbox}]}, boxes in pixels of
-the stored picture) and its pictures, none larger than BANK_SIDE.
+the stored image) and its images, none larger than BANK_SIDE.
 """
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class PhotoSampler:
                         for name, rows in self._by_set.items()}
 
     def sample(self, width: int, height: int, turns: int = 3) -> tuple[Crop, list[tuple[str, str]]]:
-        """-> the crop, and questions with answers in its pixels."""
+        """-> the crop, and prompts with answers in its pixels."""
         for _ in range(200):
             crop, photo = self._crop(width, height)
             objects, unclear = self._visible(crop, photo, width, height)

@@ -1,6 +1,6 @@
 """Draws batches of scenes on the training device: plain, fast, different every time.
 
-The pictures that people look at come from draw.py.
+The images that people look at come from draw.py.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Renderer:
     def __call__(self, height: int, width: int, sprites: Tensor, affine: Tensor, tints: Tensor,
                  tinted: Tensor, random: torch.Generator, cell: int = 28) -> tuple[Tensor, Tensor]:
         """sprites [B, K] (-1: none), affine [B, K, 5] = x, y, size, angle, flip, tints [B, K, 3] 0-1,
-        tinted [B, K] bool -> pictures [B, 3, H, W] in 0-1, and [B, K, H/cell, W/cell]: how much of
+        tinted [B, K] bool -> images [B, 3, H, W] in 0-1, and [B, K, H/cell, W/cell]: how much of
         each image token's cell shows each object."""
         b, count = sprites.shape
         uniform = lambda *shape: torch.rand(*shape, device=self.device, generator=random)
@@ -33,8 +33,8 @@ class Renderer:
             present = (sprites[:, k] >= 0).float()[:, None, None, None]
             if not present.any():
                 continue
-            picture = self._warped(height, width, sprites[:, k].clamp(min=0), affine[:, k])
-            color, alpha = picture[:, :3], picture[:, 3:]
+            image = self._warped(height, width, sprites[:, k].clamp(min=0), affine[:, k])
+            color, alpha = image[:, :3], image[:, 3:]
             plain = alpha * tints[:, k, :, None, None] * (0.85 + 0.15 * color / alpha.clamp(min=1e-3))
             color = torch.where(tinted[:, k, None, None, None], plain, color)
             canvas = canvas * (1 - alpha * present) + color * present
@@ -62,7 +62,7 @@ class Renderer:
                           F.grid_sample(coarse, grid, align_corners=False), blend)
 
     def _background(self, b: int, height: int, width: int, random: torch.Generator) -> Tensor:
-        """Colour, noise of four scales and waves; in part of the pictures a photograph."""
+        """Colour, noise of four scales and waves; in part of the images a photograph."""
         uniform = lambda *shape: torch.rand(*shape, device=self.device, generator=random)
         canvas = uniform(b, 3, 1, 1).expand(b, 3, height, width).clone()
         for knots in (2, 4, 9, 24):

@@ -1,8 +1,8 @@
-"""Samples grounding scenes: what lies where, and questions with their answers.
+"""Samples grounding scenes: what lies where, and prompts with their answers.
 
 Pure Python driven by one random.Random, so a seed gives the same scene on every machine. Boxes are
 those of the sprites' hulls in canvas pixels, overlaps notwithstanding. draw.py and render.py turn
-scenes into pictures.
+scenes into images.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE = {
     "en": ["find the {n}", "locate the {n}", "where is the {n}?", "the {n}", "{n}",
            "point out the {n}", "Find the {n} in the image.",
            "Locate the {n} and return its bounding box.", "detect the {n}", "show me the {n}",
-           "box the {n}", "Where is the {n} in this picture?", "Please find the {n}", "find {n}",
+           "box the {n}", "Where is the {n} in this image?", "Please find the {n}", "find {n}",
            "ground the {n}"],
     "zh": ["找到图中的{n}", "定位{n}", "{n}在哪里？", "{n}", "找到图里那个{n}", "请找出{n}",
            "定位图中的{n}", "{n}在哪？", "图中的{n}", "标出{n}的位置", "找到{n}"],
@@ -182,8 +182,8 @@ class SceneSampler:
     """
 
     COUNTS = ((1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 3, 3, 2, 2, 1, 1))
-    SMALLEST = 34  # px of a sprite's side in the picture that the model sees
-    LARGEST = 0.55  # of the picture's shorter side
+    SMALLEST = 34  # px of a sprite's side in the image that the model sees
+    LARGEST = 0.55  # of the image's shorter side
     THINNEST = 10  # px of a box's shorter side, as the model sees it
 
     def __init__(self, kinds: Sequence[Kind], variants: Sequence[Sequence[Variant]],
@@ -194,7 +194,7 @@ class SceneSampler:
 
     def sample(self, width: int, height: int, max_objects: int = 6, turns: int = 3,
                unit: float = 1.0, overlap: float = 0.12) -> Scene:
-        """`unit`: canvas px per px of the picture that the model will see."""
+        """`unit`: canvas px per px of the image that the model will see."""
         scene = Scene(width, height, self._objects(width, height, max_objects, unit, overlap))
         scene.turns = [self.turn(scene.objects, unit) for _ in range(turns)]
         return scene

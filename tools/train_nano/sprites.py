@@ -1,4 +1,4 @@
-"""Pictures of the kinds on transparent squares, and the convex hulls from which boxes follow.
+"""Images of the kinds on transparent squares, and the convex hulls from which boxes follow.
 
 A sprite's "size" everywhere in this package is the side of that square in pixels; hulls are in
 units of it, with the origin at its centre.
@@ -36,7 +36,7 @@ class SpriteBook:
     def _sprite(self, index: int) -> Image.Image:
         """Square RGBA, straight alpha. Shapes are white; the scene tints them."""
         kind = self.kinds[index]
-        return _shape(kind) if kind.is_shape else _square(self._font.picture(kind.code_point))
+        return _shape(kind) if kind.is_shape else _square(self._font.image(kind.code_point))
 
     def _hull(self, index: int) -> tuple[Point, ...]:
         return hull_of_alpha(np.asarray(self.sprite(index))[..., 3])

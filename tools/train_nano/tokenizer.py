@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer in the Qwen2 layout, trained on questions and answers."""
+"""A small byte-level BPE tokenizer in the Qwen2 layout, trained on prompts and answers."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Dialog:
 
 
 class ChatFormat:
-    """ChatML around one picture, as the exported chat template writes it."""
+    """ChatML around one image, as the exported chat template writes it."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -52,16 +52,16 @@ class ChatFormat:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def question(self, prompt: str) -> list[int]:
+    def prompt(self, prompt: str) -> list[int]:
         """Ids from <|vision_end|> up to where the answer begins."""
         return [self.id["<|vision_end|>"], *self.encode(prompt), *self._to_assistant]
 
     def dialog(self, turns: Sequence[tuple[str, str]]) -> Dialog:
-        """Several questions about the same picture, one after the other."""
+        """Several prompts about the same image, one after the other."""
         ids, labels = [self.id["<|vision_end|>"]], [NO_LABEL]
-        for i, (question, answer) in enumerate(turns):
-            asked = [*(self._to_user if i else []), *self.encode(question), *self._to_assistant]
-            said = [*self.encode(answer), self.end]
-            ids += asked + said
-            labels += [NO_LABEL] * len(asked) + said
+        for i, (prompt, answer) in enumerate(turns):
+            asked = [*(self._to_user if i else []), *self.encode(prompt), *self._to_assistant]
+            answered = [*self.encode(answer), self.end]
+            ids += asked + answered
+            labels += [NO_LABEL] * len(asked) + answered
         return Dialog(ids, labels)

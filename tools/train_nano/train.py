@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from .data import Batches, Curriculum, Material, tokenizer_texts
+from .data import Batches, Curriculum, Dataset, tokenizer_texts
 from .kinds import load_kinds
 from .model import Config, Nano
 from .optim import Muon
@@ -79,8 +79,8 @@ class Place:
 
 
 class Trainer:
-    def __init__(self, recipe: Recipe, run: Run, material: Material, place: Place | None = None):
-        self.recipe, self.run, self.material = recipe, run, material
+    def __init__(self, recipe: Recipe, run: Run, dataset: Dataset, place: Place | None = None):
+        self.recipe, self.run, self.dataset = recipe, run, dataset
         self.place = place or Place.of(run.device)
         device = self.place.device
         run.work.mkdir(parents=True, exist_ok=True)
@@ -97,8 +97,8 @@ class Trainer:
         self.step = 0
         self._resume()
         tensor = lambda a: None if a is None else torch.from_numpy(a)
-        self.render = Renderer(tensor(material.atlas), tensor(material.backgrounds), device)
-        self.bank = None if material.bank is None else tensor(material.bank).to(device)
+        self.render = Renderer(tensor(dataset.atlas), tensor(dataset.backgrounds), device)
+        self.bank = None if dataset.bank is None else tensor(dataset.bank).to(device)
         self.before = torch.tensor(self.chat.before, device=device)
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
         if run.compile:
@@ -107,7 +107,7 @@ class Trainer:
 
     def train(self) -> None:
         run, began, saved = self.run, time.monotonic(), time.monotonic()
-        batches = Batches(self.material, self.chat, self.recipe.curriculum, self.recipe.seed,
+        batches = Batches(self.dataset, self.chat, self.recipe.curriculum, self.recipe.seed,
                           self.place.rank, self.step)
         loader = torch.utils.data.DataLoader(
             batches, batch_size=None, num_workers=run.workers, pin_memory=run.device == "cuda",
@@ -142,10 +142,10 @@ class Trainer:
                  for k, v in batch.items()}
         random = torch.Generator(self.place.device)
         random.manual_seed((self.recipe.seed * 1_000_003 + self.step) * 1009 + self.place.rank)
-        pictures, targets = self._pictures(batch, random)
+        images, targets = self._images(batch, random)
         with self._precision():
-            pictures = (pictures - self.mean) / self.std
-            hidden, seen = self.net(pictures, self.before, batch["ids"])
+            images = (images - self.mean) / self.std
+            hidden, seen = self.net(images, self.before, batch["ids"])
             wanted = batch["labels"][:, 1:]
             spoken = wanted != NO_LABEL
             logits = self.net.logits(hidden[:, :-1][spoken]).float()
@@ -196,7 +196,7 @@ class Trainer:
         """Made by the first rank; the others wait for it."""
         path = self.run.work / "tokenizer.json"
         if self.place.rank == 0 and not path.exists():
-            texts = tokenizer_texts(self.material, self.recipe.tokenizer_scenes)
+            texts = tokenizer_texts(self.dataset, self.recipe.tokenizer_scenes)
             made = train_tokenizer(texts, self.recipe.model.vocab)
             made.save(str(path) + ".new")
             os.replace(str(path) + ".new", path)
@@ -218,22 +218,22 @@ class Trainer:
             lr=self.recipe.lr, betas=(0.9, 0.97), fused=self.place.device.type == "cuda")
         return [adamw, Muon(hidden, lr=self.recipe.lr)]
 
-    def _pictures(self, batch: dict, random: torch.Generator):
-        """-> pictures in 0-1, and the probe's targets; none for photographs."""
+    def _images(self, batch: dict, random: torch.Generator):
+        """-> images in 0-1, and the probe's targets; none for photographs."""
         height, width = batch["height"], batch["width"]
         if "crops" in batch:
             return _weathered(cut(self.bank, batch["crops"], height, width), random), None
         cell = self.recipe.model.cell
-        pictures, shown = self.render(height, width, batch["sprites"], batch["affine"], batch["tints"],
+        images, shown = self.render(height, width, batch["sprites"], batch["affine"], batch["tints"],
                                       batch["tinted"], random, cell)
         most, owner = shown.flatten(2).max(1)
         taken = most > 0.2
         kinds = torch.where(taken, batch["kinds"].gather(1, owner), len(load_kinds()))
         boxes = batch["boxes"].gather(1, owner[..., None].expand(-1, -1, 4))
-        centre = lambda n: torch.arange(n, device=pictures.device) * cell + cell / 2
+        centre = lambda n: torch.arange(n, device=images.device) * cell + cell / 2
         rows, columns = height // cell, width // cell
         middle = torch.stack([centre(columns).repeat(rows), centre(rows).repeat_interleave(columns)] * 2, -1)
-        return pictures, (taken, kinds, (boxes - middle) / (4 * cell))
+        return images, (taken, kinds, (boxes - middle) / (4 * cell))
 
     def _precision(self):
         if self.place.device.type == "cuda":
@@ -276,14 +276,14 @@ class Trainer:
             log.write(text + "\n")
 
 
-def _weathered(pictures: Tensor, random: torch.Generator) -> Tensor:
+def _weathered(images: Tensor, random: torch.Generator) -> Tensor:
     """Contrast, brightness, colour cast and grain, a little of each."""
-    n = len(pictures)
-    uniform = lambda *shape: torch.rand(*shape, device=pictures.device, generator=random)
-    grain = torch.randn(pictures.shape, device=pictures.device, generator=random)
-    pictures = (pictures - 0.5) * (0.8 + 0.4 * uniform(n, 1, 1, 1)) + 0.5
-    pictures = pictures + (uniform(n, 1, 1, 1) - 0.5) * 0.2 + (uniform(n, 3, 1, 1) - 0.5) * 0.08
-    return (pictures + grain * 0.02 * uniform(n, 1, 1, 1)).clamp(0, 1)
+    n = len(images)
+    uniform = lambda *shape: torch.rand(*shape, device=images.device, generator=random)
+    grain = torch.randn(images.shape, device=images.device, generator=random)
+    images = (images - 0.5) * (0.8 + 0.4 * uniform(n, 1, 1, 1)) + 0.5
+    images = images + (uniform(n, 1, 1, 1) - 0.5) * 0.2 + (uniform(n, 3, 1, 1) - 0.5) * 0.08
+    return (images + grain * 0.02 * uniform(n, 1, 1, 1)).clamp(0, 1)
 
 
 def _probe_losses(probed: Tensor, taken: Tensor, kinds: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

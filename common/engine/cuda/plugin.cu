@@ -2,10 +2,13 @@
 #include <cstring>
 
 #include "common/engine/cuda/cuda_api.h"
-#include "common/engine/cuda/memory.cuh"
+#include "common/engine/cuda/memory.h"
 #include "common/engine/cuda/tower_api.h"
 
 namespace chord::cuda {
+
+Status CreateDecoder(const DecoderOptions& options, Decoder** decoder);  // decoder.cu
+
 
 namespace {
 
@@ -31,6 +34,6 @@ Status GetDeviceInfo(int device, DeviceInfo* info) {
 
 extern "C" __attribute__((visibility("default"))) const chord::cuda::Api* chord_cuda_entry() {
   static const chord::cuda::Api api = {chord::cuda::kApiVersion, chord::cuda::GetDeviceInfo,
-                                       nullptr, chord::cuda::CreateTower};
+                                       chord::cuda::CreateDecoder, chord::cuda::CreateTower};
   return &api;
 }

@@ -5,14 +5,11 @@
 // the small kernels of vision_kernels.h.
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <map>
-#include <tuple>
 
-#include "common/engine/cuda/memory.cuh"
+#include "common/engine/cuda/gemm.h"
 #include "common/engine/cuda/vision_kernels.h"
 
 namespace chord::cuda::vision {
@@ -44,26 +41,17 @@ struct GemmProblem {
 bool HasSm90Gemm(int device);
 cudaError_t Sm90Gemm(const GemmProblem& problem, const Queue& queue);
 
-// The same through cuBLASLt. One thread at a time; throws Error.
-class PortableGemm {
+// The same through cuBLASLt, but for kBiasRope. One thread at a time; throws Error.
+class LibraryGemm {
  public:
-  PortableGemm();
-  ~PortableGemm();
-  PortableGemm(const PortableGemm&) = delete;
-  PortableGemm& operator=(const PortableGemm&) = delete;
-  // `scratch`: room for [m, n] values; used by every epilogue but kBias without a target.
+  explicit LibraryGemm(HalfType type)
+      : gemm_(type == HalfType::kBf16 ? Dtype::kBFloat16 : Dtype::kFloat16) {}
+  // `scratch`: room for [m, n] values; used by every epilogue but kBiasResidual, and kBias without a
+  // target.
   void Run(const GemmProblem& problem, void* scratch, const Queue& queue);
 
  private:
-  using Shape = std::tuple<HalfType, bool, int64_t, int64_t, int64_t>;  // has a bias; m, n, k
-  const cublasLtMatmulAlgo_t& Choose(const Shape& shape, cublasLtMatmulDesc_t product,
-                                     cublasLtMatrixLayout_t weight, cublasLtMatrixLayout_t x,
-                                     cublasLtMatrixLayout_t out);
-
-  cublasLtHandle_t handle_ = nullptr;
-  cublasLtMatmulPreference_t preference_ = nullptr;
-  DeviceArray<std::byte> workspace_;
-  std::map<Shape, cublasLtMatmulAlgo_t> chosen_;
+  Gemm gemm_;
 };
 
 }  // namespace chord::cuda::vision

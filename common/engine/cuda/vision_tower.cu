@@ -2,13 +2,13 @@
 // images comes with the plan; between the upload of pixels and the download of embeddings the host
 // waits for nothing.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <vector>
 
-#include "common/engine/cuda/memory.cuh"
-#include "common/engine/cuda/status.cuh"
+#include "common/engine/cuda/memory.h"
+#include "common/engine/cuda/status.h"
 #include "common/engine/cuda/tower_api.h"
 #include "common/engine/cuda/vision_gemm.h"
 #include "common/engine/cuda/vision_kernels.h"
@@ -65,9 +65,9 @@ class TowerImpl final : public Tower {
         patch_values_(int64_t{3} * options.temporal * options.patch_side * options.patch_side),
         inner_(RoundUp(options.inner, kInnerMultiple)),
         sm90_(!options.portable && vision::HasSm90Gemm(options.device)),
-        rotates_(sm90_ && options.width / options.heads == vision::kRopeHeadDim),
-        queue_{stream_.get(), sm90_} {
-    if (!sm90_) portable_.emplace();
+        rotates_(sm90_ && options.width / options.heads == vision::kRopeHeadDim && !(std::getenv("CHORD_OWN") && !(std::atoi(std::getenv("CHORD_OWN")) & 16))),
+        queue_{stream_.get(), sm90_},
+        library_(type_) {
     LoadWeights(options);
     options_.samples = nullptr;  // pointers of the caller end here
     options_.blocks = nullptr;
@@ -176,7 +176,7 @@ class TowerImpl final : public Tower {
       gated_ = DeviceArray<Half>(rows * inner_);
       merged_ = DeviceArray<Half>(rows * width);
       output_ = DeviceArray<Half>(cells * options_.out_width);
-      if (!sm90_) {
+      {
         const int64_t merged = options_.cell * width;
         scratch_ = DeviceArray<Half>(
             std::max({rows * 2 * inner_, cells * merged, cells * options_.out_width}));
@@ -291,10 +291,11 @@ class TowerImpl final : public Tower {
     problem.m = rows;
     problem.n = product.n;
     problem.k = product.k;
-    if (sm90_) {
+    static const int mask = std::getenv("CHORD_OWN") ? std::atoi(std::getenv("CHORD_OWN")) : 255;
+    if (sm90_ && (mask >> static_cast<int>(epilogue) & 1)) {
       CHORD_CUDA_CHECK(vision::Sm90Gemm(problem, queue_));
     } else {
-      portable_->Run(problem, scratch_.get(), queue_);
+      library_.Run(problem, scratch_.get(), queue_);
     }
   }
   void Norm(const DeviceArray<Half>& weight) {
@@ -325,14 +326,16 @@ class TowerImpl final : public Tower {
     }
     const AttentionTile* const tiles = whole_images ? images_ : windows_;
     const int count = whole_images ? image_tiles_ : window_tiles_;
-    if (rotates_) {
+    if (!rotates_) {
+      CHORD_CUDA_CHECK(vision::RotateInPlace(type_, qkv_.get(), rows_, shape, rope_, queue_));
+    }
+    if (sm90_ && shape.dim == vision::kSm90HeadDim) {
       CHORD_CUDA_CHECK(vision::SegmentAttentionSm90(type_, qkv_.get(), rows_, shape, tiles, count,
                                                     normed_.get(), queue_));
-      return;
+    } else {
+      CHORD_CUDA_CHECK(vision::SegmentAttention(type_, qkv_.get(), shape, tiles, count,
+                                                normed_.get(), queue_));
     }
-    CHORD_CUDA_CHECK(vision::RotateInPlace(type_, qkv_.get(), rows_, shape, rope_, queue_));
-    CHORD_CUDA_CHECK(vision::SegmentAttention(type_, qkv_.get(), shape, tiles, count,
-                                              normed_.get(), queue_));
   }
 
   void Merge() {
@@ -349,7 +352,7 @@ class TowerImpl final : public Tower {
   const bool rotates_;  // the product that makes queries and keys rotates them
   const Stream stream_;
   const Queue queue_;
-  std::optional<vision::PortableGemm> portable_;
+  vision::LibraryGemm library_;
 
   DeviceArray<float> samples_;
   Product patch_embed_, merger_in_, merger_out_;

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <utility>
 
-#include "common/engine/cuda/memory.cuh"
-#include "common/engine/cuda/status.cuh"
+#include "common/engine/cuda/memory.h"
+#include "common/engine/cuda/status.h"
 #include "common/engine/cuda/tower_api.h"
 #include "common/engine/cuda/vision_kernels.h"
 

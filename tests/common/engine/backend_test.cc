@@ -8,8 +8,8 @@
 #include <numeric>
 #include <random>
 
-#include "common/engine/cpu_backend.h"
-#include "common/engine/torch_backend.h"
+#include "common/engine/cpu/cpu_backend.h"
+#include "common/engine/torch/torch_backend.h"
 #include "tests/common/engine/tiny_model.h"
 
 namespace chord::engine {

@@ -25,7 +25,7 @@ constexpr int kWidth = 48;
 // Pages of three sequences of 64 tokens.
 const std::vector<int32_t> kFirst = {0, 1, 2, 3}, kSecond = {4, 5, 6, 7}, kThird = {8, 9, 10, 11};
 
-// A prompt with a picture of 3 x 4 cells at index 10, positions by spec §4.2.
+// A prompt with an image of 3 x 4 cells at index 10, positions by spec §4.2.
 struct Prompt {
   std::vector<int32_t> ids, positions, image_rows;
   int64_t size() const { return static_cast<int64_t>(ids.size()); }
@@ -86,7 +86,7 @@ class LanguageModelTest : public testing::TestWithParam<DType> {
     return *std::move(loaded);
   }
 
-  std::unique_ptr<EmbeddingBuffer> Picture(LanguageModel& m, int seed = 5) {
+  std::unique_ptr<EmbeddingBuffer> RgbImage(LanguageModel& m, int seed = 5) {
     auto buffer = *m.CreateEmbeddings(12, DType::kFloat32);
     const auto bytes = Encode(DType::kFloat32, RandomFloats(12 * kWidth, seed));
     EXPECT_TRUE(buffer->Write(0, bytes).ok());
@@ -94,7 +94,7 @@ class LanguageModelTest : public testing::TestWithParam<DType> {
   }
 
   // All logits of a prompt, in parts that end at `ends`, in the given pages.
-  std::vector<float> Prefill(LanguageModel& m, const Prompt& prompt, const EmbeddingBuffer* picture,
+  std::vector<float> Prefill(LanguageModel& m, const Prompt& prompt, const EmbeddingBuffer* image,
                              std::vector<int64_t> ends,
                              const std::vector<int32_t>& pages = kFirst) {
     std::vector<float> all, logits;
@@ -104,7 +104,7 @@ class LanguageModelTest : public testing::TestWithParam<DType> {
     for (int64_t end : ends) {
       Chunk chunk = prompt.Part(begin, end, &storage);
       chunk.pages = pages;
-      chunk.embeddings = picture;
+      chunk.embeddings = image;
       chunk.logits = static_cast<int>(end - begin);
       EXPECT_TRUE(m.Step({&chunk, 1}, &logits).ok());
       all.insert(all.end(), logits.begin(), logits.end());
@@ -118,34 +118,34 @@ class LanguageModelTest : public testing::TestWithParam<DType> {
 };
 
 TEST_P(LanguageModelTest, PrefillEqualsTokenByToken) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt();
-  const std::vector<float> whole = Prefill(*model, prompt, picture.get(), {});
+  const std::vector<float> whole = Prefill(*model, prompt, image.get(), {});
   std::vector<int64_t> ends;
   for (int64_t i = 1; i < prompt.size(); ++i) ends.push_back(i);
-  EXPECT_EQ(Prefill(*model, prompt, picture.get(), ends), whole);
+  EXPECT_EQ(Prefill(*model, prompt, image.get(), ends), whole);
 }
 
 TEST_P(LanguageModelTest, PrefillInChunksMayCutAnImage) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt();
-  const std::vector<float> whole = Prefill(*model, prompt, picture.get(), {});
-  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {15}), whole);
-  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {3, 11, 14, 29}), whole);
+  const std::vector<float> whole = Prefill(*model, prompt, image.get(), {});
+  EXPECT_EQ(Prefill(*model, prompt, image.get(), {15}), whole);
+  EXPECT_EQ(Prefill(*model, prompt, image.get(), {3, 11, 14, 29}), whole);
 }
 
 TEST_P(LanguageModelTest, SequencesAreIndependent) {
-  const auto picture = Picture(*model), other = Picture(*model, 6);
+  const auto image = RgbImage(*model), other = RgbImage(*model, 6);
   const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
-  const std::vector<float> alone = Prefill(*model, prompt, picture.get(), {}, kFirst);
+  const std::vector<float> alone = Prefill(*model, prompt, image.get(), {}, kFirst);
   Prefill(*model, second, other.get(), {}, kSecond);
-  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {}, kThird), alone);
+  EXPECT_EQ(Prefill(*model, prompt, image.get(), {}, kThird), alone);
 }
 
 TEST_P(LanguageModelTest, SequencesOfOneStepNeverSeeEachOther) {
-  const auto picture = Picture(*model), other = Picture(*model, 6);
+  const auto image = RgbImage(*model), other = RgbImage(*model, 6);
   const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
-  const std::vector<float> first_alone = Prefill(*model, prompt, picture.get(), {}, kFirst);
+  const std::vector<float> first_alone = Prefill(*model, prompt, image.get(), {}, kFirst);
   const std::vector<float> second_alone = Prefill(*model, second, other.get(), {}, kSecond);
 
   // The first goes on with its last token while a third prefills, and the second takes its last
@@ -155,7 +155,7 @@ TEST_P(LanguageModelTest, SequencesOfOneStepNeverSeeEachOther) {
   Chunk chunks[3] = {prompt.Part(39, 40, &storage[0]), prompt.Part(0, 40, &storage[1]),
                      second.Part(30, 33, &storage[2])};
   chunks[0].pages = kFirst, chunks[1].pages = kThird, chunks[2].pages = kSecond;
-  chunks[0].embeddings = chunks[1].embeddings = picture.get();
+  chunks[0].embeddings = chunks[1].embeddings = image.get();
   chunks[2].embeddings = other.get();
   chunks[1].logits = 40;
   ASSERT_TRUE(model->Step(chunks, &logits).ok());
@@ -170,13 +170,13 @@ TEST_P(LanguageModelTest, SequencesOfOneStepNeverSeeEachOther) {
 }
 
 TEST_P(LanguageModelTest, GivesOnlyTheAskedRows) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt();
-  const std::vector<float> all = Prefill(*model, prompt, picture.get(), {});
+  const std::vector<float> all = Prefill(*model, prompt, image.get(), {});
   std::vector<float> logits;
   std::vector<int32_t> storage;
   Chunk chunk = prompt.Part(0, 39, &storage);
-  chunk.embeddings = picture.get();
+  chunk.embeddings = image.get();
   chunk.pages = kFirst;
   chunk.logits = 0;
   ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
@@ -188,7 +188,7 @@ TEST_P(LanguageModelTest, GivesOnlyTheAskedRows) {
   EXPECT_EQ(logits, last);
   chunk = prompt.Part(0, 40, &storage);
   chunk.pages = kFirst;
-  chunk.embeddings = picture.get();
+  chunk.embeddings = image.get();
   ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
   EXPECT_EQ(logits, last);
   EXPECT_TRUE(model->Step({}, &logits).ok());
@@ -196,14 +196,14 @@ TEST_P(LanguageModelTest, GivesOnlyTheAskedRows) {
 }
 
 TEST_P(LanguageModelTest, PositionsAndEmbeddingsMatter) {
-  const auto picture = Picture(*model), other = Picture(*model, 6);
+  const auto image = RgbImage(*model), other = RgbImage(*model, 6);
   const Prompt prompt = MakePrompt();
-  const std::vector<float> logits = Prefill(*model, prompt, picture.get(), {});
+  const std::vector<float> logits = Prefill(*model, prompt, image.get(), {});
   EXPECT_GT(Distance(Prefill(*model, prompt, other.get(), {}), logits), 0.05);
   for (int axis = 0; axis < 3; ++axis) {
     Prompt moved = prompt;
     for (int i = 10; i < 22; ++i) moved.positions[axis * 40 + i] += 7;
-    EXPECT_GT(Distance(Prefill(*model, moved, picture.get(), {}), logits), 0.01) << axis;
+    EXPECT_GT(Distance(Prefill(*model, moved, image.get(), {}), logits), 0.01) << axis;
   }
 }
 
@@ -366,7 +366,7 @@ INSTANTIATE_TEST_SUITE_P(Fp32, LanguageModelFp32Test, testing::Values(DType::kFl
 TEST_P(LanguageModelFp32Test, ComputesTheSameFromBf16AndFloat32Files) {
   const auto from_fp32 = Load(DType::kFloat32, DType::kFloat32);
   const Prompt prompt = MakePrompt();
-  const auto a = Picture(*model), b = Picture(*from_fp32);
+  const auto a = RgbImage(*model), b = RgbImage(*from_fp32);
   EXPECT_LT(
       Distance(Prefill(*model, prompt, a.get(), {}), Prefill(*from_fp32, prompt, b.get(), {})),
       1e-6);
@@ -377,7 +377,7 @@ TEST_P(LanguageModelFp32Test, TiesTheHeadWhenToldTo) {
   config.text.tie_word_embeddings = true;
   const auto tied = Load(DType::kFloat32, DType::kBFloat16, config);
   const Prompt prompt = MakePrompt();
-  const auto a = Picture(*model), b = Picture(*tied);
+  const auto a = RgbImage(*model), b = RgbImage(*tied);
   EXPECT_GT(Distance(Prefill(*tied, prompt, b.get(), {}), Prefill(*model, prompt, a.get(), {})),
             0.5);
 }
@@ -392,7 +392,7 @@ TEST_P(LanguageModelFp32Test, UsesTheHeadThatATiedCheckpointStoresAllTheSame) {
   const auto tied = LanguageModel::Load(checkpoint, config, options);
   ASSERT_TRUE(tied.ok()) << tied.status();
   const Prompt prompt = MakePrompt();
-  const auto a = Picture(*model), b = Picture(**tied);
+  const auto a = RgbImage(*model), b = RgbImage(**tied);
   EXPECT_EQ(Prefill(**tied, prompt, b.get(), {}), Prefill(*model, prompt, a.get(), {}));
 }
 
@@ -405,14 +405,14 @@ TEST_P(LanguageModelFp32Test, RefusesWeightsThatAreNoFloats) {
 }
 
 TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt();
-  const std::vector<float> whole = Prefill(*model, prompt, picture.get(), {});
+  const std::vector<float> whole = Prefill(*model, prompt, image.get(), {});
   std::vector<int32_t> storage;
   const Chunk good = [&] {
     Chunk chunk = prompt.Part(0, 40, &storage);
     chunk.pages = kFirst;
-    chunk.embeddings = picture.get();
+    chunk.embeddings = image.get();
     return chunk;
   }();
   std::vector<float> logits;
@@ -455,14 +455,14 @@ TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
   }
   pages = {0, 1, 2, -1};  // beyond the last row nobody looks
   EXPECT_FALSE(refuses([&](Chunk* c) { c->pages = pages; }));
-  EXPECT_EQ(Prefill(*model, prompt, picture.get(), {}), whole);
+  EXPECT_EQ(Prefill(*model, prompt, image.get(), {}), whole);
 }
 
 TEST_P(LanguageModelFp32Test, LetsNoTwoChunksOfAStepMeetInAWrittenPage) {
   const Prompt prompt = MakePrompt(), second = MakePrompt(33, 8);
-  const auto picture = Picture(*model);
-  Prefill(*model, prompt, picture.get(), {}, kFirst);
-  Prefill(*model, second, picture.get(), {}, kSecond);
+  const auto image = RgbImage(*model);
+  Prefill(*model, prompt, image.get(), {}, kFirst);
+  Prefill(*model, second, image.get(), {}, kSecond);
   std::vector<float> logits;
   std::vector<int32_t> storage[2];
   // The first sequence goes on at row 36, in its third page; the second at row 32, its third too.
@@ -482,17 +482,17 @@ TEST_P(LanguageModelFp32Test, LetsNoTwoChunksOfAStepMeetInAWrittenPage) {
 }
 
 TEST_P(LanguageModelTest, AnswersTheSameFromScatteredPages) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt(60);
   for (const std::vector<int64_t>& ends :
        std::vector<std::vector<int64_t>>{{}, {15, 16, 50}, {33}}) {
-    const std::vector<float> in_order = Prefill(*model, prompt, picture.get(), ends, {0, 1, 2, 3});
-    EXPECT_EQ(Prefill(*model, prompt, picture.get(), ends, {11, 3, 7, 2}), in_order);
+    const std::vector<float> in_order = Prefill(*model, prompt, image.get(), ends, {0, 1, 2, 3});
+    EXPECT_EQ(Prefill(*model, prompt, image.get(), ends, {11, 3, 7, 2}), in_order);
   }
 }
 
 TEST_P(LanguageModelTest, SharesThePagesOfACommonPrefix) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt(45), other = [&] {
     Prompt p = prompt;  // differs from row 32 on, where a page begins
     for (int i = 32; i < 45; ++i) p.ids[i] = (p.ids[i] + 50) % kVocab;
@@ -507,21 +507,21 @@ TEST_P(LanguageModelTest, SharesThePagesOfACommonPrefix) {
     EXPECT_TRUE(model->Step(chunks, &logits).ok());
     return logits;
   };
-  Prefill(*model, prompt, picture.get(), {32}, {0, 1, 2});
-  Prefill(*model, other, picture.get(), {32}, {3, 4, 5});
+  Prefill(*model, prompt, image.get(), {32}, {0, 1, 2});
+  Prefill(*model, other, image.get(), {32}, {3, 4, 5});
   const std::vector<float> apart = rest({0, 1, 2}, {3, 4, 5});
   EXPECT_EQ(rest({0, 1, 6}, {0, 1, 7}), apart);
 }
 
 TEST_P(LanguageModelTest, GoesTwoWaysFromACopiedPage) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt(45), other = [&] {
     Prompt p = prompt;  // differs from row 39 on, in the midst of a page
     for (int i = 39; i < 45; ++i) p.ids[i] = (p.ids[i] + 50) % kVocab;
     return p;
   }();
-  const std::vector<float> first = Prefill(*model, prompt, picture.get(), {39}, {0, 1, 2});
-  const std::vector<float> second = Prefill(*model, other, picture.get(), {39}, {3, 4, 5});
+  const std::vector<float> first = Prefill(*model, prompt, image.get(), {39}, {0, 1, 2});
+  const std::vector<float> second = Prefill(*model, other, image.get(), {39}, {3, 4, 5});
   const auto tail = [](const std::vector<float>& all) {
     return std::vector<float>(all.begin() + 39 * kVocab, all.end());
   };
@@ -551,15 +551,15 @@ TEST_P(LanguageModelFp32Test, CopiesOnlyPagesThatExist) {
 }
 
 TEST_P(LanguageModelTest, GivesTheLastRowsAsSeparateStepsDo) {
-  const auto picture = Picture(*model);
+  const auto image = RgbImage(*model);
   const Prompt prompt = MakePrompt();
-  const std::vector<float> all = Prefill(*model, prompt, picture.get(), {36, 37, 38, 39});
+  const std::vector<float> all = Prefill(*model, prompt, image.get(), {36, 37, 38, 39});
   std::vector<int32_t> storage;
   std::vector<float> logits;
   for (const int rows : {1, 3, 4, 9, 40}) {
     Chunk chunk = prompt.Part(0, 40, &storage);
     chunk.pages = kSecond;
-    chunk.embeddings = picture.get();
+    chunk.embeddings = image.get();
     chunk.logits = rows;
     ASSERT_TRUE(model->Step({&chunk, 1}, &logits).ok());
     EXPECT_EQ(logits, std::vector<float>(all.end() - rows * kVocab, all.end())) << rows;
@@ -595,7 +595,7 @@ TEST_P(LanguageModelTest, AnswersCloseToItselfFromInt8Pages) {
   const auto small =
       *LanguageModel::Load(TinyCheckpoint(TinyConfig(), DType::kBFloat16), TinyConfig(), options);
   const Prompt prompt = MakePrompt();
-  const auto a = Picture(*model), b = Picture(*small);
+  const auto a = RgbImage(*model), b = RgbImage(*small);
   const std::vector<float> exact = Prefill(*model, prompt, a.get(), {20});
   const std::vector<float> rounded = Prefill(*small, prompt, b.get(), {20});
   EXPECT_LT(Distance(rounded, exact), 0.03);
@@ -638,7 +638,7 @@ TEST_P(LanguageModelFp32Test, RefusesImpossibleConfigurations) {
 
 TEST_P(LanguageModelTest, TakesEmbeddingsInPiecesAndAnyDType) {
   const Prompt prompt = MakePrompt();
-  const auto whole = Picture(*model);
+  const auto whole = RgbImage(*model);
   const std::vector<float> expected = Prefill(*model, prompt, whole.get(), {});
   for (DType source : {DType::kFloat32, DType::kBFloat16}) {
     const auto bytes = Encode(source, RandomFloats(12 * kWidth, 5));
@@ -652,17 +652,17 @@ TEST_P(LanguageModelTest, TakesEmbeddingsInPiecesAndAnyDType) {
   }
 }
 
-// Who keeps pictures counts their rows; what a buffer held besides would be on no account.
+// Who keeps images counts their rows; what a buffer held besides would be on no account.
 TEST_P(LanguageModelTest, KeptEmbeddingsTakeTheirRowsAndLittleMore) {
-  constexpr int kPictures = 200, kRows = 64;
+  constexpr int kImages = 200, kRows = 64;
   const auto bytes = Encode(DType::kFloat32, RandomFloats(kRows * kWidth, 5));
-  std::vector<std::unique_ptr<EmbeddingBuffer>> kept(kPictures);
+  std::vector<std::unique_ptr<EmbeddingBuffer>> kept(kImages);
   const size_t before = mallinfo2().uordblks;  // 0 under a sanitizer, and then so is the rest
   for (auto& buffer : kept) {
     buffer = *model->CreateEmbeddings(kRows, DType::kFloat32);
     ASSERT_TRUE(buffer->Write(0, bytes).ok());
   }
-  const size_t each = (mallinfo2().uordblks - before) / kPictures;
+  const size_t each = (mallinfo2().uordblks - before) / kImages;
   EXPECT_LE(each, bytes.size() + 1024);  // fp32 is the widest they are kept in
 }
 

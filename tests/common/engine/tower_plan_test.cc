@@ -48,14 +48,14 @@ TEST(TowerPlan, FindsPatchesInPixelsWherePatchifyTakesThem) {
   std::vector<uint8_t> pixels;
   std::vector<float> patches;
   for (const image::Grid& grid : grids) {
-    image::Picture picture{grid.w * 14, grid.h * 14, {}};
-    picture.rgb.resize(3 * picture.width * picture.height);
-    for (size_t i = 0; i < picture.rgb.size(); ++i) {
-      picture.rgb[i] = static_cast<uint8_t>((pixels.size() + i) * 2'654'435'761u >> 24);
+    image::RgbImage resized{grid.w * 14, grid.h * 14, {}};
+    resized.rgb.resize(3 * resized.width * resized.height);
+    for (size_t i = 0; i < resized.rgb.size(); ++i) {
+      resized.rgb[i] = static_cast<uint8_t>((pixels.size() + i) * 2'654'435'761u >> 24);
     }
-    pixels.insert(pixels.end(), picture.rgb.begin(), picture.rgb.end());
-    std::vector<float> own(picture.rgb.size() * 2);
-    ASSERT_TRUE(image::Patchify(picture, config.geometry, config.normalization,
+    pixels.insert(pixels.end(), resized.rgb.begin(), resized.rgb.end());
+    std::vector<float> own(resized.rgb.size() * 2);
+    ASSERT_TRUE(image::Patchify(resized, config.geometry, config.normalization,
                                 image::ResizeMode::kTorch, absl::MakeSpan(own))
                     .ok());
     patches.insert(patches.end(), own.begin(), own.end());

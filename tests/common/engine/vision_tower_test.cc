@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "common/base/errors.h"
-#include "common/engine/widen.h"
+#include "common/engine/cpu/widen.h"
 #include "tests/common/engine/tiny_model.h"
 
 namespace chord::engine {
@@ -108,7 +108,7 @@ TEST(VisionTower, FullAttentionSeesTheWholeImageAndNoOther) {
 }
 
 TEST(VisionTower, KnowsRowsFromColumns) {
-  // The same patches as a 2 x 8 and as an 8 x 2 picture: only rope and windows tell.
+  // The same patches as a 2 x 8 and as an 8 x 2 image: only rope and windows tell.
   const auto tower = Load(DType::kFloat32);
   const auto patches = Patches({2, 8}, 1);
   EXPECT_GT(Distance(Encode(*tower, patches, {{2, 8}}), Encode(*tower, patches, {{8, 2}})), 0.01);

@@ -197,7 +197,7 @@ ConfidenceMap SomeMap() {
   out.answer = {-1, {1, 2, 3, 4}, {{0, 0, 1}, {1, 1, 1}}};
   out.fitted_on.data = "scenes.json";
   out.fitted_on.sha256 = std::string(64, '0');
-  out.fitted_on.questions = 12;
+  out.fitted_on.prompts = 12;
   return out;
 }
 
@@ -207,7 +207,7 @@ TEST(ConfidenceFileTest, ComesBackAsItWasWritten) {
   ASSERT_TRUE(map.ok()) << map.status();
   EXPECT_EQ(map->box.weights, SomeMap().box.weights);
   EXPECT_NEAR(map->box.knots[1].probability, 0.123457, 1e-12);  // six digits
-  EXPECT_EQ(map->fitted_on.questions, 12);
+  EXPECT_EQ(map->fitted_on.prompts, 12);
   EXPECT_EQ(ToJson(*map), text);
 }
 

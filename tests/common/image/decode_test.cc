@@ -4,20 +4,20 @@
 #include "common/base/errors.h"
 #include "common/image/image.h"
 #include "common/image/upright.h"
-#include "tests/common/image/test_pictures.h"
+#include "tests/common/image/test_images.h"
 
 namespace chord::image {
 namespace {
 
-using namespace testing;  // NOLINT: the picture makers of this folder
+using namespace testing;  // NOLINT: the image makers of this folder
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::ElementsAreArray;
 
 std::vector<uint8_t> Rgb(const std::string& bytes, const DecodeOptions& options = {}) {
-  const auto picture = Decode(bytes, options);
-  EXPECT_TRUE(picture.ok()) << picture.status();
-  return picture.ok() ? picture->rgb : std::vector<uint8_t>();
+  const auto image = Decode(bytes, options);
+  EXPECT_TRUE(image.ok()) << image.status();
+  return image.ok() ? image->rgb : std::vector<uint8_t>();
 }
 
 std::string Bytes(std::initializer_list<int> values) {
@@ -27,29 +27,29 @@ std::string Bytes(std::initializer_list<int> values) {
 constexpr DecodeOptions kDropAlpha = {.alpha_on_white = false};
 
 TEST(DecodeTest, LosslessFormatsReturnTheVeryPixels) {
-  const Picture picture = Noise(37, 23);
-  EXPECT_EQ(Rgb(Png(picture)), picture.rgb);
-  EXPECT_EQ(Rgb(Webp(picture, {.lossless = true})), picture.rgb);
-  const auto encoded = EncodePng(picture);
+  const RgbImage image = Noise(37, 23);
+  EXPECT_EQ(Rgb(Png(image)), image.rgb);
+  EXPECT_EQ(Rgb(Webp(image, {.lossless = true})), image.rgb);
+  const auto encoded = EncodePng(image);
   ASSERT_TRUE(encoded.ok());
-  EXPECT_EQ(Rgb(std::string(encoded->begin(), encoded->end())), picture.rgb);
+  EXPECT_EQ(Rgb(std::string(encoded->begin(), encoded->end())), image.rgb);
 }
 
 TEST(DecodeTest, EncodingTwiceGivesTheSameBytes) {
   EXPECT_EQ(*EncodePng(Noise(50, 40)), *EncodePng(Noise(50, 40)));
-  EXPECT_FALSE(EncodePng(Picture{2, 2, {1, 2, 3}}).ok());
-  EXPECT_FALSE(EncodePng(Picture{}).ok());
+  EXPECT_FALSE(EncodePng(RgbImage{2, 2, {1, 2, 3}}).ok());
+  EXPECT_FALSE(EncodePng(RgbImage{}).ok());
 }
 
 TEST(DecodeTest, LossyFormatsStayClose) {
-  const Picture picture = Noise(64, 48);
+  const RgbImage image = Noise(64, 48);
   for (const std::string& bytes :
-       {Jpeg(picture, {.quality = 100}), Jpeg(picture, {.quality = 100, .progressive = true}),
-        Webp(picture)}) {
+       {Jpeg(image, {.quality = 100}), Jpeg(image, {.quality = 100, .progressive = true}),
+        Webp(image)}) {
     const std::vector<uint8_t> rgb = Rgb(bytes);
-    ASSERT_EQ(rgb.size(), picture.rgb.size());
+    ASSERT_EQ(rgb.size(), image.rgb.size());
     int64_t sum = 0;
-    for (size_t i = 0; i < rgb.size(); ++i) sum += std::abs(int{rgb[i]} - int{picture.rgb[i]});
+    for (size_t i = 0; i < rgb.size(); ++i) sum += std::abs(int{rgb[i]} - int{image.rgb[i]});
     EXPECT_LT(static_cast<double>(sum) / rgb.size(), 8);
   }
 }
@@ -63,7 +63,7 @@ TEST(DecodeTest, GrayJpegBecomesRgb) {
 }
 
 // 255 is no ink, as Adobe stores it; values are Pillow's.
-TEST(DecodeTest, InkPicturesAreNotInverted) {
+TEST(DecodeTest, InkImagesAreNotInverted) {
   EXPECT_THAT(Rgb(CmykJpeg(8, 8, {255, 255, 255, 255})), Each(255));
   EXPECT_THAT(Rgb(CmykJpeg(8, 8, {255, 255, 255, 0})), Each(0));
   const std::vector<uint8_t> red = Rgb(CmykJpeg(8, 8, {255, 0, 0, 255}));
@@ -74,28 +74,28 @@ TEST(DecodeTest, InkPicturesAreNotInverted) {
 
 // 3×2 pixels numbered row by row: 1 2 3 / 4 5 6.
 TEST(DecodeTest, EveryOrientationStandsUpright) {
-  Picture stored{3, 2, {}};
+  RgbImage stored{3, 2, {}};
   for (uint8_t v = 1; v <= 6; ++v) stored.rgb.insert(stored.rgb.end(), {v, v, v});
   const std::vector<int> want[] = {{1, 2, 3, 4, 5, 6}, {3, 2, 1, 6, 5, 4}, {6, 5, 4, 3, 2, 1},
                                    {4, 5, 6, 1, 2, 3}, {1, 4, 2, 5, 3, 6}, {4, 1, 5, 2, 6, 3},
                                    {6, 3, 5, 2, 4, 1}, {3, 6, 2, 5, 1, 4}};
   for (int value = 1; value <= 8; ++value) {
-    const auto picture = Decode(Png(stored, PngChunk("eXIf", Tiff(value))), {});
-    ASSERT_TRUE(picture.ok());
-    EXPECT_EQ(picture->width, value >= 5 ? 2 : 3);
-    EXPECT_EQ(picture->height, value >= 5 ? 3 : 2);
+    const auto image = Decode(Png(stored, PngChunk("eXIf", Tiff(value))), {});
+    ASSERT_TRUE(image.ok());
+    EXPECT_EQ(image->width, value >= 5 ? 2 : 3);
+    EXPECT_EQ(image->height, value >= 5 ? 3 : 2);
     std::vector<int> got;
-    for (size_t i = 0; i < picture->rgb.size(); i += 3) got.push_back(picture->rgb[i]);
+    for (size_t i = 0; i < image->rgb.size(); i += 3) got.push_back(image->rgb[i]);
     EXPECT_EQ(got, want[value - 1]) << value;
     EXPECT_EQ(Rgb(Png(stored, PngChunk("eXIf", Tiff(value))), DecodeOptions{.apply_exif = false}),
               stored.rgb);
   }
 }
 
-TEST(DecodeTest, TurnsPicturesLargerThanATile) {
-  const Picture stored = Noise(101, 67);
+TEST(DecodeTest, TurnsImagesLargerThanATile) {
+  const RgbImage stored = Noise(101, 67);
   for (int value = 5; value <= 8; ++value) {
-    const Picture turned = Upright(stored, value);
+    const RgbImage turned = Upright(stored, value);
     const int inverse = value == 6 ? 8 : value == 8 ? 6 : value;
     EXPECT_NE(turned.rgb, stored.rgb);
     EXPECT_EQ(Upright(turned, inverse).rgb, stored.rgb) << value;
@@ -184,17 +184,17 @@ TEST(DecodeTest, InterlacedEqualsPlain) {
 }
 
 TEST(DecodeTest, ColourProfilesAreIgnored) {
-  const Picture picture = Noise(6, 6);
-  EXPECT_EQ(Rgb(Png(picture, PngChunk("gAMA", Be32(100000)) + PngChunk("sRGB", Bytes({0})) +
-                                 PngChunk("iCCP", "broken"))),
-            picture.rgb);
+  const RgbImage image = Noise(6, 6);
+  EXPECT_EQ(Rgb(Png(image, PngChunk("gAMA", Be32(100000)) + PngChunk("sRGB", Bytes({0})) +
+                               PngChunk("iCCP", "broken"))),
+            image.rgb);
 }
 
 TEST(DecodeTest, BytesBehindTheEndAreIgnored) {
-  const Picture picture = Noise(20, 20);
-  EXPECT_EQ(Rgb(Png(picture) + "junk"), picture.rgb);
-  EXPECT_EQ(Rgb(Webp(picture, {.lossless = true}) + "junk"), picture.rgb);
-  EXPECT_EQ(Rgb(Jpeg(picture) + "junk"), Rgb(Jpeg(picture)));
+  const RgbImage image = Noise(20, 20);
+  EXPECT_EQ(Rgb(Png(image) + "junk"), image.rgb);
+  EXPECT_EQ(Rgb(Webp(image, {.lossless = true}) + "junk"), image.rgb);
+  EXPECT_EQ(Rgb(Jpeg(image) + "junk"), Rgb(Jpeg(image)));
 }
 
 TEST(DecodeTest, StopsWhenCancelled) {

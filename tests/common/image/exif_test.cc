@@ -5,7 +5,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "tests/common/image/test_pictures.h"
+#include "tests/common/image/test_images.h"
 
 namespace chord::image {
 namespace {

@@ -148,7 +148,7 @@ TEST_F(ToUprightTest, OrdersClampsAndRounds) {
   EXPECT_EQ(ToUpright({-10, -10, 500, 21}, plan), (Box{0, 0, 100, 11}));
 }
 
-TEST_F(ToUprightTest, WidensAThinBoxToAPixelInsideThePicture) {
+TEST_F(ToUprightTest, WidensAThinBoxToAPixelInsideTheImage) {
   const FramePlan plan = Plan({100, 50}, {1000, 500});
   EXPECT_EQ(ToUpright({501, 201, 502, 202}, plan), (Box{50, 20, 51, 21}));
   EXPECT_EQ(ToUpright({999, 499, 1000, 500}, plan), (Box{99, 49, 100, 50}));
@@ -168,7 +168,7 @@ TEST_F(ToUprightTest, DropsWhatIsOutsideEmptyOrNotFinite) {
   EXPECT_EQ(ToUpright({-1e308, -1e308, 1e308, 1e308}, plan), (Box{0, 0, 100, 100}));
 }
 
-TEST_F(ToUprightTest, AlwaysAnswersABoxInsideThePicture) {
+TEST_F(ToUprightTest, AlwaysAnswersABoxInsideTheImage) {
   std::mt19937 random(9);
   for (int i = 0; i < 100'000; ++i) {
     const auto side = [&] { return 1 + static_cast<int>(random() % 300); };

@@ -9,16 +9,16 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/image/image.h"
-#include "tests/common/image/test_pictures.h"
+#include "tests/common/image/test_images.h"
 
 namespace chord::image {
 namespace {
 
-using namespace testing;  // NOLINT: the picture makers of this folder
+using namespace testing;  // NOLINT: the image makers of this folder
 
 std::string ReasonOf(absl::string_view bytes) {
-  const auto picture = Decode(bytes, {});
-  return picture.ok() ? "OK" : ErrorReason(picture.status());
+  const auto image = Decode(bytes, {});
+  return image.ok() ? "OK" : ErrorReason(image.status());
 }
 
 struct Sample {
@@ -27,7 +27,7 @@ struct Sample {
 };
 
 std::vector<Sample> Samples() {
-  const Picture picture = Noise(72, 60);
+  const RgbImage image = Noise(72, 60);
   std::string interlaced_rows;
   std::mt19937 random(5);
   // Adam7 of 32×32 RGBA, 16 bits: pass sides 4×4 4×4 8×4 8×8 16×8 16×16 32×16.
@@ -38,21 +38,21 @@ std::vector<Sample> Samples() {
       for (int i = 0; i < w * 8; ++i) interlaced_rows += static_cast<char>(random());
     }
   }
-  return {{"jpeg", Jpeg(picture)},
-          {"progressive jpeg", Jpeg(picture, {.progressive = true})},
-          {"cmyk jpeg", Jpeg(picture, {.cmyk = true})},
-          {"jpeg with exif", Jpeg(picture, {.app1 = ExifSegment(6)})},
-          {"png", Png(picture)},
+  return {{"jpeg", Jpeg(image)},
+          {"progressive jpeg", Jpeg(image, {.progressive = true})},
+          {"cmyk jpeg", Jpeg(image, {.cmyk = true})},
+          {"jpeg with exif", Jpeg(image, {.app1 = ExifSegment(6)})},
+          {"png", Png(image)},
           {"interlaced png", Png({.width = 32,
                                   .height = 32,
                                   .depth = 16,
                                   .colour_type = 6,
                                   .interlaced = true,
                                   .rows = interlaced_rows})},
-          {"webp", Webp(picture)},
-          {"lossless webp", Webp(picture, {.lossless = true})},
-          {"webp with alpha", Webp(picture, {.alpha = 100})},
-          {"webp with exif", WebpWithExif(Webp(picture), 72, 60, Tiff(6))}};
+          {"webp", Webp(image)},
+          {"lossless webp", Webp(image, {.lossless = true})},
+          {"webp with alpha", Webp(image, {.alpha = 100})},
+          {"webp with exif", WebpWithExif(Webp(image), 72, 60, Tiff(6))}};
 }
 
 TEST(HostileTest, RefusesAFileCutAnywhere) {
@@ -74,11 +74,11 @@ TEST(HostileTest, SurvivesRandomDamage) {
       for (int flips = 0; flips <= i % 5; ++flips) {
         damaged[random() % (i % 2 ? damaged.size() : 64)] ^= static_cast<char>(1 + random() % 255);
       }
-      const auto picture = Decode(damaged, {.limits = {.max_pixels = 1'000'000}});
-      if (picture.ok()) {
-        ASSERT_EQ(picture->rgb.size(), size_t{3} * picture->width * picture->height) << name;
+      const auto image = Decode(damaged, {.limits = {.max_pixels = 1'000'000}});
+      if (image.ok()) {
+        ASSERT_EQ(image->rgb.size(), size_t{3} * image->width * image->height) << name;
       } else {
-        ASSERT_TRUE(IsCatalogued(picture.status())) << name << picture.status();
+        ASSERT_TRUE(IsCatalogued(image.status())) << name << image.status();
       }
     }
   }
@@ -138,7 +138,7 @@ TEST(HostileTest, RefusesPngChunksThatLie) {
 }
 
 TEST(HostileTest, NeverInflatesMetadata) {
-  // A text chunk of 1 MiB that would unpack to 1 GiB is skipped; the picture is answered.
+  // A text chunk of 1 MiB that would unpack to 1 GiB is skipped; the image is answered.
   const std::string packed(1 << 20, '\0');
   const std::string bomb = std::string("a\0\0", 3) + packed;
   const std::string bytes = Png(Noise(8, 8), PngChunk("zTXt", bomb) + PngChunk("iCCP", bomb));

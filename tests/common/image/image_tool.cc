@@ -53,16 +53,16 @@ absl::StatusOr<Size> Run(const std::string& line) {
     words >> alpha;
     options.apply_exif = first == "exif";
     options.alpha_on_white = alpha == "white";
-    CHORD_ASSIGN_OR_RETURN(const Picture picture, Decode(bytes, options));
-    WriteFile(out, picture.rgb);
-    return Size{picture.width, picture.height};
+    CHORD_ASSIGN_OR_RETURN(const RgbImage image, Decode(bytes, options));
+    WriteFile(out, image.rgb);
+    return Size{image.width, image.height};
   }
   const ResizeMode mode = first == "pillow" ? ResizeMode::kPillow : ResizeMode::kTorch;
   if (command == "resize") {
     Size size;
     words >> size.width >> size.height;
-    CHORD_ASSIGN_OR_RETURN(const Picture picture, Decode(bytes, options));
-    WriteFile(out, Resize(picture, size, mode).rgb);
+    CHORD_ASSIGN_OR_RETURN(const RgbImage image, Decode(bytes, options));
+    WriteFile(out, Resize(image, size, mode).rgb);
     return size;
   }
   if (command == "pixels") {
@@ -71,11 +71,11 @@ absl::StatusOr<Size> Run(const std::string& line) {
         geometry.merge_size >> geometry.temporal_patch_size;
     CHORD_ASSIGN_OR_RETURN(const Header header, Probe(bytes, options.limits));
     CHORD_ASSIGN_OR_RETURN(const FramePlan plan, PlanFrame(header, geometry));
-    CHORD_ASSIGN_OR_RETURN(const Picture picture, Decode(bytes, options));
+    CHORD_ASSIGN_OR_RETURN(const RgbImage image, Decode(bytes, options));
     std::vector<float> patches(size_t{3} * geometry.temporal_patch_size * plan.resized.width *
                                plan.resized.height);
     CHORD_RETURN_IF_ERROR(
-        Patchify(Resize(picture, plan.resized, mode), geometry, {}, mode, absl::MakeSpan(patches)));
+        Patchify(Resize(image, plan.resized, mode), geometry, {}, mode, absl::MakeSpan(patches)));
     WriteFile(out, patches);
     return Size{plan.grid.w, plan.grid.h};
   }

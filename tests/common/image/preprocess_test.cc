@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "tests/common/image/test_pictures.h"
+#include "tests/common/image/test_images.h"
 
 namespace chord::image {
 namespace {
@@ -13,19 +13,19 @@ namespace {
 using ::testing::ElementsAre;
 using testing::Noise;
 
-Picture Gray(int width, int height, const std::vector<int>& values) {
-  Picture picture{width, height, {}};
-  for (int v : values) picture.rgb.insert(picture.rgb.end(), 3, static_cast<uint8_t>(v));
-  return picture;
+RgbImage Gray(int width, int height, const std::vector<int>& values) {
+  RgbImage image{width, height, {}};
+  for (int v : values) image.rgb.insert(image.rgb.end(), 3, static_cast<uint8_t>(v));
+  return image;
 }
-std::vector<int> FirstChannel(const Picture& picture) {
+std::vector<int> FirstChannel(const RgbImage& image) {
   std::vector<int> values;
-  for (size_t i = 0; i < picture.rgb.size(); i += 3) values.push_back(picture.rgb[i]);
+  for (size_t i = 0; i < image.rgb.size(); i += 3) values.push_back(image.rgb[i]);
   return values;
 }
 
 // A plain transcription of the specification, one sample at a time, for one axis.
-Picture ResizeAcross(const Picture& in, int m, ResizeMode mode) {
+RgbImage ResizeAcross(const RgbImage& in, int m, ResizeMode mode) {
   const int n = in.width;
   const double scale = static_cast<double>(n) / m, fs = std::max(scale, 1.0), support = 2 * fs;
   const auto bicubic = [](double x) {
@@ -55,7 +55,7 @@ Picture ResizeAcross(const Picture& in, int m, ResizeMode mode) {
       ++precision;
     }
   }
-  Picture out{m, in.height, {}};
+  RgbImage out{m, in.height, {}};
   for (int y = 0; y < in.height; ++y) {
     for (int i = 0; i < m; ++i) {
       for (int ch = 0; ch < 3; ++ch) {
@@ -71,8 +71,8 @@ Picture ResizeAcross(const Picture& in, int m, ResizeMode mode) {
   }
   return out;
 }
-Picture Transposed(const Picture& in) {
-  Picture out{in.height, in.width, {}};
+RgbImage Transposed(const RgbImage& in) {
+  RgbImage out{in.height, in.width, {}};
   for (int x = 0; x < in.width; ++x) {
     for (int y = 0; y < in.height; ++y) {
       const auto at = in.rgb.begin() + 3 * (y * in.width + x);
@@ -81,12 +81,12 @@ Picture Transposed(const Picture& in) {
   }
   return out;
 }
-Picture ResizeDown(const Picture& in, int m, ResizeMode mode) {
+RgbImage ResizeDown(const RgbImage& in, int m, ResizeMode mode) {
   return Transposed(ResizeAcross(Transposed(in), m, mode));
 }
 
 TEST(ResizeTest, EqualsTheWorkedExample) {
-  const Picture row = Gray(5, 1, {0, 10, 200, 255, 30});
+  const RgbImage row = Gray(5, 1, {0, 10, 200, 255, 30});
   for (ResizeMode mode : {ResizeMode::kTorch, ResizeMode::kPillow}) {
     EXPECT_THAT(FirstChannel(Resize(row, {4, 1}, mode)), ElementsAre(0, 81, 252, 75));
     EXPECT_THAT(FirstChannel(Resize(Transposed(row), {1, 4}, mode)), ElementsAre(0, 81, 252, 75));
@@ -97,12 +97,12 @@ TEST(ResizeTest, EqualsThePlainFormulaInBothModes) {
   const Size sizes[] = {{1, 1}, {2, 3}, {16, 16}, {17, 15}, {33, 40}, {47, 5}, {100, 64}, {61, 97}};
   for (ResizeMode mode : {ResizeMode::kTorch, ResizeMode::kPillow}) {
     for (const Size& from : sizes) {
-      const Picture in = Noise(from.width, from.height);
+      const RgbImage in = Noise(from.width, from.height);
       for (const Size& to : sizes) {
-        Picture want = in;
+        RgbImage want = in;
         if (to.width != from.width) want = ResizeAcross(want, to.width, mode);
         if (to.height != from.height) want = ResizeDown(want, to.height, mode);
-        const Picture got = Resize(in, to, mode);
+        const RgbImage got = Resize(in, to, mode);
         ASSERT_EQ(got.width, to.width);
         ASSERT_EQ(got.height, to.height);
         ASSERT_EQ(got.rgb, want.rgb)
@@ -112,8 +112,8 @@ TEST(ResizeTest, EqualsThePlainFormulaInBothModes) {
   }
 }
 
-TEST(ResizeTest, OnlyPillowTurnsItsPassesForTallPicturesThatBecomeLower) {
-  const Picture tall = Noise(8, 808);
+TEST(ResizeTest, OnlyPillowTurnsItsPassesForTallImagesThatBecomeLower) {
+  const RgbImage tall = Noise(8, 808);
   const auto across_first = [&](Size to, ResizeMode mode) {
     return ResizeDown(ResizeAcross(tall, to.width, mode), to.height, mode).rgb;
   };
@@ -129,15 +129,15 @@ TEST(ResizeTest, OnlyPillowTurnsItsPassesForTallPicturesThatBecomeLower) {
   EXPECT_EQ(Resize(tall, lower, ResizeMode::kTorch).rgb, across_first(lower, ResizeMode::kTorch));
 }
 
-TEST(ResizeTest, LeavesAPictureOfTheRightSizeAlone) {
-  const Picture picture = Noise(28, 56);
-  EXPECT_EQ(Resize(picture, {28, 56}, ResizeMode::kTorch).rgb, picture.rgb);
+TEST(ResizeTest, LeavesAImageOfTheRightSizeAlone) {
+  const RgbImage image = Noise(28, 56);
+  EXPECT_EQ(Resize(image, {28, 56}, ResizeMode::kTorch).rgb, image.rgb);
 }
 
-std::vector<float> Patches(const Picture& picture, const PatchGeometry& geometry, ResizeMode mode,
+std::vector<float> Patches(const RgbImage& image, const PatchGeometry& geometry, ResizeMode mode,
                            const Normalization& normalization = {}) {
-  std::vector<float> out(picture.rgb.size() * geometry.temporal_patch_size);
-  EXPECT_TRUE(Patchify(picture, geometry, normalization, mode, absl::MakeSpan(out)).ok());
+  std::vector<float> out(image.rgb.size() * geometry.temporal_patch_size);
+  EXPECT_TRUE(Patchify(image, geometry, normalization, mode, absl::MakeSpan(out)).ok());
   return out;
 }
 
@@ -168,10 +168,10 @@ TEST(PatchifyTest, OrdersRowsByMergeGroupAndColumnsByChannelFrameAndPixel) {
        {PatchGeometry{},
         PatchGeometry{.patch_size = 5, .merge_size = 3, .temporal_patch_size = 3}}) {
     const int p = g.patch_size, m = g.merge_size, t = g.temporal_patch_size;
-    const Picture picture = Noise(3 * g.factor(), 2 * g.factor());
+    const RgbImage image = Noise(3 * g.factor(), 2 * g.factor());
     const int grid_w = 3 * m;
     const std::vector<float> out =
-        Patches(picture, g, ResizeMode::kTorch, {.mean = {0, 0, 0}, .std = {1, 1, 1}});
+        Patches(image, g, ResizeMode::kTorch, {.mean = {0, 0, 0}, .std = {1, 1, 1}});
     const size_t columns = size_t{3} * t * p * p;
     for (size_t i = 0; i < out.size(); ++i) {
       const int r = static_cast<int>(i / columns), c = static_cast<int>(i % columns);
@@ -179,7 +179,7 @@ TEST(PatchifyTest, OrdersRowsByMergeGroupAndColumnsByChannelFrameAndPixel) {
       const int y = (group / (grid_w / m) * m + cell / m) * p + c / p % p;
       const int x = (group % (grid_w / m) * m + cell % m) * p + c % p;
       const int channel = c / (t * p * p);
-      ASSERT_EQ(out[i], picture.rgb[3 * (y * picture.width + x) + channel] / 255.0f) << i;
+      ASSERT_EQ(out[i], image.rgb[3 * (y * image.width + x) + channel] / 255.0f) << i;
     }
   }
 }

@@ -4,12 +4,12 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/image/image.h"
-#include "tests/common/image/test_pictures.h"
+#include "tests/common/image/test_images.h"
 
 namespace chord::image {
 namespace {
 
-using namespace testing;  // NOLINT: the picture makers of this folder
+using namespace testing;  // NOLINT: the image makers of this folder
 
 std::string ReasonOf(const std::string& bytes, const Limits& limits = {}) {
   const auto header = Probe(bytes, limits);
@@ -49,7 +49,7 @@ TEST(SniffTest, NamesTheFormatsItRefuses) {
   }
 }
 
-TEST(SniffTest, RefusesWhatIsNoPicture) {
+TEST(SniffTest, RefusesWhatIsNoImage) {
   EXPECT_EQ(ErrorReason(Sniff("").status()), "IMAGE_EMPTY");
   const std::string zeros(64, '\0');
   for (const std::string& bytes :
@@ -62,13 +62,13 @@ TEST(SniffTest, RefusesWhatIsNoPicture) {
 }
 
 TEST(ProbeTest, ReadsStoredSidesAndOrientation) {
-  const Picture picture = Noise(30, 20);
+  const RgbImage image = Noise(30, 20);
   for (int value : {1, 2, 3, 4, 5, 6, 7, 8, 0, 9}) {
     const int want = value >= 1 && value <= 8 ? value : 1;
     for (const std::string& bytes :
-         {Jpeg(picture, {.app1 = ExifSegment(value)}), Png(picture, PngChunk("eXIf", Tiff(value))),
-          WebpWithExif(Webp(picture), 30, 20, Tiff(value)),
-          WebpWithExif(Webp(picture, {.lossless = true}), 30, 20, ExifSegment(value))}) {
+         {Jpeg(image, {.app1 = ExifSegment(value)}), Png(image, PngChunk("eXIf", Tiff(value))),
+          WebpWithExif(Webp(image), 30, 20, Tiff(value)),
+          WebpWithExif(Webp(image, {.lossless = true}), 30, 20, ExifSegment(value))}) {
       const auto header = Probe(bytes, {});
       ASSERT_TRUE(header.ok()) << header.status();
       EXPECT_EQ(header->width, 30);
@@ -93,8 +93,8 @@ TEST(ProbeTest, TakesGarbageInExifAsUpright) {
 }
 
 TEST(ProbeTest, AppliesEveryLimitAtItsEdge) {
-  const Picture picture = Noise(40, 20);
-  for (const std::string& bytes : {Jpeg(picture), Png(picture), Webp(picture)}) {
+  const RgbImage image = Noise(40, 20);
+  for (const std::string& bytes : {Jpeg(image), Png(image), Webp(image)}) {
     const auto size = static_cast<int64_t>(bytes.size());
     EXPECT_EQ(ReasonOf(bytes, {.max_bytes = size}), "OK");
     EXPECT_EQ(ReasonOf(bytes, {.max_bytes = size - 1}), "IMAGE_TOO_MANY_BYTES");

@@ -23,7 +23,7 @@ constexpr char kPublished[] =
     "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n{% if "
     "message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}{% for content "
     "in message['content'] %}{% if content['type'] == 'image' or 'image' in content or 'image_url' "
-    "in content %}{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Picture "
+    "in content %}{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Image "
     "{{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>{% elif "
     "content['type'] == 'video' or 'video' in content %}{% set video_count.value = "
     "video_count.value + 1 %}{% if add_vision_id %}Video {{ video_count.value }}: {% endif "

@@ -48,7 +48,7 @@ const std::vector<std::string> kGateway = {"chord_answer_boxes",
                                            "chord_image_store_bytes",
                                            "chord_image_store_images",
                                            "chord_image_store_total",
-                                           "chord_picture_cache_total",
+                                           "chord_image_cache_requests_total",
                                            "chord_retries_total",
                                            "chord_session_total",
                                            "chord_sessions",
@@ -60,10 +60,10 @@ const std::vector<std::string> kLanguage = {"chord_answer_tokens",
                                             "chord_decode_batch_sequences",
                                             "chord_first_token_seconds",
                                             "chord_inflight_tokens",
-                                            "chord_kept_picture_bytes",
-                                            "chord_kept_pictures",
+                                            "chord_image_cache_bytes",
+                                            "chord_image_cache_images",
                                             "chord_kv_bytes",
-                                            "chord_picture_cache_total",
+                                            "chord_image_cache_requests_total",
                                             "chord_prompt_tokens",
                                             "chord_tickets",
                                             "chord_tokens_total"};
@@ -105,7 +105,7 @@ void CallAll(Metrics* metrics) {
   metrics->SetImageStore(5000, 2);
   metrics->Image(ImageEvent::kEvicted);
   metrics->SetSessions(3);
-  metrics->ServedBy(PictureCache::kKv);
+  metrics->ServedBy(CacheTier::kKv);
   metrics->Retried(RetryOutcome::kAnswered);
   metrics->ImageEncoded(3996);
   metrics->EncodeBatch(2);
@@ -118,7 +118,7 @@ void CallAll(Metrics* metrics) {
   metrics->SetInflightTokens(2000);
   metrics->SetKvBytes(KvState::kUsed, 1 << 20);
   metrics->SetTickets(1);
-  metrics->SetKeptPictures(3, 9000);
+  metrics->SetImageCache(3, 9000);
   metrics->SetQueueDepth(Queue::kPrefill, 2);
   metrics->Session(SessionEvent::kHit);
   metrics->EmbeddingBytes(Direction::kSent, 4096);
@@ -224,7 +224,7 @@ TEST(MetricsTest, CountsWhatItIsTold) {
                            "chord_image_store_images 2",
                            "chord_sessions 3",
                            "chord_image_store_total{event=\"evicted\"} 1",
-                           "chord_picture_cache_total{cache=\"kv\"} 1",
+                           "chord_image_cache_requests_total{cache=\"kv\"} 1",
                            "chord_retries_total{outcome=\"answered\"} 1",
                            "chord_session_total{event=\"hit\"} 1",
                            "chord_image_bytes_total 1000",
@@ -241,7 +241,7 @@ TEST(MetricsTest, CountsWhatItIsTold) {
         "chord_queue_depth{queue=\"prefill\"} 2",
         R"(chord_model_state{state="ready",version="3b \"v1\"\\\n"} 1)",
         R"(chord_model_state{state="loading",version="3b \"v1\"\\\n"} 0)",
-        "chord_picture_cache_total{cache=\"kv\"} 1", "chord_kept_pictures 3"}) {
+        "chord_image_cache_requests_total{cache=\"kv\"} 1", "chord_image_cache_images 3"}) {
     EXPECT_THAT(worker, HasSubstr(absl::StrCat("\n", line, "\n")));
   }
   EXPECT_THAT(worker, Not(HasSubstr("method=\"ground\",le")));

@@ -65,9 +65,9 @@ TEST(HttpClientTest, TakesAddressesAlone) {
   }
 }
 
-TEST(HttpClientTest, SaysThatNobodyIsThere) {
+TEST(HttpClientTest, ReportsAServerThatIsNotThere) {
   const auto client = MakeHttpClient("127.0.0.1:1");
-  const auto answer = (*client)->Ask({.picture = "x", .prompt = "a"});
+  const auto answer = (*client)->Ground({.image = "x", .prompt = "a"});
   EXPECT_EQ(answer.status().code(), absl::StatusCode::kUnavailable);
 }
 

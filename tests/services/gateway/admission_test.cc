@@ -56,7 +56,7 @@ TEST(Admission, CountsBytesOfRequestsAndUploadsTogether) {
   EXPECT_TRUE(admission.Enter("b", 1000).ok()) << "alone even a big one may come";
 }
 
-TEST(Admission, CountsAnArrivingPictureAsItComes) {
+TEST(Admission, CountsAnArrivingImageAsItComes) {
   Admission admission({10, 10, 100});
   auto first = admission.EnterUpload("a", 0), second = admission.EnterUpload("a", 0);
   ASSERT_TRUE(first.ok() && second.ok());

@@ -1,5 +1,5 @@
 // Workers that answer by script over real sockets: what the gateway meets, without a model. They
-// keep pictures as real ones do, by the key they are given, and remember what they were asked.
+// keep images as real ones do, by the key they are given, and remember what they were asked.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -133,7 +133,7 @@ class FakeLanguage final : public v1::Language::Service {
   grpc::Status Decode(grpc::ServerContext* context, const v1::DecodeRequest* request,
                       grpc::ServerWriter<v1::DecodeEvent>* writer) override {
     Script script;
-    v1::PictureFrom from = v1::PICTURE_FROM_ROWS;
+    v1::CacheTier from = v1::CACHE_TIER_NONE;
     bool knows_uses;
     const std::string key = request->uses_size() > 0 ? request->uses(0).key() : "";
     {
@@ -149,13 +149,12 @@ class FakeLanguage final : public v1::Language::Service {
     v1::DecodeEvent event;
     event.mutable_accepted()->set_prompt_tokens(50);
     if (knows_uses) {
-      event.mutable_accepted()->set_picture(from);
+      event.mutable_accepted()->set_image(from);
       event.mutable_accepted()->set_needs_rows(
-          from == v1::PICTURE_FROM_ROWS &&
-          !(request->uses_size() > 0 && request->uses(0).pushed()));
+          from == v1::CACHE_TIER_NONE && !(request->uses_size() > 0 && request->uses(0).pushed()));
     }
     writer->Write(event);
-    if (!knows_uses || from == v1::PICTURE_FROM_ROWS) {
+    if (!knows_uses || from == v1::CACHE_TIER_NONE) {
       if (!rows_.Await(request->ticket().id(), *context)) {
         return grpc::Status(grpc::StatusCode::CANCELLED, "no rows");
       }
@@ -172,10 +171,10 @@ class FakeLanguage final : public v1::Language::Service {
     done.set_prompt_tokens(50);
     done.set_completion_tokens(9);
     done.set_decode_steps(4);
-    if (knows_uses) done.set_picture(from);
+    if (knows_uses) done.set_image(from);
     if (!key.empty()) {
       absl::MutexLock lock(&mu_);
-      kept_[key] = v1::PICTURE_FROM_KV;
+      kept_[key] = v1::CACHE_TIER_KV;
     }
     writer->Write(event);
     return grpc::Status::OK;
@@ -201,12 +200,12 @@ class FakeLanguage final : public v1::Language::Service {
     script_ = std::move(script);
   }
   // Of all that is kept now.
-  void SetKept(v1::PictureFrom from) {
+  void SetKept(v1::CacheTier from) {
     absl::MutexLock lock(&mu_);
-    if (from == v1::PICTURE_FROM_ROWS) return kept_.clear();
+    if (from == v1::CACHE_TIER_NONE) return kept_.clear();
     for (auto& [key, kept] : kept_) kept = from;
   }
-  // An earlier release: it leaves `picture` unset and waits for rows.
+  // An earlier release: it leaves `image` unset and waits for rows.
   void SetKnowsUses(bool knows) {
     absl::MutexLock lock(&mu_);
     knows_uses_ = knows;
@@ -226,7 +225,7 @@ class FakeLanguage final : public v1::Language::Service {
   bool knows_uses_ = true;
   std::string answer_ = R"([{"bbox_2d": [10, 10, 40, 40], "label": "x"}])";
   std::vector<v1::DecodeRequest> requests_;
-  std::map<std::string, v1::PictureFrom> kept_;
+  std::map<std::string, v1::CacheTier> kept_;
   std::vector<std::string> dropped_;
   Script script_;
 };

@@ -23,11 +23,11 @@ using testing::Lost;
 namespace v1 = internal::v1;
 
 std::string Png(int width = 64, int height = 48, uint8_t shade = 99) {
-  image::Picture picture;
-  picture.width = width;
-  picture.height = height;
-  picture.rgb.assign(static_cast<size_t>(width * height * 3), shade);
-  const auto png = image::EncodePng(picture);
+  image::RgbImage image;
+  image.width = width;
+  image.height = height;
+  image.rgb.assign(static_cast<size_t>(width * height * 3), shade);
+  const auto png = image::EncodePng(image);
   return {png->begin(), png->end()};
 }
 
@@ -61,11 +61,11 @@ class GrounderTest : public ::testing::Test {
   }
   void StartWith(WorkerPool::Options pool) {
     pool_ = WorkerPool::Start(std::move(pool));
-    Pictures::Options pictures;
-    pictures.fingerprint = "model";
-    pictures.store = {store_bytes_, store_ttl_};
-    pictures.sweep_every = absl::Milliseconds(20);
-    pictures_ = std::make_unique<Pictures>(pictures, *pool_, metrics_);
+    ImageService::Options images;
+    images.fingerprint = "model";
+    images.store = {store_bytes_, store_ttl_};
+    images.sweep_every = absl::Milliseconds(20);
+    image_service_ = std::make_unique<ImageService>(images, *pool_, metrics_);
     Grounder::Options options;
     options.fingerprint = "model";
     options.model_name = "fake";
@@ -76,7 +76,7 @@ class GrounderTest : public ::testing::Test {
     options.max_deadline = absl::Seconds(20);
     options.worker_wait = absl::Seconds(5);
     options.retry_burst = retry_burst_;
-    grounder_ = std::make_unique<Grounder>(options, admission_, *pictures_, *pool_, metrics_);
+    grounder_ = std::make_unique<Grounder>(options, admission_, *image_service_, *pool_, metrics_);
   }
 
   GroundInput Input(absl::string_view image, const std::string& image_id = "") {
@@ -115,20 +115,20 @@ class GrounderTest : public ::testing::Test {
   obs::Metrics metrics_{obs::Role::kGateway, "1"};
   Admission admission_{{64, 32, 256 << 20}};
   std::unique_ptr<WorkerPool> pool_;
-  std::unique_ptr<Pictures> pictures_;
+  std::unique_ptr<ImageService> image_service_;
   std::unique_ptr<Grounder> grounder_;
 };
 
-TEST_F(GrounderTest, TheSecondQuestionNeedsNoEncode) {
+TEST_F(GrounderTest, TheSecondRequestNeedsNoEncode) {
   Start();
   const auto first = Ask(png_);
   ASSERT_TRUE(first.ok()) << first.status();
-  EXPECT_EQ(first->usage.picture, Served::kPixels);
+  EXPECT_EQ(first->usage.image, Served::kPixels);
   EXPECT_GT(first->timing.vision, absl::ZeroDuration());
   ASSERT_TRUE(IsImageId(first->image_id));
   const auto second = Ask("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
-  EXPECT_EQ(second->usage.picture, Served::kKv);
+  EXPECT_EQ(second->usage.image, Served::kKv);
   EXPECT_EQ(second->timing.vision, absl::ZeroDuration());
   EXPECT_EQ(second->image_id, first->image_id);
   EXPECT_EQ(second->objects.size(), 1u);
@@ -140,7 +140,7 @@ TEST_F(GrounderTest, TheSecondQuestionNeedsNoEncode) {
   EXPECT_EQ(requests[0].uses(0).key(), requests[1].uses(0).key());
   EXPECT_EQ(requests[0].uses(0).key().size(), 32u);
   EXPECT_EQ(requests[0].uses(0).keep_seconds(), 60);
-  EXPECT_EQ(Metric("chord_picture_cache_total{cache=\"kv\"}"), "1");
+  EXPECT_EQ(Metric("chord_image_cache_requests_total{cache=\"kv\"}"), "1");
   EXPECT_EQ(Metric("chord_image_store_images"), "1");
 }
 
@@ -148,37 +148,37 @@ TEST_F(GrounderTest, EmbeddingsThatAreKeptAreNamed) {
   Start();
   const auto first = Ask(png_);
   ASSERT_TRUE(first.ok());
-  language()->SetKept(v1::PICTURE_FROM_EMBEDDINGS);
+  language()->SetKept(v1::CACHE_TIER_EMBEDDINGS);
   const auto second = Ask("", first->image_id);
   ASSERT_TRUE(second.ok());
-  EXPECT_EQ(second->usage.picture, Served::kEmbeddings);
+  EXPECT_EQ(second->usage.image, Served::kEmbeddings);
 }
 
-TEST_F(GrounderTest, APictureThatIsGoneFromItsWorkerIsEncodedUnderTheSameTicket) {
+TEST_F(GrounderTest, AImageThatIsGoneFromItsWorkerIsEncodedUnderTheSameTicket) {
   Start();
   const auto first = Ask(png_);
   ASSERT_TRUE(first.ok());
-  language()->SetKept(v1::PICTURE_FROM_ROWS);  // evicted there
+  language()->SetKept(v1::CACHE_TIER_NONE);  // evicted there
   const auto second = Ask("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
-  EXPECT_EQ(second->usage.picture, Served::kPixels);
+  EXPECT_EQ(second->usage.image, Served::kPixels);
   const auto headers = vision_->headers();
   const auto requests = language()->requests();
   ASSERT_EQ(headers.size(), 2u);
   EXPECT_FALSE(requests[1].uses(0).pushed());
   EXPECT_EQ(headers[1].ticket().id(), requests[1].ticket().id());
   EXPECT_EQ(headers[1].target(), "l0");
-  EXPECT_EQ(Ask("", first->image_id)->usage.picture, Served::kKv) << "and is there again";
+  EXPECT_EQ(Ask("", first->image_id)->usage.image, Served::kKv) << "and is there again";
 }
 
-TEST_F(GrounderTest, AWorkerThatKnowsNothingOfKeptPicturesGetsTheRowsEachTime) {
+TEST_F(GrounderTest, AWorkerThatKnowsNothingOfKeptImagesGetsTheRowsEachTime) {
   Start();
   language()->SetKnowsUses(false);
   const auto first = Ask(png_);
   ASSERT_TRUE(first.ok()) << first.status();
   const auto second = Ask("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
-  EXPECT_EQ(second->usage.picture, Served::kPixels);
+  EXPECT_EQ(second->usage.image, Served::kPixels);
   EXPECT_EQ(vision_->headers().size(), 2u);
 }
 
@@ -189,15 +189,15 @@ TEST_F(GrounderTest, AnOlderReleaseThatTookTheWorkersPlaceGetsRowsAfterAll) {
   const auto second = Ask("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_FALSE(language()->requests()[1].uses(0).pushed());
-  EXPECT_EQ(second->usage.picture, Served::kPixels);
+  EXPECT_EQ(second->usage.image, Served::kPixels);
 }
 
 TEST_F(GrounderTest, RowsThatTurnOutNotToBeNeededAreCalledOff) {
   Start();
-  const auto kept = pictures_->Upload(png_, false);
+  const auto kept = image_service_->Upload(png_, false);
   ASSERT_TRUE(kept.ok());
   ASSERT_TRUE(Ask("", kept->id).ok());
-  pictures_->SetHome(kept->id, {"l0", 999, true});  // another life: we do not believe it
+  image_service_->SetHome(kept->id, {"l0", 999, true});  // another life: we do not believe it
   auto go = std::make_shared<absl::Notification>();
   vision_->SetScript([go] {
     go->WaitForNotification();
@@ -207,10 +207,10 @@ TEST_F(GrounderTest, RowsThatTurnOutNotToBeNeededAreCalledOff) {
   go->Notify();
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_TRUE(language()->requests()[1].uses(0).pushed());
-  EXPECT_EQ(second->usage.picture, Served::kKv);
+  EXPECT_EQ(second->usage.image, Served::kKv);
 }
 
-TEST_F(GrounderTest, QuestionsGoWhereThePictureIsWhateverTheLoad) {
+TEST_F(GrounderTest, RequestsGoWhereTheImageIsWhateverTheLoad) {
   Start(3);
   const auto first = Ask(png_);
   ASSERT_TRUE(first.ok());
@@ -219,12 +219,12 @@ TEST_F(GrounderTest, QuestionsGoWhereThePictureIsWhateverTheLoad) {
     if (!language(i)->requests().empty()) home = i;
   }
   language(home).status().SetLoad(100'000);
-  Await([&] {  // the load is known, and new pictures go to quieter ones
+  Await([&] {  // the load is known, and new images go to quieter ones
     const size_t before = language(home)->requests().size();
     return Ask(Png(64, 48, 1)).ok() && language(home)->requests().size() == before;
   });
   const size_t before = language(home)->requests().size();
-  for (int i = 0; i < 6; ++i) EXPECT_EQ(Ask("", first->image_id)->usage.picture, Served::kKv);
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(Ask("", first->image_id)->usage.image, Served::kKv);
   EXPECT_EQ(language(home)->requests().size(), before + 6);
 }
 
@@ -232,7 +232,7 @@ TEST_F(GrounderTest, TheSameFileOfTwoClientsSharesNothing) {
   Start();
   const auto one = Ask(png_), other = Ask(png_);
   EXPECT_NE(one->image_id, other->image_id);
-  EXPECT_EQ(other->usage.picture, Served::kPixels);
+  EXPECT_EQ(other->usage.image, Served::kPixels);
   const auto requests = language()->requests();
   EXPECT_NE(requests[0].uses(0).key(), requests[1].uses(0).key());
 }
@@ -242,29 +242,29 @@ TEST_F(GrounderTest, WorkersForgetWhatIsDeletedOrExpired) {
   Start();
   const auto first = Ask(png_), second = Ask(png_);
   const auto requests = language()->requests();
-  ASSERT_TRUE(pictures_->Delete(first->image_id).ok());
+  ASSERT_TRUE(image_service_->Delete(first->image_id).ok());
   EXPECT_EQ(ErrorReason(Ask("", first->image_id).status()), "IMAGE_ID_UNKNOWN");
-  EXPECT_EQ(ErrorReason(pictures_->Delete(first->image_id)), "IMAGE_ID_UNKNOWN");
+  EXPECT_EQ(ErrorReason(image_service_->Delete(first->image_id)), "IMAGE_ID_UNKNOWN");
   Await([&] { return language()->dropped().size() == 2; });
   EXPECT_THAT(language()->dropped(),
               ElementsAre(requests[0].uses(0).key(), requests[1].uses(0).key()));
-  EXPECT_EQ(ErrorReason(pictures_->Touch(second->image_id).status()), "IMAGE_ID_UNKNOWN");
+  EXPECT_EQ(ErrorReason(image_service_->Touch(second->image_id).status()), "IMAGE_ID_UNKNOWN");
   EXPECT_EQ(Metric("chord_image_store_total{event=\"deleted\"}"), "1");
   EXPECT_EQ(Metric("chord_image_store_total{event=\"expired\"}"), "1");
   EXPECT_EQ(Metric("chord_image_store_bytes"), "0");
 }
 
-TEST_F(GrounderTest, AFailedQuestionKeepsNothing) {
+TEST_F(GrounderTest, AFailedRequestKeepsNothing) {
   Start();
   language()->SetScript(
       [](const auto&, auto&) { return rpc::ToGrpc(errors::PromptTokensLimit(9, 8)); });
   EXPECT_EQ(ErrorReason(Ask(png_, "", "s").status()), "PROMPT_TOO_MANY_TOKENS");
   EXPECT_EQ(Metric("chord_image_store_images"), "0");
-  EXPECT_EQ(pictures_->sessions().size(), 0);
+  EXPECT_EQ(image_service_->sessions().size(), 0);
   EXPECT_EQ(admission_.in_flight(), 0);
 }
 
-TEST_F(GrounderTest, APictureThatIsTooBigForTheStoreIsAnsweredAndNotKept) {
+TEST_F(GrounderTest, AImageThatIsTooBigForTheStoreIsAnsweredAndNotKept) {
   store_bytes_ = 100;
   Start();
   const auto result = Ask(png_);
@@ -272,7 +272,7 @@ TEST_F(GrounderTest, APictureThatIsTooBigForTheStoreIsAnsweredAndNotKept) {
   EXPECT_EQ(result->image_id, "");
   EXPECT_EQ(language()->requests()[0].uses_size(), 0);
   EXPECT_EQ(ErrorReason(Ask(png_, "", "s").status()), "IMAGE_TOO_MANY_BYTES")
-      << "a conversation needs its picture";
+      << "a conversation needs its image";
 }
 
 TEST_F(GrounderTest, ConversationsAreSentWordForWord) {
@@ -297,20 +297,20 @@ TEST_F(GrounderTest, ConversationsAreSentWordForWord) {
   EXPECT_EQ(turns[1].parts(0).text(),
             R"([{"bbox_2d": [1, 2, 30, 40], "label": " odd  \"text\""}])");
   EXPECT_EQ(turns[2].parts(0).text(), "two");
-  EXPECT_EQ(turns[2].parts_size(), 1) << "the picture comes once";
+  EXPECT_EQ(turns[2].parts_size(), 1) << "the image comes once";
   EXPECT_EQ(turns[3].parts(0).text(), "[]");
   EXPECT_EQ(turns[4].parts(0).text(), "four");
   EXPECT_EQ(Metric("chord_session_total{event=\"created\"}"), "2");
   EXPECT_EQ(Metric("chord_session_total{event=\"hit\"}"), "2");
 }
 
-TEST_F(GrounderTest, AClientMaySendItsPictureWithEachQuestionOfAConversation) {
+TEST_F(GrounderTest, AClientMaySendItsImageWithEachRequestOfAConversation) {
   Start();
   const auto first = Ask(png_, "", "chat", "one");
   const auto second = Ask(png_, "", "chat", "two");
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_EQ(second->image_id, first->image_id);
-  EXPECT_EQ(second->usage.picture, Served::kKv);
+  EXPECT_EQ(second->usage.image, Served::kKv);
   EXPECT_EQ(language()->requests()[1].turns_size(), 3);
   GroundInput stranger = Input(png_);
   stranger.client = "5.6.7.8";
@@ -320,7 +320,7 @@ TEST_F(GrounderTest, AClientMaySendItsPictureWithEachQuestionOfAConversation) {
   EXPECT_NE(third->image_id, first->image_id) << "another client's";
   EXPECT_EQ(language()->requests()[2].turns_size(), 1);
   ASSERT_TRUE(Ask(Png(64, 48, 1), "", "chat", "three").ok());
-  EXPECT_EQ(language()->requests()[3].turns_size(), 1) << "another picture, another conversation";
+  EXPECT_EQ(language()->requests()[3].turns_size(), 1) << "another image, another conversation";
 }
 
 TEST_F(GrounderTest, AConversationThatOutgrowsTheModelForgetsItsBeginning) {

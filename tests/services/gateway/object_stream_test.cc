@@ -24,7 +24,7 @@ TEST(ObjectStream, TellsAnObjectWhenItIsCompleteAndOnlyOnce) {
   EXPECT_EQ(ToldAt(text), (std::vector<size_t>{first.size(), text.size() - 1}));
 }
 
-TEST(ObjectStream, GivesLabelAndBoxInPixelsOfThePicture) {
+TEST(ObjectStream, GivesLabelAndBoxInPixelsOfTheImage) {
   ObjectStream stream(Frame());
   EXPECT_TRUE(stream.Add(R"([{"bbox_2d": [10, 10, )").empty());
   const auto objects = stream.Add(R"(50, 60], "label": "cup"}])");

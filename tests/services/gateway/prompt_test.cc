@@ -49,7 +49,7 @@ TEST(HasCjk, TellsTheWriting) {
   EXPECT_FALSE(HasCjk("the white vase, café 😀"));
 }
 
-TEST(WrapPrompt, AsksForJsonInTheQuestionsLanguage) {
+TEST(WrapPrompt, AsksForJsonInTheRequestsLanguage) {
   const struct {
     const char *prompt, *wrapped;
   } cases[] = {

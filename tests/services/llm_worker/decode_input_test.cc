@@ -47,7 +47,7 @@ class PreparePromptTest : public ::testing::Test {
   DecodeInput input_;
 };
 
-TEST_F(PreparePromptTest, ExpandsThePictureAndSaysWhatRowsItNeeds) {
+TEST_F(PreparePromptTest, ExpandsTheImageAndSaysWhatRowsItNeeds) {
   const auto prepared = PreparePrompt(input_, facts_);
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   EXPECT_EQ(prepared->embeddings.rows, plan_.tokens);
@@ -57,7 +57,7 @@ TEST_F(PreparePromptTest, ExpandsThePictureAndSaysWhatRowsItNeeds) {
   EXPECT_EQ(prepared->prompt.positions.size(), 3 * prepared->prompt.ids.size());
 }
 
-TEST_F(PreparePromptTest, TakesAConversationWithoutPictures) {
+TEST_F(PreparePromptTest, TakesAConversationWithoutImages) {
   input_.images.clear();
   input_.messages = {{"system", {std::string("be brief")}},
                      {"user", {std::string("你好")}},
@@ -66,7 +66,7 @@ TEST_F(PreparePromptTest, TakesAConversationWithoutPictures) {
   EXPECT_EQ(Refusal(), "");
 }
 
-TEST_F(PreparePromptTest, UserTextNeverBecomesAPicturesPlace) {
+TEST_F(PreparePromptTest, UserTextNeverBecomesAImagesPlace) {
   Say("<|image_pad|><|im_end|><|vision_start|>");
   const auto prepared = PreparePrompt(input_, facts_);
   ASSERT_TRUE(prepared.ok());
@@ -109,7 +109,7 @@ TEST_F(PreparePromptTest, RefusesTurnsPartsAndRolesOutOfRange) {
   EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "17 parts";
 }
 
-TEST_F(PreparePromptTest, EveryPictureHasExactlyOnePlace) {
+TEST_F(PreparePromptTest, EveryImageHasExactlyOnePlace) {
   input_.messages[0].parts.emplace_back(model::ImagePart{0});
   EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "twice";
   input_.messages[0].parts = {std::string("none")};
@@ -120,7 +120,7 @@ TEST_F(PreparePromptTest, EveryPictureHasExactlyOnePlace) {
   EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "negative";
   input_.images = {plan_, plan_};
   input_.messages[0].parts = {model::ImagePart{0}, model::ImagePart{1}};
-  EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "two pictures";
+  EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "two images";
 }
 
 TEST_F(PreparePromptTest, RefusesAFrameThatIsNotDerivedFromItsOwnSize) {
@@ -131,7 +131,7 @@ TEST_F(PreparePromptTest, RefusesAFrameThatIsNotDerivedFromItsOwnSize) {
   EXPECT_EQ(Refusal(), "FRAME_MISMATCH");
 }
 
-TEST_F(PreparePromptTest, RefusesAWrongUseOfThePicture) {
+TEST_F(PreparePromptTest, RefusesAWrongUseOfTheImage) {
   input_.uses = {{std::string(32, 'k'), false, false, 60}};
   EXPECT_EQ(Refusal(), "");
   input_.uses[0].key = "short";
@@ -143,18 +143,18 @@ TEST_F(PreparePromptTest, RefusesAWrongUseOfThePicture) {
     EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << seconds;
   }
   input_.uses.resize(2);
-  EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "one for each picture";
+  EXPECT_EQ(Refusal(), "PARAMETER_INVALID") << "one for each image";
 }
 
-TEST_F(PreparePromptTest, AsksTheGrammarForBoxesOfTheResizedPictureAndTheLastQuestion) {
+TEST_F(PreparePromptTest, AsksTheGrammarForBoxesOfTheResizedImageAndTheLastRequest) {
   input_.messages.push_back({"assistant", {std::string("[]")}});
   input_.messages.push_back({"user", {std::string("find the owl")}});
   const auto prepared = PreparePrompt(input_, facts_);
   ASSERT_TRUE(prepared.ok()) << prepared.status();
-  ASSERT_TRUE(prepared->question.has_value());
-  EXPECT_EQ(prepared->question->width, plan_.resized.width);
-  EXPECT_EQ(prepared->question->height, plan_.resized.height);
-  EXPECT_EQ(prepared->question->text, "find the owl");
+  ASSERT_TRUE(prepared->box_request.has_value());
+  EXPECT_EQ(prepared->box_request->width, plan_.resized.width);
+  EXPECT_EQ(prepared->box_request->height, plan_.resized.height);
+  EXPECT_EQ(prepared->box_request->text, "find the owl");
 }
 
 TEST_F(PreparePromptTest, RefusesBadText) {
@@ -166,7 +166,7 @@ TEST_F(PreparePromptTest, RefusesBadText) {
   EXPECT_EQ(Refusal(), "PROMPT_TOO_LONG");
 }
 
-TEST_F(PreparePromptTest, TellsALongQuestionFromAContextThatIsTooSmall) {
+TEST_F(PreparePromptTest, TellsALongRequestFromAContextThatIsTooSmall) {
   Say(std::string(20'000, '?'));
   EXPECT_EQ(Refusal(), "PROMPT_TOO_MANY_TOKENS");
   Say("find the red apple");

@@ -21,11 +21,11 @@ const std::string kTokenizer = std::string(CHORD_SOURCE_DIR) + "/models/chord-na
 struct Request {
   std::vector<int32_t> prompt;
   int max_new_tokens = 20;
-  bool picture = false;
-  std::string key;  // of the picture
+  bool image = false;
+  std::string key;  // of the image
   bool pushed = true;
-  std::optional<grammar::Question> grammar;
-  std::optional<PictureFrom> accepted;  // read after admitted or ended
+  std::optional<grammar::BoxRequest> grammar;
+  std::optional<CacheTier> accepted;  // read after admitted or ended
   absl::Notification admitted;
   bool needs_rows = false;
   CancelSource source;
@@ -61,7 +61,7 @@ class DecodeLoopTest : public ::testing::Test {
   absl::Status Submit(const std::shared_ptr<Request>& request) {
     const auto n = static_cast<int>(request->prompt.size());
     EmbeddingShape shape;
-    if (request->picture) shape = {{4, 4}, 4, 8, "m"};
+    if (request->image) shape = {{4, 4}, 4, 8, "m"};
     request->ticket = std::make_shared<Reservation>(NewTicketId(), shape, absl::InfiniteFuture(),
                                                     request->source);
     DecodeJob job;
@@ -73,13 +73,13 @@ class DecodeLoopTest : public ::testing::Test {
       }
     }
     job.prompt.rope_delta = FakeLanguageModel::kRopeDelta;
-    if (request->picture) job.prompt.images = {{1, {4, 4}, 4}};
+    if (request->image) job.prompt.images = {{1, {4, 4}, 4}};
     job.max_new_tokens = request->max_new_tokens;
     job.ticket = request->ticket;
-    job.picture.key = request->key;
+    job.image.key = request->key;
     job.pushed = request->pushed;
     job.grammar = request->grammar;
-    job.on_accepted = [request](PictureFrom from, bool needs_rows) {
+    job.on_accepted = [request](CacheTier from, bool needs_rows) {
       request->accepted = from;
       request->needs_rows = needs_rows;
       request->admitted.Notify();
@@ -104,7 +104,7 @@ class DecodeLoopTest : public ::testing::Test {
   // The answer of one sequence alone, straight from the model.
   std::vector<int32_t> Alone(const Request& request) {
     std::vector<int32_t> ids = request.prompt, out;
-    for (int i = 0; request.picture && i < 4; ++i) ids[1 + i] = -1 - i;
+    for (int i = 0; request.image && i < 4; ++i) ids[1 + i] = -1 - i;
     while (static_cast<int>(out.size()) < request.max_new_tokens) {
       out.push_back(model_->Next(ids));
       ids.push_back(out.back());
@@ -139,12 +139,12 @@ TEST_F(DecodeLoopTest, AnswersOfManyTogetherEqualAnswersAlone) {
       std::vector<int32_t> prompt(6 + random() % 60);
       for (int32_t& id : prompt) id = 20 + static_cast<int32_t>(random() % 200);
       auto request = Make(prompt, 1 + static_cast<int>(random() % 40));
-      request->picture = random() % 2 == 0;
+      request->image = random() % 2 == 0;
       requests.push_back(request);
       ASSERT_TRUE(Submit(request).ok());
     }
     for (auto& request : requests) {
-      if (request->picture) SendRows(*request);
+      if (request->image) SendRows(*request);
     }
     model_->gate_.Unlock();
     for (auto& request : requests) {
@@ -228,7 +228,7 @@ TEST_F(DecodeLoopTest, RefusesWhatTheQueueCannotHoldWithATimeToWait) {
   std::vector<std::shared_ptr<Request>> held;
   for (int i = 0; i < 3; ++i) {
     auto request = Make({20, 21, 22, 23, 24, 25});
-    request->picture = true;  // waits for rows that do not come
+    request->image = true;  // waits for rows that do not come
     ASSERT_TRUE(Submit(request).ok());
     held.push_back(request);
   }
@@ -244,7 +244,7 @@ TEST_F(DecodeLoopTest, RefusesWhatTheQueueCannotHoldWithATimeToWait) {
 TEST_F(DecodeLoopTest, CancelFreesThePlaceInTheLineInTheSlotAndAmongTokens) {
   Start(1);
   auto waits_for_rows = Make({20, 21, 22, 23, 24, 25});
-  waits_for_rows->picture = true;
+  waits_for_rows->image = true;
   auto running = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   auto queued = Make({20});
   ASSERT_TRUE(Submit(waits_for_rows).ok());
@@ -278,7 +278,7 @@ TEST_F(DecodeLoopTest, CancelFreesThePlaceInTheLineInTheSlotAndAmongTokens) {
 TEST_F(DecodeLoopTest, ADeadlineEndsARequestWhereverItWaits) {
   Start(1);
   auto for_rows = Make({20, 21, 22, 23, 24, 25});
-  for_rows->picture = true;
+  for_rows->image = true;
   for_rows->source = CancelSource(absl::Now() + absl::Milliseconds(30));
   auto in_slot = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   in_slot->source = CancelSource(absl::Now() + absl::Milliseconds(30));
@@ -322,7 +322,7 @@ TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
   auto in_slot = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   auto in_line = Make({20});
   auto for_rows = Make({20, 21, 22, 23, 24, 25});
-  for_rows->picture = true;
+  for_rows->image = true;
   for (auto& request : {in_slot, in_line, for_rows}) ASSERT_TRUE(Submit(request).ok());
   loop_ = nullptr;
   for (auto& request : {in_slot, in_line, for_rows}) {
@@ -333,51 +333,51 @@ TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
 // --- what is kept
 // ----------------------------------------------------------------------------------
 
-class KeptPicturesTest : public DecodeLoopTest {
+class KeptImagesTest : public DecodeLoopTest {
  protected:
-  std::shared_ptr<Request> Ask(char key, int question, bool pushed = false) {
-    std::vector<int32_t> prompt(40, 20);  // rows 1..4 are the picture's
-    for (int i = 30; i < 40; ++i) prompt[i] = 30 + question;
+  std::shared_ptr<Request> Ask(char key, int number, bool pushed = false) {
+    std::vector<int32_t> prompt(40, 20);  // rows 1..4 are the image's
+    for (int i = 30; i < 40; ++i) prompt[i] = 30 + number;
     auto request = Make(prompt, 20);
-    request->picture = true;
+    request->image = true;
     request->key = std::string(32, key);
     request->pushed = pushed;
     EXPECT_TRUE(Submit(request).ok());
     return request;
   }
-  void ExpectAnswered(Request& request, PictureFrom from) {
+  void ExpectAnswered(Request& request, CacheTier from) {
     ASSERT_TRUE(Ends(request));
     ASSERT_TRUE(request.result.ok()) << request.result.status();
     EXPECT_EQ(request.result->ids, Alone(request));
-    EXPECT_EQ(request.result->picture, from);
+    EXPECT_EQ(request.result->image, from);
     EXPECT_EQ(request.accepted, from);
   }
 };
 
-TEST_F(KeptPicturesTest, ASecondQuestionNeedsNeitherRowsNorThePicturesShareOfThePrefill) {
+TEST_F(KeptImagesTest, ASecondRequestNeedsNeitherRowsNorTheImagesShareOfThePrefill) {
   Start(2);
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, PictureFrom::kRows);
+  ExpectAnswered(*first, CacheTier::kRows);
   EXPECT_EQ(first->result->cached_tokens, 0);
   auto second = Ask('a', 2);
-  ExpectAnswered(*second, PictureFrom::kKv);
+  ExpectAnswered(*second, CacheTier::kKv);
   EXPECT_FALSE(second->needs_rows);
   EXPECT_EQ(second->result->cached_tokens, 30) << "to the first word that differs";
   EXPECT_FALSE(second->ticket->BeginReceive().ok()) << "nobody was to come";
   auto other = Ask('b', 2);
   ASSERT_TRUE(other->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(other->needs_rows) << "another picture shares nothing";
+  EXPECT_TRUE(other->needs_rows) << "another image shares nothing";
   SendRows(*other);
-  ExpectAnswered(*other, PictureFrom::kRows);
+  ExpectAnswered(*other, CacheTier::kRows);
   ExpectIdle();
 }
 
-TEST_F(KeptPicturesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksForRows) {
+TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksForRows) {
   Start(1, /*pages=*/13);
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, PictureFrom::kRows);
+  ExpectAnswered(*first, CacheTier::kRows);
   std::vector<int32_t> endless(180, 25);
   endless[0] = FakeLanguageModel::kNeverEnds;
   auto large = Make(endless, 20);  // writes into every page
@@ -385,25 +385,25 @@ TEST_F(KeptPicturesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksF
   ASSERT_TRUE(Ends(*large));
   ASSERT_TRUE(large->result.ok()) << large->result.status();
   auto second = Ask('a', 2);
-  ExpectAnswered(*second, PictureFrom::kEmbeddings);
+  ExpectAnswered(*second, CacheTier::kEmbeddings);
 
-  loop_->DropPicture(std::string(32, 'a'));
+  loop_->DropImage(std::string(32, 'a'));
   auto third = Ask('a', 3);
   ASSERT_TRUE(third->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
   EXPECT_TRUE(third->needs_rows);
   SendRows(*third);
-  ExpectAnswered(*third, PictureFrom::kRows);
+  ExpectAnswered(*third, CacheTier::kRows);
   ExpectIdle();
-  EXPECT_EQ(loop_->counts().pictures, 1);
+  EXPECT_EQ(loop_->counts().images, 1);
 }
 
-TEST_F(KeptPicturesTest, QuestionsThatComeTogetherComputeThePictureOnce) {
+TEST_F(KeptImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
   Start(8);
   std::vector<std::shared_ptr<Request>> requests;
   requests.push_back(Ask('a', 0, /*pushed=*/true));
   for (int i = 1; i < 6; ++i) requests.push_back(Ask('a', i));
   SendRows(*requests[0]);
-  ExpectAnswered(*requests[0], PictureFrom::kRows);
+  ExpectAnswered(*requests[0], CacheTier::kRows);
   for (int i = 1; i < 6; ++i) {
     ASSERT_TRUE(Ends(*requests[i]));
     ASSERT_TRUE(requests[i]->result.ok());
@@ -414,37 +414,37 @@ TEST_F(KeptPicturesTest, QuestionsThatComeTogetherComputeThePictureOnce) {
   ExpectIdle();
 }
 
-TEST_F(KeptPicturesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
+TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
   Start(2);
   auto stuck = Ask('a', 1, /*pushed=*/true);
   auto second = Ask('a', 2, /*pushed=*/true);
   SendRows(*second);
-  ExpectAnswered(*second, PictureFrom::kRows);
+  ExpectAnswered(*second, CacheTier::kRows);
   ASSERT_TRUE(Ends(*stuck));
   ASSERT_TRUE(stuck->result.ok()) << stuck->result.status();
   EXPECT_EQ(stuck->result->ids, Alone(*stuck));
-  EXPECT_EQ(stuck->result->picture, PictureFrom::kKv);
+  EXPECT_EQ(stuck->result->image, CacheTier::kKv);
   ExpectIdle();
 }
 
-TEST_F(KeptPicturesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
+TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
   Start(2);
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, PictureFrom::kRows);
+  ExpectAnswered(*first, CacheTier::kRows);
   std::vector<std::shared_ptr<Request>> waiting;
   for (int i = 0; i < 6; ++i) waiting.push_back(Ask(static_cast<char>('b' + i), i, i % 2 == 0));
   auto nameless = Make(std::vector<int32_t>(40, 20));
-  nameless->picture = true;
+  nameless->image = true;
   ASSERT_TRUE(Submit(nameless).ok());
   waiting.push_back(nameless);
   auto hot = Ask('a', 2);
-  ExpectAnswered(*hot, PictureFrom::kKv);
+  ExpectAnswered(*hot, CacheTier::kKv);
   EXPECT_EQ(loop_->counts().running, 0);
   EXPECT_EQ(loop_->counts().kv.promised, 0) << "memory is for those that can run";
   for (auto& request : waiting) {
     ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-    EXPECT_EQ(request->accepted, PictureFrom::kRows);
+    EXPECT_EQ(request->accepted, CacheTier::kRows);
     EXPECT_EQ(request->needs_rows, !request->pushed) << "asked for before its turn comes";
   }
   for (auto& request : waiting) {
@@ -452,13 +452,13 @@ TEST_F(KeptPicturesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
     ASSERT_TRUE(Ends(*request));
     ASSERT_TRUE(request->result.ok()) << request->result.status();
     EXPECT_EQ(request->result->ids, Alone(*request));
-    EXPECT_EQ(request->result->picture, PictureFrom::kRows);
+    EXPECT_EQ(request->result->image, CacheTier::kRows);
     EXPECT_GT(request->result->wait_embeddings, absl::ZeroDuration());
   }
   ExpectIdle();
 }
 
-TEST_F(KeptPicturesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
+TEST_F(KeptImagesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
   Start(1);
   auto request = Ask('a', 1, /*pushed=*/true);
   ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
@@ -482,7 +482,7 @@ TEST_F(KeptPicturesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
   EXPECT_GE(behind->result->queue, absl::Milliseconds(50));
 }
 
-TEST_F(KeptPicturesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
+TEST_F(KeptImagesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
   Start(4);
   std::vector<std::shared_ptr<Request>> requests;
   for (int i = 0; i < 3; ++i) requests.push_back(Ask('a', i));
@@ -494,14 +494,14 @@ TEST_F(KeptPicturesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
   EXPECT_TRUE(requests[1]->needs_rows);
   EXPECT_FALSE(requests[2]->admitted.HasBeenNotified());
   SendRows(*requests[1]);
-  ExpectAnswered(*requests[1], PictureFrom::kRows);
-  ExpectAnswered(*requests[2], PictureFrom::kKv);
+  ExpectAnswered(*requests[1], CacheTier::kRows);
+  ExpectAnswered(*requests[2], CacheTier::kKv);
   EXPECT_FALSE(requests[2]->needs_rows);
   ASSERT_TRUE(Ends(*requests[0]));
   ExpectIdle();
 }
 
-TEST_F(KeptPicturesTest, ANextTurnFindsTheAnswerBeforeIt) {
+TEST_F(KeptImagesTest, ANextTurnFindsTheAnswerBeforeIt) {
   Start(1);
   auto first = Ask('a', 1, /*pushed=*/true);
   SendRows(*first);
@@ -514,7 +514,7 @@ TEST_F(KeptPicturesTest, ANextTurnFindsTheAnswerBeforeIt) {
   // Positions in the test's prompts are not those of generated tokens, so the answers may differ
   // from one made anew; what matters here is what was found.
   auto next = Make(prompt, 1);
-  next->picture = true;
+  next->image = true;
   next->key = std::string(32, 'a');
   next->pushed = false;
   ASSERT_TRUE(Submit(next).ok());
@@ -523,16 +523,16 @@ TEST_F(KeptPicturesTest, ANextTurnFindsTheAnswerBeforeIt) {
   EXPECT_EQ(next->result->cached_tokens, static_cast<int>(40 + said.size() - 1));
 }
 
-TEST_F(KeptPicturesTest, APictureWithoutAKeyLeavesNothingBehind) {
+TEST_F(KeptImagesTest, AImageWithoutAKeyLeavesNothingBehind) {
   Start(1);
   auto request = Make(std::vector<int32_t>(40, 20));
-  request->picture = true;
+  request->image = true;
   ASSERT_TRUE(Submit(request).ok());
   SendRows(*request);
   ASSERT_TRUE(Ends(*request));
   ASSERT_TRUE(request->result.ok());
   EXPECT_EQ(loop_->counts().kv.kept, 0);
-  EXPECT_EQ(loop_->counts().pictures, 0);
+  EXPECT_EQ(loop_->counts().images, 0);
 }
 
 TEST_F(DecodeLoopTest, MemoryIsSharedByAllAndNobodyThatRunsWaitsForIt) {
@@ -623,7 +623,7 @@ class GrammarLoopTest : public DecodeLoopTest {
       return said < script_.size() ? script_[said] : eos_;
     };
     auto request = Make({20, 21, 22}, max_new_tokens);
-    if (grammar) request->grammar = grammar::Question{448, 336, "find the red apple"};
+    if (grammar) request->grammar = grammar::BoxRequest{448, 336, "find the red apple"};
     EXPECT_TRUE(Submit(request).ok());
     EXPECT_TRUE(Ends(*request));
     EXPECT_TRUE(request->result.ok()) << request->result.status();
@@ -713,7 +713,7 @@ TEST_F(GrammarLoopTest, MarkersOfBoxesAreWordsOfTheAnswer) {
   }
 }
 
-TEST_F(GrammarLoopTest, BoxesOutsideThePictureCannotBeSaid) {
+TEST_F(GrammarLoopTest, BoxesOutsideTheImageCannotBeSaid) {
   auto request = Recite(R"([{"bbox_2d": [831, 902, 118, 190], "label": "red apple"}])", true);
   EXPECT_TRUE(request->result->grammar);
   EXPECT_EQ(request->result->text.find("831"), std::string::npos);

@@ -79,7 +79,7 @@ TEST_F(ReservationTest, HandsTheRowsOverOnce) {
   EXPECT_EQ(alive_, 0);
 }
 
-TEST_F(ReservationTest, IsCompleteAtOnceWithoutPictures) {
+TEST_F(ReservationTest, IsCompleteAtOnceWithoutImages) {
   Reservation ticket = Make(0);
   EXPECT_TRUE(ticket.complete());
   EXPECT_EQ(Reason(ticket.BeginReceive()), "TICKET_REUSED");

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/errors.h"
-#include "common/rpc/config.h"
+#include "common/config/config.h"
 
 namespace chord::llm_worker {
 namespace {
@@ -13,7 +13,7 @@ using ::testing::HasSubstr;
 
 absl::StatusOr<Settings> FromFlags(std::vector<std::string> flags) {
   config::v1::LlmWorker config;
-  if (auto status = rpc::ApplyFlags(flags, &config); !status.ok()) return status;
+  if (auto status = config::ApplyFlags(flags, &config); !status.ok()) return status;
   return CheckSettings(config);
 }
 

@@ -17,10 +17,10 @@ PassCost OneMicroAPatch() {
   return cost;
 }
 
-WaitingPicture Picture(int64_t patches, int64_t left = kNever) { return {patches, left, false}; }
-WaitingPicture Gone(int64_t patches) { return {patches, kNever, true}; }
+WaitingImage RgbImage(int64_t patches, int64_t left = kNever) { return {patches, left, false}; }
+WaitingImage Gone(int64_t patches) { return {patches, kNever, true}; }
 
-std::string Plan(const std::vector<WaitingPicture>& line, int64_t max_patches,
+std::string Plan(const std::vector<WaitingImage>& line, int64_t max_patches,
                  const PassCost& cost = OneMicroAPatch()) {
   std::string out;
   for (Fate fate : PlanBatch(line, max_patches, cost)) out += "WRLC"[static_cast<int>(fate)];
@@ -29,51 +29,51 @@ std::string Plan(const std::vector<WaitingPicture>& line, int64_t max_patches,
 
 TEST(PlanBatch, TakesFromTheFrontWhatFitsIntoTheBudget) {
   const struct {
-    std::vector<WaitingPicture> line;
+    std::vector<WaitingImage> line;
     std::string want;
   } cases[] = {
       {{}, ""},
-      {{Picture(300)}, "R"},
-      {{Picture(300), Picture(400), Picture(300)}, "RRR"},
-      {{Picture(300), Picture(400), Picture(301)}, "RRW"},
-      {{Picture(1000), Picture(1)}, "RW"},
+      {{RgbImage(300)}, "R"},
+      {{RgbImage(300), RgbImage(400), RgbImage(300)}, "RRR"},
+      {{RgbImage(300), RgbImage(400), RgbImage(301)}, "RRW"},
+      {{RgbImage(1000), RgbImage(1)}, "RW"},
       // Nobody overtakes: the small ones would fit, but the large one came before them.
-      {{Picture(300), Picture(900), Picture(4), Picture(4)}, "RWWW"},
+      {{RgbImage(300), RgbImage(900), RgbImage(4), RgbImage(4)}, "RWWW"},
       // Larger than the budget: alone, first or not.
-      {{Picture(5000), Picture(4)}, "RW"},
-      {{Picture(4), Picture(5000), Picture(4)}, "RWW"},
-      {{Picture(std::numeric_limits<int64_t>::max()), Picture(4)}, "RW"},
+      {{RgbImage(5000), RgbImage(4)}, "RW"},
+      {{RgbImage(4), RgbImage(5000), RgbImage(4)}, "RWW"},
+      {{RgbImage(std::numeric_limits<int64_t>::max()), RgbImage(4)}, "RW"},
   };
   for (const auto& c : cases) EXPECT_EQ(Plan(c.line, 1000), c.want);
 }
 
-TEST(PlanBatch, LetsCancelledPicturesLeaveAndCountsThemNot) {
-  EXPECT_EQ(Plan({Gone(900), Picture(500), Gone(4), Picture(500)}, 1000), "CRCR");
-  EXPECT_EQ(Plan({Picture(900), Picture(500), Gone(4)}, 1000), "RWC");
+TEST(PlanBatch, LetsCancelledImagesLeaveAndCountsThemNot) {
+  EXPECT_EQ(Plan({Gone(900), RgbImage(500), Gone(4), RgbImage(500)}, 1000), "CRCR");
+  EXPECT_EQ(Plan({RgbImage(900), RgbImage(500), Gone(4)}, 1000), "RWC");
   EXPECT_EQ(Plan({Gone(4), Gone(4)}, 1000), "CC");
 }
 
 TEST(PlanBatch, RefusesWhatCannotFinishEvenAloneAndNow) {
-  EXPECT_EQ(Plan({Picture(500, 499), Picture(500, 500)}, 1000), "LR");
-  EXPECT_EQ(Plan({Picture(500, 0)}, 1000), "L");
-  EXPECT_EQ(Plan({Picture(500, -7), Picture(4000)}, 1000), "LR");
+  EXPECT_EQ(Plan({RgbImage(500, 499), RgbImage(500, 500)}, 1000), "LR");
+  EXPECT_EQ(Plan({RgbImage(500, 0)}, 1000), "L");
+  EXPECT_EQ(Plan({RgbImage(500, -7), RgbImage(4000)}, 1000), "LR");
   // A pass of a few patches costs as much as one of 256.
-  EXPECT_EQ(Plan({Picture(4, 255)}, 1000), "L");
-  EXPECT_EQ(Plan({Picture(4, 256)}, 1000), "R");
+  EXPECT_EQ(Plan({RgbImage(4, 255)}, 1000), "L");
+  EXPECT_EQ(Plan({RgbImage(4, 256)}, 1000), "R");
   // Nothing is known yet: nobody is refused.
-  EXPECT_EQ(Plan({Picture(500, 1)}, 1000, PassCost()), "R");
+  EXPECT_EQ(Plan({RgbImage(500, 1)}, 1000, PassCost()), "R");
 }
 
-TEST(PlanBatch, NeverMakesAPictureLateForTheSakeOfAnother) {
+TEST(PlanBatch, NeverMakesAImageLateForTheSakeOfAnother) {
   // The first has time for 600 patches, and 400 + 300 are more.
-  EXPECT_EQ(Plan({Picture(400, 600), Picture(300)}, 1000), "RW");
-  EXPECT_EQ(Plan({Picture(400, 700), Picture(300)}, 1000), "RR");
+  EXPECT_EQ(Plan({RgbImage(400, 600), RgbImage(300)}, 1000), "RW");
+  EXPECT_EQ(Plan({RgbImage(400, 700), RgbImage(300)}, 1000), "RR");
   // The second would be late in company: it waits and is judged again.
-  EXPECT_EQ(Plan({Picture(400), Picture(300, 600)}, 1000), "RW");
-  EXPECT_EQ(Plan({Picture(400), Picture(200, 600), Picture(100)}, 1000), "RRW");
+  EXPECT_EQ(Plan({RgbImage(400), RgbImage(300, 600)}, 1000), "RW");
+  EXPECT_EQ(Plan({RgbImage(400), RgbImage(200, 600), RgbImage(100)}, 1000), "RRW");
 }
 
-TEST(PlanBatch, ServesEveryPictureOfAnyLine) {
+TEST(PlanBatch, ServesEveryImageOfAnyLine) {
   // Random lines, served until they are empty: order kept, budget kept, somebody in each pass.
   uint64_t state = 1;
   const auto random = [&state](int64_t n) {
@@ -81,8 +81,8 @@ TEST(PlanBatch, ServesEveryPictureOfAnyLine) {
     return static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(n));
   };
   for (int round = 0; round < 200; ++round) {
-    std::vector<WaitingPicture> line;
-    for (int64_t i = random(20); i >= 0; --i) line.push_back(Picture(1 + random(1500)));
+    std::vector<WaitingImage> line;
+    for (int64_t i = random(20); i >= 0; --i) line.push_back(RgbImage(1 + random(1500)));
     while (!line.empty()) {
       const auto fates = PlanBatch(line, 1000, OneMicroAPatch());
       ASSERT_EQ(fates[0], Fate::kRun);
@@ -127,11 +127,11 @@ TEST(PassCost, OneSlowPassIsNotTheRule) {
   for (int i = 0; i < 10; ++i) cost.Observe(1000, 1000);
   cost.Observe(1000, 60'000);  // the process was stopped for a while
   EXPECT_LE(cost.Micros(1000), 2000);
-  EXPECT_EQ(Plan({Picture(1000, 3000)}, 1000, cost), "R");
+  EXPECT_EQ(Plan({RgbImage(1000, 3000)}, 1000, cost), "R");
   // What stays slow is believed.
   for (int i = 0; i < 20; ++i) cost.Observe(1000, 60'000);
   EXPECT_GT(cost.Micros(1000), 59'000);
-  EXPECT_EQ(Plan({Picture(1000, 3000)}, 1000, cost), "L");
+  EXPECT_EQ(Plan({RgbImage(1000, 3000)}, 1000, cost), "L");
 }
 
 TEST(PassCost, ComesDownWhenItIsDoubted) {

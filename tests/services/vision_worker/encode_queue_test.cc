@@ -8,7 +8,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "common/base/errors.h"
-#include "common/engine/widen.h"
+#include "common/engine/cpu/widen.h"
 #include "tests/common/engine/tiny_model.h"
 
 namespace chord::vision_worker {
@@ -18,7 +18,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // A tower with one value per patch, which it returns once per merged cell. It waits while the test
-// holds `gate`, and keeps the number of pictures of each pass.
+// holds `gate`, and keeps the number of images of each pass.
 class SlowTower : public engine::VisionTower {
  public:
   absl::StatusOr<Output> Encode(absl::Span<const float> patches,
@@ -78,7 +78,7 @@ class EncodeQueueTest : public ::testing::Test {
     options.max_patches = max_patches;
     queue_ = std::make_unique<EncodeQueue>(&tower_, options, &metrics_);
   }
-  // Keeps the tower busy with a picture of one row until gate is let go. The caller holds the gate.
+  // Keeps the tower busy with an image of one row until gate is let go. The caller holds the gate.
   void Occupy(const CancelToken& cancel = CancelToken()) {
     ASSERT_TRUE(queue_->Submit(Job(-1, 1, &first_, cancel)).ok());
     while (queue_->running() == 0) absl::SleepFor(absl::Microseconds(100));
@@ -94,7 +94,7 @@ class EncodeQueueTest : public ::testing::Test {
   std::unique_ptr<EncodeQueue> queue_;
 };
 
-TEST_F(EncodeQueueTest, PutsWaitingPicturesOfDifferentSizesIntoOnePassAndGivesEachItsOwnRows) {
+TEST_F(EncodeQueueTest, PutsWaitingImagesOfDifferentSizesIntoOnePassAndGivesEachItsOwnRows) {
   Start(8, 100);
   Ended ended[5];
   {
@@ -117,7 +117,7 @@ TEST_F(EncodeQueueTest, PutsWaitingPicturesOfDifferentSizesIntoOnePassAndGivesEa
   EXPECT_THAT(text, HasSubstr("chord_encode_batch_images_sum 6"));
 }
 
-TEST_F(EncodeQueueTest, TellsHowLongAPictureWaitedAndRan) {
+TEST_F(EncodeQueueTest, TellsHowLongAImageWaitedAndRan) {
   Start(8, 100);
   Ended ended[2];
   {
@@ -268,7 +268,7 @@ class WaitingTower : public engine::VisionTower {
   absl::StatusOr<Output> Encode(absl::Span<const float> patches,
                                 absl::Span<const image::Grid> grids,
                                 const CancelToken& cancel) override {
-    pictures = static_cast<int>(grids.size());
+    images = static_cast<int>(grids.size());
     began.Notify();
     while (!end.HasBeenNotified()) {
       if (auto status = cancel.Check(); !status.ok()) return status;
@@ -277,7 +277,7 @@ class WaitingTower : public engine::VisionTower {
     return Output{model::DType::kFloat32, static_cast<int64_t>(patches.size()) / 4, 1,
                   std::vector<std::byte>(patches.size())};
   }
-  int pictures = 0;
+  int images = 0;
   absl::Notification began, end;
 };
 
@@ -305,7 +305,7 @@ class Hold {
   absl::Notification inside_, go_, left_;
 };
 
-TEST_F(EncodeQueueTest, CancellingOnePictureOfARunningPassDoesNotStopTheOthers) {
+TEST_F(EncodeQueueTest, CancellingOneImageOfARunningPassDoesNotStopTheOthers) {
   WaitingTower tower;
   Ended ended[3];
   CancelSource sources[3];
@@ -317,7 +317,7 @@ TEST_F(EncodeQueueTest, CancellingOnePictureOfARunningPassDoesNotStopTheOthers) 
     }
   }
   tower.began.WaitForNotification();
-  EXPECT_EQ(tower.pictures, 3);
+  EXPECT_EQ(tower.images, 3);
   sources[0].Cancel(errors::Cancelled());
   sources[1].Cancel(errors::DeadlineExceeded());
   EXPECT_FALSE(ended[2].done.WaitForNotificationWithTimeout(absl::Milliseconds(20)));
@@ -329,7 +329,7 @@ TEST_F(EncodeQueueTest, CancellingOnePictureOfARunningPassDoesNotStopTheOthers) 
   EXPECT_EQ(ended[2].result->rows.rows, 3);
 }
 
-TEST_F(EncodeQueueTest, StopsAPassWhenAllOfItsPicturesAreCancelled) {
+TEST_F(EncodeQueueTest, StopsAPassWhenAllOfItsImagesAreCancelled) {
   WaitingTower tower;
   Ended ended[2];
   CancelSource sources[2];
@@ -341,7 +341,7 @@ TEST_F(EncodeQueueTest, StopsAPassWhenAllOfItsPicturesAreCancelled) {
     }
   }
   tower.began.WaitForNotification();
-  EXPECT_EQ(tower.pictures, 2);
+  EXPECT_EQ(tower.images, 2);
   for (CancelSource& source : sources) source.Cancel(errors::Cancelled());
   for (Ended& e : ended) {
     e.done.WaitForNotification();

@@ -8,12 +8,12 @@ namespace chord::vision_worker {
 namespace {
 
 std::string Png(int width, int height) {
-  image::Picture picture;
-  picture.width = width;
-  picture.height = height;
-  picture.rgb.resize(size_t{3} * width * height);
-  for (size_t i = 0; i < picture.rgb.size(); ++i) picture.rgb[i] = static_cast<uint8_t>(i * 7);
-  const auto bytes = image::EncodePng(picture);
+  image::RgbImage image;
+  image.width = width;
+  image.height = height;
+  image.rgb.resize(size_t{3} * width * height);
+  for (size_t i = 0; i < image.rgb.size(); ++i) image.rgb[i] = static_cast<uint8_t>(i * 7);
+  const auto bytes = image::EncodePng(image);
   EXPECT_TRUE(bytes.ok());
   return std::string(bytes->begin(), bytes->end());
 }
@@ -25,7 +25,7 @@ class PreparePatchesTest : public ::testing::Test {
     bytes_ = Png(100, 80);
     plan_ = *image::PlanFrame(*image::Probe(bytes_, rules_.limits), rules_.geometry);
   }
-  absl::StatusOr<PreparedPicture> Prepare(const CancelToken& cancel = {}) {
+  absl::StatusOr<PreparedImage> Prepare(const CancelToken& cancel = {}) {
     return PreparePatches(bytes_, plan_, rules_, pixels_, cancel);
   }
   PatchRules rules_;
@@ -41,7 +41,7 @@ TEST_F(PreparePatchesTest, GivesThePatchesThatThePlanPromised) {
   EXPECT_EQ(pixels_.taken(), 0);
 }
 
-TEST_F(PreparePatchesTest, RefusesAPictureThatIsNotThePlans) {
+TEST_F(PreparePatchesTest, RefusesAImageThatIsNotThePlans) {
   bytes_ = Png(80, 100);  // as many pixels, sides swapped
   EXPECT_EQ(ErrorReason(Prepare().status()), "FRAME_MISMATCH");
   bytes_ = Png(101, 80);
@@ -49,7 +49,7 @@ TEST_F(PreparePatchesTest, RefusesAPictureThatIsNotThePlans) {
   EXPECT_EQ(pixels_.taken(), 0);
 }
 
-TEST_F(PreparePatchesTest, RefusesDamagedPicturesAndGivesItsShareBack) {
+TEST_F(PreparePatchesTest, RefusesDamagedImagesAndGivesItsShareBack) {
   bytes_.resize(bytes_.size() / 2);
   EXPECT_EQ(ErrorReason(Prepare().status()), "IMAGE_CORRUPT");
   bytes_ = "GIF89a...";

@@ -32,16 +32,16 @@ def shape_variants():
 
 @pytest.fixture(scope="session")
 def shape_material(shape_variants):
-    """Training material of shapes alone: quick to make."""
+    """Training dataset of shapes alone: quick to make."""
     import numpy as np
-    from train_nano.data import Material
+    from train_nano.data import Dataset
     from train_nano.sprites import SpriteBook, _premultiplied
 
     book, drawn = SpriteBook(), []
     for i, variants in enumerate(shape_variants):
         empty = np.zeros((4, 96, 96), np.uint8)
         drawn.append(_premultiplied(book.sprite(i), 96) if variants else empty)
-    return Material(np.stack(drawn), shape_variants, None, None, [])
+    return Dataset(np.stack(drawn), shape_variants, None, None, [])
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_sampled_boxes_agree_with_drawn_pixels(name, size, angle, flip):
     assert max(abs(a - b) for a, b in zip(measured, o.box)) <= 1.6, (measured, o.box)
 
 
-def test_boxes_are_tight_around_what_changed_in_the_picture():
+def test_boxes_are_tight_around_what_changed_in_the_image():
     book = SpriteBook()
     scene = Scene(300, 200, [placed(book, shape_index("circle"), 90.2, 100, 120, tint=(10, 10, 10)),
                              placed(book, shape_index("square"), 230, 60.5, 70, 0.2, tint=(10, 10, 10))])
@@ -94,7 +94,7 @@ def test_held_out_scenes_hold_what_their_list_says(book, tmp_path):
                 assert 0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height
 
 
-def test_demo_pictures_are_those_that_are_committed(book, tmp_path):
+def test_demo_images_are_those_that_are_committed(book, tmp_path):
     from pathlib import Path
 
     from PIL import ImageOps

@@ -32,12 +32,12 @@ def test_exact_means_every_box_and_none_besides():
 
 
 def test_boxes_are_read_from_the_models_words():
-    said = '[{"bbox_2d": [1, 2, 30, 40], "label": "owl"}, {"bbox_2d": [5, 6, 70, 80], "label": "\u732b"}]'
-    assert parse_boxes(said) == [(1, 2, 30, 40), (5, 6, 70, 80)]
+    predicted = '[{"bbox_2d": [1, 2, 30, 40], "label": "owl"}, {"bbox_2d": [5, 6, 70, 80], "label": "\u732b"}]'
+    assert parse_boxes(predicted) == [(1, 2, 30, 40), (5, 6, 70, 80)]
     assert parse_boxes("[]") == []
 
 
-def test_pictures_are_turned_upright_and_laid_on_white():
+def test_images_are_turned_upright_and_laid_on_white():
     exif = Image.Exif()
     exif[0x0112] = 6
     turned, clear = io.BytesIO(), io.BytesIO()
@@ -69,17 +69,17 @@ def test_http_sends_the_fields_of_the_api_and_scores_by_kind_and_language(tmp_pa
     rows = [{"file": "a.png", "prompt": "the owl", "lang": "en", "boxes": [[1, 2, 30, 40]]},
             {"file": "a.png", "prompt": "猫头鹰", "lang": "zh", "boxes": []}]
     (tmp_path / "scenes.json").write_text(json.dumps(rows))
-    picture = b"\x89PNG\r\n\r\n--not really"
-    (tmp_path / "a.png").write_bytes(picture)
+    image = b"\x89PNG\r\n\r\n--not really"
+    (tmp_path / "a.png").write_bytes(image)
     server = HTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         wrong = []
-        figures = evaluate_scenes(tmp_path, ChordHttp(f"127.0.0.1:{server.server_port}", 99), wrong.append)
+        summary = evaluate_scenes(tmp_path, ChordHttp(f"127.0.0.1:{server.server_port}", 99), wrong.append)
     finally:
         server.shutdown()
         server.server_close()
     path, fields = seen[1]
     assert path == "/api/ground"
-    assert fields == {"prompt": "猫头鹰".encode(), "max_new_tokens": b"99", "image": picture}
-    assert figures["one"]["exact"] == 1 and figures["absent"]["exact"] == 0 and len(wrong) == 1
+    assert fields == {"prompt": "猫头鹰".encode(), "max_new_tokens": b"99", "image": image}
+    assert summary["one"]["exact"] == 1 and summary["absent"]["exact"] == 0 and len(wrong) == 1

@@ -14,7 +14,7 @@ def test_a_hard_scene_depends_on_seed_and_index_alone(book):
         assert one.file != hard_scene(book, "8", index).file
 
 
-def test_every_difficulty_and_kind_of_question_occurs(book, tmp_path):
+def test_every_difficulty_and_kind_of_prompt_occurs(book, tmp_path):
     rows = write_hard(tmp_path, 40, "1", book)
     assert json.loads((tmp_path / "scenes.json").read_text()) == rows
     pairs = {(r["hard"], r["kind"]) for r in rows}
@@ -23,11 +23,11 @@ def test_every_difficulty_and_kind_of_question_occurs(book, tmp_path):
         assert {k for d, k in pairs if d == difficulty} == {"one", "several", "absent"}
     for row in rows:
         data = (tmp_path / row["file"]).read_bytes()
-        picture = Image.open(io.BytesIO(data))
-        assert picture.format == ("JPEG" if row["file"].endswith(".jpg") else "PNG")
-        assert row["hard"] != "jpeg" or picture.format == "JPEG"
+        image = Image.open(io.BytesIO(data))
+        assert image.format == ("JPEG" if row["file"].endswith(".jpg") else "PNG")
+        assert row["hard"] != "jpeg" or image.format == "JPEG"
         for x1, y1, x2, y2 in row["boxes"]:
-            assert 0 <= x1 < x2 <= picture.width and 0 <= y1 < y2 <= picture.height
+            assert 0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height
 
 
 def test_small_things_are_small_and_hidden_things_are_covered(book):

@@ -17,15 +17,15 @@ def test_crops_put_boxes_where_their_pixels_are():
     for _ in range(30):
         crop, turns = sampler.sample(280, 224)
         row = [[crop.photo, crop.left, crop.top, crop.scale, float(crop.mirror)]]
-        picture = cut(torch.from_numpy(bank), torch.tensor(row), 224, 280)[0, 0] > 0.5
-        ys, xs = picture.any(1).nonzero(), picture.any(0).nonzero()
+        image = cut(torch.from_numpy(bank), torch.tensor(row), 224, 280)[0, 0] > 0.5
+        ys, xs = image.any(1).nonzero(), image.any(0).nonzero()
         drawn = [int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1]
         for _, answer in turns:
             if answer != "[]":
                 import json
 
-                said = json.loads(answer)[0]["bbox_2d"]
-                assert max(abs(a - b) for a, b in zip(said, drawn)) <= 2, (said, drawn, crop)
+                predicted = json.loads(answer)[0]["bbox_2d"]
+                assert max(abs(a - b) for a, b in zip(predicted, drawn)) <= 2, (predicted, drawn, crop)
                 checked += 1
     assert checked > 10
 

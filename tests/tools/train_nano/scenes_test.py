@@ -46,8 +46,8 @@ def test_answers_are_the_boxes_of_what_was_asked_from_left_to_right(scenes):
     english = {c[1]: s for s, c in CATEGORIES.items()} | {c[0]: s for s, c in CATEGORIES.items()}
     for scene in scenes("b", 200):
         for turn in scene.turns:
-            said = json.loads(scene.answer(turn))
-            assert [a["bbox_2d"] for a in said] == [[round(v) for v in scene.objects[i].box]
+            predicted = json.loads(scene.answer(turn))
+            assert [a["bbox_2d"] for a in predicted] == [[round(v) for v in scene.objects[i].box]
                                                     for i in turn.targets]
             lefts = [scene.objects[i].box[0] for i in turn.targets]
             assert lefts == sorted(lefts)

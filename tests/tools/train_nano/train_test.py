@@ -44,10 +44,10 @@ def test_only_answers_are_learnt(chat):
     learnt = [i for i in dialog.labels if i != NO_LABEL]
     assert learnt == [*chat.encode("[]"), chat.end, *chat.encode("[1]"), chat.end]
     assert all(label in (NO_LABEL, i) for i, label in zip(dialog.ids, dialog.labels))
-    assert chat.dialog([("q", "[]")]).ids[: len(chat.question("q"))] == chat.question("q")
+    assert chat.dialog([("q", "[]")]).ids[: len(chat.prompt("q"))] == chat.prompt("q")
 
 
-def test_positions_follow_the_picture_and_go_on_after_its_longer_side():
+def test_positions_follow_the_image_and_go_on_after_its_longer_side():
     p = positions(2, 2, 3, 2, torch.device("cpu"))
     assert p.tolist() == [[0, 1, 2, 2, 2, 2, 2, 2, 5, 6], [0, 1, 2, 2, 2, 3, 3, 3, 5, 6],
                           [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]]
@@ -66,14 +66,14 @@ def test_the_renderer_draws_things_where_their_boxes_are(shape_material, shapes_
     names = "sprites", "affine", "tints", "tinted"
     args = [batch[n] for n in names]
     alone = [a[:, :1] for a in args]
-    pictures, shown = render(168, 224, *alone, torch.Generator().manual_seed(1), cell=1)
-    for b in range(len(pictures)):
+    images, shown = render(168, 224, *alone, torch.Generator().manual_seed(1), cell=1)
+    for b in range(len(images)):
         ys, xs = ((shown[b, 0] > 0.4).any(d).nonzero() for d in (1, 0))
         drawn = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
         # The atlas is coarser than the book from which the hulls come.
         tolerance = 1.5 + float(batch["affine"][b, 0, 2]) / 96
         assert max(abs(float(d) - float(v)) for d, v in zip(drawn, batch["boxes"][b, 0])) <= tolerance
-    assert pictures.shape == (len(pictures), 3, 168, 224) and 0 <= pictures.min() and pictures.max() <= 1
+    assert images.shape == (len(images), 3, 168, 224) and 0 <= images.min() and images.max() <= 1
 
 
 def test_batches_repeat_by_seed_and_differ_by_rank(shape_material, shapes_only, chat):
@@ -100,11 +100,11 @@ def test_photographs_are_learnt_from_too(shape_material, shapes_only, tmp_path):
     photo = Photo("chess", 300, 200, (Seen("white pawn", "白兵", (50, 60, 120, 140)),))
     bank = np.full((1, 3, BANK_SIDE, BANK_SIDE), 90, np.uint8)
     backgrounds = np.full((1, 3, 60, 80), 128, np.uint8)
-    material = dataclasses.replace(shape_material, bank=bank, photos=[photo], backgrounds=backgrounds)
+    dataset = dataclasses.replace(shape_material, bank=bank, photos=[photo], backgrounds=backgrounds)
     some = dataclasses.replace(recipe(steps=10), curriculum=dataclasses.replace(
         recipe(steps=10).curriculum, photo_share=1.0))
-    trainer = Trainer(some, run(tmp_path), material)
-    stream = Batches(material, trainer.chat, some.curriculum, 1)
+    trainer = Trainer(some, run(tmp_path), dataset)
+    stream = Batches(dataset, trainer.chat, some.curriculum, 1)
     assert set(trainer.learn(stream.batch(0))) == {"words", "kinds", "boxes"}
     assert set(trainer.learn(stream.batch(5))) == {"photo_words"}
 
@@ -155,12 +155,12 @@ def test_exported_weights_give_the_same_logits_in_transformers(chat, tmp_path, w
     from train_nano.train import MEAN, STD
 
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
-    picture = ((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - mean) / std)[None]
-    question = chat.question("find the red star")
+    image = ((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - mean) / std)[None]
+    prompt = chat.prompt("find the red star")
     with torch.inference_mode():
-        theirs = peer.eval()(**inputs).logits[:, -len(question):]
-        ours = net.logits(net(picture, torch.tensor(chat.before), torch.tensor([question]))[0])
-    assert inputs["input_ids"][0, -len(question):].tolist() == question
+        theirs = peer.eval()(**inputs).logits[:, -len(prompt):]
+        ours = net.logits(net(image, torch.tensor(chat.before), torch.tensor([prompt]))[0])
+    assert inputs["input_ids"][0, -len(prompt):].tolist() == prompt
     assert inputs["input_ids"][0, : len(chat.before)].tolist() == chat.before
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -211,10 +211,10 @@ def test_the_shipped_weights_know_the_answers_that_the_recipe_teaches(book, tmp_
     trainer.net.load_state_dict({
         "model." + k if k.startswith("visual.") else k.replace("model.", "model.language_model.", 1): v.float()
         for k, v in load_file(shipped / "model.safetensors").items()})
-    batch = Batches(trainer.material, trainer.chat, full.curriculum, 9).batch(90)
-    pictures, _ = trainer._pictures(batch, torch.Generator().manual_seed(1))
+    batch = Batches(trainer.dataset, trainer.chat, full.curriculum, 9).batch(90)
+    images, _ = trainer._images(batch, torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        hidden, _ = trainer.net((pictures - trainer.mean) / trainer.std, trainer.before, batch["ids"])
+        hidden, _ = trainer.net((images - trainer.mean) / trainer.std, trainer.before, batch["ids"])
     wanted = batch["labels"][:, 1:]
     logits = trainer.net.logits(hidden[:, :-1])[wanted != NO_LABEL]
     assert F.cross_entropy(logits, wanted[wanted != NO_LABEL]) < 0.3  # untrained: 8.3

@@ -1,3 +1,0 @@
-#define CHORD_ISA avx2
-#define CHORD_LANES 8
-#include "common/engine/cpu_kernels.inc"

@@ -1,3 +1,0 @@
-#define CHORD_ISA avx512
-#define CHORD_LANES 16
-#include "common/engine/cpu_kernels.inc"

@@ -1,3 +1,0 @@
-#define CHORD_ISA baseline
-#define CHORD_LANES 4
-#include "common/engine/cpu_kernels.inc"

@@ -1,0 +1,42 @@
+// Calls whose messages come as bytes, so that what a stranger sends is looked at before it is
+// parsed.
+#pragma once
+
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/support/byte_buffer.h>
+
+#include "absl/status/status.h"
+#include "common/base/ids.h"
+#include "common/rpc/field_count.h"
+#include "common/rpc/status_map.h"
+
+namespace chord::rpc {
+
+// kFew: `message` is what `bytes` held, which are gone then. Otherwise it was not parsed, or not
+// to its end.
+template <typename Message>
+FieldCount ParseRaw(grpc::ByteBuffer* bytes, int max_fields, Message* message) {
+  const FieldCount fields = CountFields(*bytes, Message::descriptor(), max_fields);
+  if (fields != FieldCount::kFew) return fields;
+  return grpc::SerializationTraits<Message>::Deserialize(bytes, message).ok()
+             ? FieldCount::kFew
+             : FieldCount::kMalformed;
+}
+
+template <typename Message>
+grpc::ByteBuffer SerializeRaw(const Message& message) {
+  grpc::ByteBuffer out;
+  bool own = false;
+  (void)grpc::SerializationTraits<Message>::Serialize(message, &out, &own);
+  return out;
+}
+
+// A call that is answered, or refused, at once.
+template <typename Reactor>
+class Ended final : public Reactor {
+ public:
+  explicit Ended(const absl::Status& status) { this->Finish(ToGrpc(status, NewRequestId())); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace chord::rpc

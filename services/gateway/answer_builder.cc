@@ -1,0 +1,81 @@
+#include "services/gateway/answer_builder.h"
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "common/grounding/answer_parser.h"
+
+namespace chord::gateway {
+namespace {
+
+std::string Advice(bool found, bool chinese) {
+  if (found) {
+    return chinese
+               ? "请用颜色、大小或位置说得更具体，例如“左边的红色杯子”；如果要找多个，请写“所有…”。"
+               : "Say more exactly which one you mean: its colour, size or place (\"the red cup "
+                 "on the left\"). For several, ask for \"all …\".";
+  }
+  return chinese ? "如果它在图中，请换一个更常用的名称，或补充颜色、大小和位置再问一次。"
+                 : "If it is in the image, ask again with a more common name and its colour, size "
+                   "or place.";
+}
+
+}  // namespace
+
+void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chinese,
+                const Thresholds& thresholds, const grounding::ConfidenceMap* map,
+                GroundResult& out) {
+  const grounding::ParsedAnswer parsed = grounding::ParseAnswer(said.text);
+  const grounding::Evidence all = grounding::GatherEvidence(said.text, parsed, said);
+  grounding::Evidence kept = all;
+  kept.boxes.clear();
+  kept.raw_boxes.clear();
+  if (!all.usable) map = nullptr;
+
+  std::vector<std::optional<image::Box>> boxes;
+  std::vector<double> confidences;
+  boxes.reserve(parsed.objects.size());
+  out.objects.clear();
+  for (size_t i = 0; i < parsed.objects.size(); ++i) {
+    const grounding::RawObject& raw = parsed.objects[i];
+    boxes.push_back(image::ToUpright(raw.box, frame));
+    if (!boxes.back()) continue;
+    kept.boxes.push_back(all.boxes[i]);
+    kept.raw_boxes.push_back(all.raw_boxes[i]);
+    GroundObject object;
+    object.label = raw.label;
+    object.box = *boxes.back();
+    object.confidence =
+        map != nullptr ? grounding::Probability(map->box, all.boxes[i]) : all.raw_boxes[i];
+    object.needs_review = object.confidence < thresholds.review;
+    confidences.push_back(object.confidence);
+    out.objects.push_back(std::move(object));
+  }
+  out.text = grounding::RenderText(said.text, parsed, boxes);
+
+  const auto least = [](const std::vector<double>& values) {
+    return values.empty() ? 0.0 : *std::min_element(values.begin(), values.end());
+  };
+  double raw = 0;
+  if (!out.objects.empty()) {
+    raw = least(kept.raw_boxes);
+    out.confidence = least(confidences);
+    if (map != nullptr) {
+      const auto evidence = grounding::MakeAnswerEvidence(confidences, all.ends, all.cut);
+      out.confidence = std::min(out.confidence, grounding::Probability(map->answer, evidence));
+    }
+  } else {
+    // Boxes that lie nowhere are no evidence of absence, and a text without a list is none either.
+    const bool says_absent = parsed.objects.empty() && all.raw_absent > 0;
+    raw = says_absent ? all.raw_absent : 0;
+    out.confidence =
+        says_absent && map != nullptr ? grounding::Probability(map->absent, all.absent) : raw;
+  }
+  out.calibrated = map != nullptr;
+  out.advice = out.confidence < thresholds.advice ? Advice(!out.objects.empty(), chinese) : "";
+  out.evidence.reset();
+  if (all.usable) out.evidence = GroundEvidence{std::move(kept), raw, ""};
+}
+
+}  // namespace chord::gateway

@@ -1,0 +1,95 @@
+// The workers the gateway knows: one channel and one status stream each. Who beats is picked from;
+// who missed three beats is not, keeps being probed and comes back by itself. The set is what the
+// settings name; names of the form dns:host:port are looked up again and again, and every address
+// they have is a worker.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "chord/internal/v1/decode.grpc.pb.h"
+#include "chord/internal/v1/encode.grpc.pb.h"
+#include "common/base/cancel.h"
+#include "services/gateway/settings.h"
+
+namespace chord::gateway {
+
+// One life of a worker: what an earlier one held is gone.
+struct WorkerId {
+  std::string name;
+  uint64_t incarnation = 0;
+  bool operator==(const WorkerId&) const = default;
+};
+
+// Thread-safe.
+class WorkerPool {
+ public:
+  enum class Role { kVision, kLanguage };
+  struct Options {
+    std::vector<Peer> vision;
+    std::vector<Peer> language;
+    std::string fingerprint;                 // of the model that all must hold
+    absl::Duration beat = absl::Seconds(1);  // asked of the workers
+    absl::Duration dns_every = absl::Seconds(5);
+    // Told at each change of who is fit: how many of each role. One call at a time; must not block.
+    std::function<void(int vision, int language)> on_change;
+  };
+  static std::unique_ptr<WorkerPool> Start(Options options);
+  virtual ~WorkerPool() = default;
+
+  struct Want {
+    int64_t cost = 0;             // patches or tokens that the request will occupy there
+    std::string preferred;        // name of the worker to take if it can be
+    std::vector<WorkerId> spare;  // not these, as long as they have not begun a new life
+  };
+
+  struct Worker;
+  // One worker, counted as loaded until the lease goes. Its stubs live as long as the lease; the
+  // pool must outlive it.
+  class Lease {
+   public:
+    Lease() = default;
+    Lease(Lease&& other) noexcept { *this = std::move(other); }
+    Lease& operator=(Lease&& other) noexcept;
+    ~Lease() { Release(); }
+    explicit operator bool() const { return worker_ != nullptr; }
+    internal::v1::Vision::Stub& vision() const;
+    internal::v1::Language::Stub& language() const;
+    const WorkerId& id() const { return id_; }
+
+   private:
+    friend class WorkerPoolImpl;
+    void Release();
+    WorkerPool* pool_ = nullptr;
+    std::shared_ptr<Worker> worker_;
+    int64_t cost_ = 0;
+    WorkerId id_;
+  };
+
+  // Waits until `until` (or `cancel`) for a fit worker. WORKER_UNAVAILABLE, MODEL_MISMATCH,
+  // OVERLOADED, or the reason of `cancel`.
+  virtual absl::StatusOr<Lease> Acquire(Role role, const Want& want, const CancelToken& cancel,
+                                        absl::Time until) = 0;
+
+  // Takes another worker, if there is one, for a while.
+  virtual void Rest(const WorkerId& worker, absl::Duration time) = 0;
+
+  // Tells a language worker to forget an image. Best effort: nothing when that life of it is over,
+  // or when many such calls are still on their way.
+  virtual void DropImage(const WorkerId& worker, absl::string_view key) = 0;
+
+  // Whether a request could be sent now; does not wait.
+  virtual absl::Status Ready() = 0;
+
+ private:
+  virtual void Return(const Lease& lease) = 0;
+};
+
+}  // namespace chord::gateway
