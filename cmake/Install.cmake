@@ -10,6 +10,9 @@ endif()
 file(GLOB _runtime "${LIBTORCH_ROOT}/lib/libgomp.so*"
   "${LIBTORCH_ROOT}/../nvidia/cu13/lib/libcudart.so.*" "${LIBTORCH_ROOT}/../nvidia/cu13/lib/libcupti.so.*")
 install(FILES ${Libtorch_torch_cpu} ${Libtorch_c10} ${_runtime} DESTINATION lib)
+if(TARGET chord_cuda)
+  install(TARGETS chord_cuda LIBRARY DESTINATION lib)
+endif()
 install(DIRECTORY models/chord-nano DESTINATION share/chord/models)
 install(FILES LICENSE README.md DESTINATION share/doc/chord)
 

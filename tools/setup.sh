@@ -9,6 +9,9 @@
 #              clients install (150 MB in $CHORD_HOME/wheels)
 #   --dev      clang-format, clang-tidy, libFuzzer, gcovr
 #
+# With a GPU, or with CHORD_CUDA=1, also the CUDA compiler (unless the system has nvcc 13) and cuBLASLt,
+# which libchord_cuda is built with. CHORD_CUDA=0 leaves them out.
+#
 # CHORD_HOME (default ~/.cache/chord) takes the environment and the logs. Needs root or sudo only when
 # a package is missing. Made for Debian 12; other systems with apt may carry other versions.
 set -euo pipefail
@@ -20,6 +23,9 @@ TORCH_VERSION=2.11.0
 AXE_VERSION=0.1.8  # carries axe-core 4.12
 # libtorch_cpu itself needs both, with or without a GPU.
 CUDA_RUNTIME=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
+# What libchord_cuda is built with: the compiler where the system has none, and cuBLASLt.
+CUDA_COMPILER=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88)
+CUDA_BLAS=nvidia-cublas==13.1.0.3
 
 packages=(
   git make ca-certificates curl g++ cmake ninja-build ccache pkg-config python3 python3-venv
@@ -137,6 +143,31 @@ elif ((gpu)); then
 else
   need_space 3
   step "libtorch $TORCH_VERSION: 0.6 GB to download (pip)" install_libtorch
+fi
+
+# --- CUDA compiler -----------------------------------------------------------------------------------
+# cmake/CudaPlugin.cmake looks in the same places.
+system_nvcc() {
+  local nvcc
+  for nvcc in "${CUDACXX:-}" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc; do
+    if [[ -n "$nvcc" ]] && "$nvcc" --version 2>/dev/null | grep -q 'release 13\.'; then return 0; fi
+  done
+  return 1
+}
+install_cuda_compiler() {
+  pip_install --no-deps "${cuda_packages[@]}"
+  printf '%s' "${cuda_packages[*]}" >"$venv/.chord-cuda"
+}
+if [[ "${CHORD_CUDA:-$gpu}" == 1 ]]; then
+  cuda_packages=("$CUDA_BLAS")
+  if ! system_nvcc; then cuda_packages+=("${CUDA_COMPILER[@]}"); fi
+  if stamped cuda "${cuda_packages[*]}"; then
+    note "CUDA compiler and cuBLASLt: present"
+  else
+    need_space 3
+    note "Installing ${cuda_packages[*]}"
+    install_cuda_compiler >>"$CHORD_LOG" 2>&1 || fail "The CUDA compiler could not be installed." "See $CHORD_LOG"
+  fi
 fi
 
 # --- Oracle ----------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@
 #include "common/base/status_macros.h"
 #include "common/engine/backend.h"
 #include "common/engine/cpu/cpu_backend.h"
+#include "common/engine/cuda_language_model.h"
 #include "common/engine/embedding_buffer.h"
 #include "common/engine/rope.h"
+#include "common/engine/step_check.h"
 #include "common/engine/torch/torch_guard.h"
 #include "common/engine/weights.h"
 
@@ -65,7 +67,8 @@ class LanguageModelImpl final : public LanguageModel {
         kv_pages_((options.kv_tokens + kKvPageTokens - 1) / kKvPageTokens),
         rope_(MakeRopeTable(config.rope_theta, config.head_dim, options.max_sequence_tokens,
                             options.dtype)),
-        axes_(RopeAxes(config.mrope_section)) {}
+        axes_(RopeAxes(config.mrope_section)),
+        checker_({options.max_sequence_tokens, kv_pages_, config.vocab_size}) {}
 
   absl::Status LoadWeights() {
     const model::TextConfig& c = config_;
@@ -136,12 +139,7 @@ class LanguageModelImpl final : public LanguageModel {
   }
 
   absl::Status CopyPage(int32_t from, int32_t to, int rows) override {
-    if (from < 0 || from >= kv_pages_ || to < 0 || to >= kv_pages_) {
-      return absl::InvalidArgumentError("a page id is out of range");
-    }
-    if (rows < 0 || rows > kKvPageTokens) {
-      return absl::InvalidArgumentError("a page has no such number of rows");
-    }
+    CHORD_RETURN_IF_ERROR(CheckCopyPage(from, to, rows, kv_pages_));
     if (from == to || rows == 0) return absl::OkStatus();
     return Guard([&]() -> absl::Status {
       for (const Layer& layer : layers_) backend_->CopyKvPage(layer.kv, from, to, rows);
@@ -164,68 +162,10 @@ class LanguageModelImpl final : public LanguageModel {
   };
 
   absl::Status Check(absl::Span<const Chunk> chunks) {
-    const int64_t limit = options_.max_sequence_tokens;
+    CHORD_RETURN_IF_ERROR(checker_.Check(chunks));
     for (const Chunk& chunk : chunks) {
-      const int64_t n = chunk.ids.size();
-      if (n < 1 || chunk.start < 0 || static_cast<int64_t>(chunk.positions.size()) != 3 * n ||
-          (!chunk.image_rows.empty() && static_cast<int64_t>(chunk.image_rows.size()) != n)) {
-        return absl::InvalidArgumentError("a chunk's spans disagree in length");
-      }
-      if (chunk.logits < 0 || chunk.logits > n) {
-        return absl::InvalidArgumentError("logits of more ids than the chunk has");
-      }
-      if (chunk.start + n > limit) return errors::ContextLimit(chunk.start + n, limit);
-      const int64_t pages = PagesOf(chunk.start + n);
-      if (static_cast<int64_t>(chunk.pages.size()) < pages) {
-        return absl::InvalidArgumentError("a chunk has too few pages");
-      }
-      for (int32_t page : chunk.pages.subspan(0, pages)) {
-        if (page < 0 || page >= kv_pages_) {
-          return absl::InvalidArgumentError("a page id is out of range");
-        }
-      }
-      for (int32_t position : chunk.positions) {
-        if (position < 0 || position >= limit) {
-          return absl::InvalidArgumentError("a position lies outside the sequence");
-        }
-      }
       const auto* embeddings = static_cast<const DeviceEmbeddings*>(chunk.embeddings);
-      for (int64_t i = 0; i < n; ++i) {
-        const int32_t row = chunk.image_rows.empty() ? -1 : chunk.image_rows[i];
-        if (row < -1 || (row >= 0 && (embeddings == nullptr || row >= embeddings->rows()))) {
-          return absl::InvalidArgumentError("an image row lies outside the embeddings");
-        }
-        if (row < 0 && (chunk.ids[i] < 0 || chunk.ids[i] >= config_.vocab_size)) {
-          return absl::InvalidArgumentError("a token id lies outside the vocabulary");
-        }
-      }
       if (embeddings != nullptr) CHORD_RETURN_IF_ERROR(embeddings->status());
-    }
-    return CheckWrites(chunks);
-  }
-
-  static int64_t PagesOf(int64_t rows) { return (rows + kKvPageTokens - 1) / kKvPageTokens; }
-
-  // A page that a chunk writes must appear nowhere else in the step: another chunk would read or
-  // overwrite what only half is there. Page ids are in range by now.
-  absl::Status CheckWrites(absl::Span<const Chunk> chunks) {
-    written_.assign(kv_pages_, false);
-    const auto begin = [](const Chunk& chunk) { return chunk.start / kKvPageTokens; };
-    for (const Chunk& chunk : chunks) {
-      const int64_t pages = PagesOf(chunk.start + static_cast<int64_t>(chunk.ids.size()));
-      for (int64_t i = begin(chunk); i < pages; ++i) {
-        if (written_[chunk.pages[i]]) {
-          return absl::InvalidArgumentError("two chunks of one step write the same page");
-        }
-        written_[chunk.pages[i]] = true;
-      }
-    }
-    for (const Chunk& chunk : chunks) {
-      for (int32_t page : chunk.pages.subspan(0, begin(chunk))) {
-        if (written_[page]) {
-          return absl::InvalidArgumentError("a chunk reads a page that this step writes");
-        }
-      }
     }
     return absl::OkStatus();
   }
@@ -355,17 +295,27 @@ class LanguageModelImpl final : public LanguageModel {
   const int kv_pages_;
   const RopeTable rope_;
   const std::vector<int> axes_;
+  StepChecker checker_;
   Mat embed_, final_norm_;
   LinearLayer head_;
   std::vector<Layer> layers_;
   Rows all_, asked_;
   Workspace q_, k_, v_, attended_, inner_, logits_;
   // Of the step that runs; kept for their memory.
-  std::vector<bool> written_;  // by page
   std::vector<QueryRun> runs_, asked_runs_;
   std::vector<int32_t> kv_rows_, asked_rows_, text_rows_;
   std::vector<float> host_cos_, host_sin_;
 };
+
+}  // namespace
+
+namespace {
+
+// Chord's own kernels compute in two-byte types; float32 is the reference's.
+bool UsesOwnKernels(const LanguageModel::Options& options) {
+  return options.device.kind == Device::Kind::kCuda && options.dtype != DType::kFloat32 &&
+         (options.attention == Attention::kAuto || options.attention == Attention::kFlash);
+}
 
 }  // namespace
 
@@ -397,7 +347,14 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
   if (options.max_sequence_tokens < 1 || options.max_sequence_tokens > kMaxSequenceTokens) {
     return errors::ConfigInvalid("tokens of a sequence: at least 1, at most 2^20");
   }
+  if (UsesOwnKernels(options)) {
+    auto model = LoadCudaLanguageModel(checkpoint, config.text, options);
+    const bool unavailable = model.status().code() == absl::StatusCode::kFailedPrecondition;
+    if (model.ok() || !unavailable || options.attention == Attention::kFlash) return model;
+    if (options.on_fallback) options.on_fallback(model.status());
+  }
   return Guard([&]() -> absl::StatusOr<std::unique_ptr<LanguageModel>> {
+    SelectTorchAttention(options.device, options.attention);
     auto model = std::make_unique<LanguageModelImpl>(std::move(checkpoint), config.text, options);
     CHORD_RETURN_IF_ERROR(model->LoadWeights());
     return model;

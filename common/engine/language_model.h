@@ -5,11 +5,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "common/engine/attention.h"
 #include "common/engine/device.h"
 #include "common/engine/sampler.h"
 #include "common/model/checkpoint.h"
@@ -43,6 +45,9 @@ class LanguageModel {
     KvType kv_type = KvType::kModel;
     int kv_tokens = 4 * 4096;        // KV rows of all pages; rounded up to whole pages
     int max_sequence_tokens = 4096;  // of one sequence: prompt + answer
+    Attention attention = Attention::kAuto;
+    // Called when kAuto falls back from Chord's own kernels to libtorch's, with the reason.
+    std::function<void(const absl::Status& reason)> on_fallback = {};
   };
   static absl::StatusOr<std::unique_ptr<LanguageModel>> Load(
       std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,

@@ -1,0 +1,86 @@
+# libchord_cuda without CMake's CUDA language: one nvcc call a file, so that a compiler from the
+# system and one from Python packages (tools/setup.sh) serve alike, and a host without either still
+# configures. CHORD_CUDA: AUTO builds the plugin where there is a compiler, ON demands it, OFF omits it.
+if(DEFINED ENV{CHORD_CUDA} AND "$ENV{CHORD_CUDA}" STREQUAL "1")
+  set(_default ON)
+else()
+  set(_default AUTO)
+endif()
+set(CHORD_CUDA ${_default} CACHE STRING "Build libchord_cuda: AUTO, ON or OFF")
+# Code for 8.0 runs on every 8.x, so these two cover the same devices as a release build.
+set(CHORD_CUDA_ARCHITECTURES "80;90a" CACHE STRING "Real architectures of libchord_cuda; PTX of the first is added")
+
+set(CHORD_CUDA_FOUND FALSE)
+if(NOT CHORD_CUDA STREQUAL "OFF")
+  file(GLOB _prefix "${CHORD_VENV}/lib/python3*/site-packages/nvidia/cu13")
+  foreach(_candidate "$ENV{CUDACXX}" "$ENV{CUDA_HOME}/bin/nvcc" nvcc /usr/local/cuda/bin/nvcc "${_prefix}/bin/nvcc")
+    unset(_nvcc CACHE)
+    find_program(_nvcc NAMES "${_candidate}")
+    if(NOT _nvcc)
+      continue()
+    endif()
+    execute_process(COMMAND "${_nvcc}" --version OUTPUT_VARIABLE _text ERROR_QUIET)
+    # The major version must be libtorch's: the plugin uses its cuBLASLt and CUDA runtime.
+    if(_text MATCHES "release 13\\.")
+      set(CHORD_NVCC "${_nvcc}")
+      get_filename_component(_root "${_nvcc}" REALPATH)
+      get_filename_component(_root "${_root}" DIRECTORY)
+      get_filename_component(_root "${_root}" DIRECTORY)
+      break()
+    endif()
+  endforeach()
+  if(CHORD_NVCC)
+    find_path(CHORD_CUBLAS_INCLUDE cublasLt.h HINTS "${_root}/include" "${_prefix}/include" NO_DEFAULT_PATH)
+    # The libraries that libtorch brings come first: they are what runs.
+    find_library(CHORD_CUDART NAMES libcudart.so.13 HINTS "${_prefix}/lib" "${_root}/lib64" "${_root}/lib" NO_DEFAULT_PATH)
+    find_library(CHORD_CUBLASLT NAMES libcublasLt.so.13 HINTS "${_prefix}/lib" "${_root}/lib64" "${_root}/lib" NO_DEFAULT_PATH)
+    if(CHORD_CUBLAS_INCLUDE AND CHORD_CUDART AND CHORD_CUBLASLT)
+      set(CHORD_CUDA_FOUND TRUE)
+    endif()
+  endif()
+  if(NOT CHORD_CUDA_FOUND)
+    if(CHORD_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "CHORD_CUDA is on, but nvcc 13 or cuBLASLt is missing: run CHORD_CUDA=1 tools/setup.sh")
+    endif()
+    message(STATUS "No CUDA 13 compiler with cuBLASLt: libchord_cuda is left out (CHORD_CUDA=1 tools/setup.sh brings both)")
+  else()
+    message(STATUS "libchord_cuda: ${CHORD_NVCC}, architectures ${CHORD_CUDA_ARCHITECTURES}")
+  endif()
+endif()
+
+# A plugin of .cu files in lib/ of the build folder; all symbols but the entry are hidden.
+function(chord_cuda_plugin name)
+  cmake_parse_arguments(A "" "" "SRCS" ${ARGN})
+  set(codes)
+  foreach(arch ${CHORD_CUDA_ARCHITECTURES})
+    list(APPEND codes "-gencode=arch=compute_${arch},code=sm_${arch}")
+  endforeach()
+  list(GET CHORD_CUDA_ARCHITECTURES 0 first)
+  list(APPEND codes "-gencode=arch=compute_${first},code=compute_${first}")
+  set(warnings "-Wall,-Wextra")
+  if(CHORD_WERROR)
+    list(APPEND codes -Werror all-warnings)
+    string(APPEND warnings ",-Werror")
+  endif()
+  set(objects)
+  foreach(source ${A_SRCS})
+    set(object "${CMAKE_CURRENT_BINARY_DIR}/${source}.o")
+    add_custom_command(OUTPUT "${object}"
+      COMMAND ${CCACHE_PROGRAM} "${CHORD_NVCC}" -c "${CMAKE_CURRENT_SOURCE_DIR}/${source}" -o "${object}"
+        -std=c++20 -O3 -DNDEBUG ${codes} -ccbin "${CMAKE_CXX_COMPILER}" --expt-relaxed-constexpr
+        -Xcompiler=-fPIC,-fvisibility=hidden,-fvisibility-inlines-hidden,${warnings} -Xfatbin=-compress-all
+        -I "${CMAKE_SOURCE_DIR}" -isystem "${CHORD_CUBLAS_INCLUDE}" -MD -MF "${object}.d" -MT "${object}"
+      DEPENDS "${source}" DEPFILE "${object}.d" VERBATIM COMMENT "nvcc ${source}")
+    list(APPEND objects "${object}")
+  endforeach()
+  # The same objects for tests and measuring programs, which look behind the entry.
+  add_library(${name}_objects STATIC EXCLUDE_FROM_ALL ${objects})
+  set_target_properties(${name}_objects PROPERTIES LINKER_LANGUAGE CXX)
+  target_include_directories(${name}_objects SYSTEM INTERFACE "${CHORD_CUBLAS_INCLUDE}")
+  target_link_libraries(${name}_objects INTERFACE "${CHORD_CUDART}" "${CHORD_CUBLASLT}")
+  add_library(${name} MODULE ${objects})
+  set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib"
+    INSTALL_RPATH "$ORIGIN")
+  target_link_libraries(${name} PRIVATE "${CHORD_CUDART}" "${CHORD_CUBLASLT}")
+  target_link_options(${name} PRIVATE -Wl,-z,defs -Wl,--exclude-libs,ALL)
+endfunction()
