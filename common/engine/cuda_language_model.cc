@@ -191,8 +191,11 @@ class CudaLanguageModel final : public LanguageModel {
     for (size_t i = 0; i < specs.size(); ++i) {
       const cuda::SampleOutcome& from = outcomes_[i];
       const auto masses = from.id < 0 ? 0 : specs[i].mass_sets.size();
-      (*tokens)[i] = {from.id, from.finite, from.log_probability,
-                      std::vector<double>(from.log_mass, from.log_mass + masses)};
+      (*tokens)[i] = {from.id,
+                      from.finite,
+                      from.log_probability,
+                      std::vector<double>(from.log_mass, from.log_mass + masses),
+                      {}};
     }
     return absl::OkStatus();
   }
@@ -250,9 +253,11 @@ class CudaLanguageModel final : public LanguageModel {
     return rows;
   }
 
+  // Drawing with a temperature and the most probable ids are left to the host.
   static bool FitsDevice(absl::Span<const SampleSpec> specs) {
     return std::all_of(specs.begin(), specs.end(), [](const SampleSpec& spec) {
-      return spec.mass_sets.size() <= cuda::kMaxSampleSets;
+      return spec.mass_sets.size() <= cuda::kMaxSampleSets && spec.randomness.temperature == 0 &&
+             spec.top == 0;
     });
   }
 
