@@ -75,8 +75,8 @@ void SessionStore::End(absl::string_view session_id, absl::string_view image_id,
   if (session.turns.empty() || session.dropped) return Erase(found->second);
   int64_t bytes = 0;
   size_t keep = 0;
-  for (auto turn = session.turns.rbegin(); turn != session.turns.rend(); ++turn, ++keep) {
-    bytes += Bytes(*turn);
+  for (auto kept = session.turns.rbegin(); kept != session.turns.rend(); ++kept, ++keep) {
+    bytes += Bytes(*kept);
     if (bytes > options_.max_bytes || keep >= static_cast<size_t>(options_.max_turns)) break;
   }
   session.turns.erase(session.turns.begin(),
