@@ -50,8 +50,8 @@ class Shelf {
     for (const auto& one : removed) {
       EXPECT_EQ(one.affinity.worker, "w") << "who should drop it goes with it";
       removed_ += one.cause == ImageStore::Cause::kEvicted   ? "e"
-               : one.cause == ImageStore::Cause::kExpired ? "x"
-                                                          : "d";
+                  : one.cause == ImageStore::Cause::kExpired ? "x"
+                                                             : "d";
       removed_ += one.image->id + " ";
     }
   }
