@@ -41,7 +41,7 @@ class Shelf {
     store_.Sweep(At(at), removed);
     Note(removed);
   }
-  // What has removed since the last call: "e" evicted, "x" expired, "d" deleted, then the name.
+  // What was removed since the last call: "e" evicted, "x" expired, "d" deleted, then the name.
   std::string Removed() { return std::exchange(removed_, ""); }
   ImageStore& store() { return store_; }
 
