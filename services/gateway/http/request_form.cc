@@ -383,10 +383,6 @@ absl::StatusOr<http::ContentType> CheckContentType(const http::Request& request,
     return errors::ContentTypeParameter(known_name, named ? type.malformed_parameter : "…",
                                         "written as name=value or name=\"value\", once");
   }
-  if (known_name == kFormType && type.boundary.empty()) {
-    return errors::ContentTypeParameter(known_name, "boundary",
-                                        "given: the text between the parts of the body");
-  }
   if (known_name != kFormType && !type.charset.empty() && type.charset != "utf-8") {
     return errors::ContentTypeParameter(known_name, "charset", "utf-8 or left out");
   }
