@@ -1,4 +1,4 @@
-#include "services/llm_worker/answer_builder.h"
+#include "services/llm_worker/text_builder.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,11 +16,11 @@ double LogShareOfClose(const ListChoice& choice) {
 
 }  // namespace
 
-bool AnswerBuilder::IsEos(int32_t id) const {
+bool TextBuilder::IsEos(int32_t id) const {
   return std::find(eos_.begin(), eos_.end(), id) != eos_.end();
 }
 
-void AnswerBuilder::Append(int32_t id, double log_probability, bool jump_forward) {
+void TextBuilder::Append(int32_t id, double log_probability, bool jump_forward) {
   out_.ids.push_back(id);
   if (IsEos(id)) {
     ended_ = true;
@@ -39,8 +39,8 @@ void AnswerBuilder::Append(int32_t id, double log_probability, bool jump_forward
   ended_ = limit_reached_;
 }
 
-DecodeResult AnswerBuilder::Finish(const grammar::BoxCursor* cursor,
-                                   std::optional<double> log_probability_empty) {
+DecodeResult TextBuilder::Finish(const grammar::BoxCursor* cursor,
+                                 std::optional<double> log_probability_empty) {
   AppendTail();
   out_.log_probability_empty =
       out_.choices.empty() ? log_probability_empty : LogShareOfClose(out_.choices.front());
@@ -53,7 +53,7 @@ DecodeResult AnswerBuilder::Finish(const grammar::BoxCursor* cursor,
 }
 
 // An incomplete character at the very end becomes U+FFFD and belongs to the last token.
-void AnswerBuilder::AppendTail() {
+void TextBuilder::AppendTail() {
   const std::string rest = stream_.Finish();
   if (rest.empty()) return;
   out_.text += rest;
@@ -65,7 +65,7 @@ void AnswerBuilder::AppendTail() {
 
 // The client has seen the text that goes in the stream; the answer itself is well-formed when it
 // has a box. Without one, the answer stays as the model left it and is no evidence of absence.
-void AnswerBuilder::CloseTruncated(const grammar::BoxCursor& cursor) {
+void TextBuilder::CloseTruncated(const grammar::BoxCursor& cursor) {
   const auto closing = cursor.CloseTruncated();
   if (!closing) {
     if (!out_.truncated) return;

@@ -15,11 +15,11 @@
 namespace chord::llm_worker {
 
 // Not thread-safe.
-class AnswerBuilder {
+class TextBuilder {
  public:
   // `tokenizer` is not owned and must outlive the builder.
-  AnswerBuilder(const model::Tokenizer* tokenizer, absl::Span<const int32_t> eos_token_ids,
-                int max_new_tokens)
+  TextBuilder(const model::Tokenizer* tokenizer, absl::Span<const int32_t> eos_token_ids,
+              int max_new_tokens)
       : tokenizer_(tokenizer),
         eos_(eos_token_ids.begin(), eos_token_ids.end()),
         max_new_tokens_(max_new_tokens),
