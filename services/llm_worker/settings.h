@@ -25,7 +25,7 @@ struct Settings {
   int kv_tokens = 0;  // 0: kDefaultKvSequences longest requests, at most kDefaultKvTokens
   engine::KvType kv_type = engine::KvType::kModel;
   int prefill_tokens = 0;         // 0: by the device
-  int64_t image_cache_bytes = 0;  // 0: rows for twice as many tokens as KV holds
+  int64_t image_cache_bytes = 0;  // 0: embeddings of twice as many tokens as KV holds
   absl::Duration image_ttl = absl::Minutes(10);
 };
 
