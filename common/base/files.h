@@ -14,7 +14,7 @@
 namespace chord {
 
 // A file mapped privately and read-only; unmapped when destroyed. An empty file has no bytes.
-// Whoever shrinks a mapped file in place takes the process down: model folders are replaced by
+// Shrinking a mapped file in place takes the process down: model folders are replaced by
 // rename, never rewritten.
 class MappedFile {
  public:

@@ -86,8 +86,12 @@ class GatewayImpl final : public Gateway {
 
   absl::Status Load() override { return absl::OkStatus(); }  // Begin has done it
 
-  // Not for the workers: what an engine has freed it needs again at once.
-  void Maintain() override { free_memory_.Return(); }
+  // Memory is returned here and not in the workers: what an engine has freed it needs again at
+  // once.
+  void Maintain() override {
+    calls_.Sweep(absl::Now());
+    free_memory_.Return();
+  }
 
   void Drain() override {
     const absl::Time deadline = absl::Now() + settings_.drain;
@@ -173,7 +177,7 @@ class GatewayImpl final : public Gateway {
   }
 
   absl::Status StartGrpc(const EndpointDeps& deps) {
-    services_ = GrpcServices(deps, streams_);
+    services_ = GrpcServices(deps, calls_);
     rpc::Server::Options options;
     options.address = settings_.grpc_address;
     // gRPC's own refusal of a large message has no reason: a message that is not far too large is
@@ -254,7 +258,7 @@ class GatewayImpl final : public Gateway {
     std::thread http([&] {
       if (http_ != nullptr) http_->Shutdown(deadline);
     });
-    streams_.End(errors::ShuttingDown());
+    calls_.Shutdown(errors::ShuttingDown());
     if (grpc_ != nullptr) grpc_->Shutdown(deadline);
     http.join();
     executor_ = nullptr;
@@ -277,7 +281,7 @@ class GatewayImpl final : public Gateway {
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<Grounder> grounder_;
   std::unique_ptr<Executor> executor_;
-  OpenStreams streams_;
+  rpc::CallRegistry calls_;
   FreeMemory free_memory_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   absl::Mutex mu_;  // for the pool's thread, which may tell of readiness at any time

@@ -81,17 +81,17 @@ bool StartsWithAnyWord(absl::string_view text, std::initializer_list<absl::strin
 // Whether the prompt says itself in which form to answer. Words of Latin letters count as whole
 // words; Chinese has no blanks between words, so there the following noun decides.
 bool NamesOutputForm(absl::string_view prompt) {
-  const std::string lower = absl::AsciiStrToLower(prompt);
+  const std::string lowered = absl::AsciiStrToLower(prompt);
+  const absl::string_view lower = lowered;
   for (const FormWord& form : kFormWords) {
     const bool latin = IsWordByte(form.word.front());
-    for (size_t at = 0; (at = lower.find(form.word, at)) != std::string::npos; ++at) {
+    for (size_t at = 0; (at = lower.find(form.word, at)) != absl::string_view::npos; ++at) {
       const size_t end = at + form.word.size();
       if (latin && ((at > 0 && IsWordByte(lower[at - 1])) ||
                     (end < lower.size() && IsWordByte(lower[end])))) {
         continue;
       }
-      const absl::string_view rest =
-          absl::StripLeadingAsciiWhitespace(absl::string_view(lower).substr(end));
+      const absl::string_view rest = absl::StripLeadingAsciiWhitespace(lower.substr(end));
       if (!StartsWithAnyWord(rest, form.nouns)) return true;
     }
   }

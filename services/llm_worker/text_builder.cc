@@ -72,7 +72,7 @@ void TextBuilder::CutAtStop() {
 }
 
 DecodeResult TextBuilder::Finish(const grammar::BoxCursor* cursor,
-                                   std::optional<double> log_probability_empty) {
+                                 std::optional<double> log_probability_empty) {
   if (stopped_) {
     CutAtStop();
   } else {

@@ -32,7 +32,7 @@ http::Response HandleUpload(const EndpointDeps& deps, const http::Request& reque
     CHORD_ASSIGN_OR_RETURN(const auto slot, deps.admission.EnterUpload(request.peer, bytes));
     // A file that is refused is not copied.
     CHORD_RETURN_IF_ERROR(deps.images.Plan(file).status());
-    CHORD_RETURN_IF_ERROR(deps.images.Room(bytes, form.pin));
+    CHORD_RETURN_IF_ERROR(deps.images.CheckRoom(bytes, form.pin));
     deps.metrics.ImageReceived(bytes);
     return deps.images.Upload(std::string(file), form.pin);
   };
