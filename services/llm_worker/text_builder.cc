@@ -41,14 +41,14 @@ void TextBuilder::Append(int32_t id, double log_probability, bool jump_forward) 
   ended_ = limit_reached_ || stopped_;
 }
 
-void AnswerBuilder::SetAlternatives(absl::Span<const engine::TokenProbability> top) {
+void TextBuilder::SetAlternatives(absl::Span<const engine::TokenProbability> top) {
   alternatives_.clear();
   for (const engine::TokenProbability& token : top) {
     alternatives_.push_back({std::string(tokenizer_->TokenBytes(token.id)), token.log_probability});
   }
 }
 
-void AnswerBuilder::AppendText(absl::string_view text) {
+void TextBuilder::AppendText(absl::string_view text) {
   out_.text.append(text.data(), text.size());
   const StopScan scan = ScanForStop(out_.text, released_, options_.stop);
   delta_ += out_.text.substr(released_, scan.release - released_);
@@ -58,7 +58,7 @@ void AnswerBuilder::AppendText(absl::string_view text) {
 
 // The answer ends where the stop sequence begins. A token that reaches beyond keeps what it wrote
 // before.
-void AnswerBuilder::CutAtStop() {
+void TextBuilder::CutAtStop() {
   out_.text.resize(released_);
   const auto end = static_cast<int32_t>(released_);
   size_t count = out_.token_ends.size();
@@ -72,7 +72,7 @@ void AnswerBuilder::CutAtStop() {
 }
 
 DecodeResult TextBuilder::Finish(const grammar::BoxCursor* cursor,
-                                   std::optional<double> log_probability_empty) {
+                                 std::optional<double> log_probability_empty) {
   if (stopped_) {
     CutAtStop();
   } else {

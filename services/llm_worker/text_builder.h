@@ -27,7 +27,7 @@ class TextBuilder {
   };
   // `tokenizer` is not owned and must outlive the builder.
   TextBuilder(const model::Tokenizer* tokenizer, absl::Span<const int32_t> eos_token_ids,
-                Options options)
+              Options options)
       : tokenizer_(tokenizer),
         eos_(eos_token_ids.begin(), eos_token_ids.end()),
         options_(std::move(options)),
