@@ -337,7 +337,7 @@ __global__ void __launch_bounds__(kThreads, 2) FewRowsKernel(const Product p) {
       }
     }
     __syncthreads();
-    // The other set is written next, so that nobody has to wait for this sum.
+    // The other set is written next, so that no warp waits for this sum.
     const int outputs = (round_end - round) * kTiles * p.tokens * 4;
     for (int i = threadIdx.x; i < outputs; i += kThreads) {
       const int j = i % 4, of_token = i / 4 % p.tokens, tile = i / (4 * p.tokens);

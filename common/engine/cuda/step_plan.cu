@@ -5,7 +5,7 @@
 namespace chord::cuda {
 namespace {
 
-// A chunk with up to so many query rows is served by tiles of few rows.
+// A chunk with up to this many query rows is served by tiles of few rows.
 constexpr int kFewQueryRows = 64;
 
 int PagesFor(const StepChunk& chunk) {
