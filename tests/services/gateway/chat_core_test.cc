@@ -38,7 +38,7 @@ class ChatCoreTest : public ::testing::Test {
   ChatCoreTest() {
     WorkerPool::Options pool;
     pool.fingerprint = "model";
-    pool.beat = absl::Milliseconds(100);
+    pool.heartbeat = absl::Milliseconds(100);
     pool.vision.push_back({"v", vision_.address()});
     pool.language.push_back({"l", language_.address()});
     pool_ = WorkerPool::Start(std::move(pool));
