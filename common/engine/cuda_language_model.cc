@@ -142,7 +142,8 @@ class CudaLanguageModel final : public LanguageModel {
     const std::vector<int64_t> table = {config_.vocab_size, config_.hidden_size};
     CHORD_RETURN_IF_ERROR(
         reader.Read(model::EmbeddingTensor(checkpoint, config_), table, &tensors.embedding));
-    CHORD_RETURN_IF_ERROR(reader.Read(model::HeadTensor(checkpoint, config_), table, &tensors.head));
+    CHORD_RETURN_IF_ERROR(
+        reader.Read(model::HeadTensor(checkpoint, config_), table, &tensors.head));
     CHORD_RETURN_IF_ERROR(
         reader.Read("model.norm.weight", {config_.hidden_size}, &tensors.final_norm));
     std::vector<cuda::LayerTensors> layers(config_.num_hidden_layers);
@@ -173,7 +174,8 @@ class CudaLanguageModel final : public LanguageModel {
   absl::Status Step(absl::Span<const Chunk> chunks, std::vector<float>* logits) override {
     CHORD_ASSIGN_OR_RETURN(const int64_t rows, Translate(chunks));
     logits->resize(rows * config_.vocab_size);
-    return FromCuda(decoder_->Step(chunks_.data(), static_cast<int>(chunks_.size()), logits->data()));
+    return FromCuda(
+        decoder_->Step(chunks_.data(), static_cast<int>(chunks_.size()), logits->data()));
   }
 
   absl::Status StepAndSample(absl::Span<const Chunk> chunks, absl::Span<const SampleSpec> specs,
@@ -256,8 +258,7 @@ class CudaLanguageModel final : public LanguageModel {
   // Drawing with a temperature and the most probable ids are left to the host.
   static bool FitsDevice(absl::Span<const SampleSpec> specs) {
     return std::all_of(specs.begin(), specs.end(), [](const SampleSpec& spec) {
-      return spec.mass_sets.size() <= cuda::kMaxSampleSets && spec.randomness.temperature == 0 &&
-             spec.top == 0;
+      return spec.mass_sets.size() <= cuda::kMaxSampleSets && !NeedsHost(spec);
     });
   }
 
@@ -267,7 +268,9 @@ class CudaLanguageModel final : public LanguageModel {
     requests_.clear();
     mass_sets_.clear();
     mass_sets_.reserve(sets);  // the requests point into it
-    const auto bits = [](IdSet set) { return cuda::IdBits{set.data(), static_cast<int>(set.size())}; };
+    const auto bits = [](IdSet set) {
+      return cuda::IdBits{set.data(), static_cast<int>(set.size())};
+    };
     for (const SampleSpec& spec : specs) {
       cuda::SampleRequest out;
       out.restricted = !spec.allowed.empty(), out.allowed = bits(spec.allowed);
