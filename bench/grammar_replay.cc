@@ -27,7 +27,7 @@ double Now() {
   return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) / 1e3;
 }
 
-// Times of Allowed(), JumpForward() and Draft() over the states of the answers, µs.
+// Times of Sets(), JumpForward() and Draft() over the states of the answers, µs.
 using Timing = std::vector<double>[3];
 
 void Time(const grammar::BoxGrammar& grammar, const model::Tokenizer& tokenizer,
@@ -38,7 +38,7 @@ void Time(const grammar::BoxGrammar& grammar, const model::Tokenizer& tokenizer,
     cursor.Accept(id);
     for (int what = 0; what < 3; ++what) {
       const double begin = Now();
-      sink += what == 0   ? cursor.Allowed().size()
+      sink += what == 0   ? cursor.Sets()->allowed.size()
               : what == 1 ? cursor.JumpForward().size()
                           : cursor.Draft().size();
       out[what].push_back(Now() - begin);
@@ -108,7 +108,7 @@ int Main(int argc, char** argv) {
               per_box(sum.wrong));
   std::printf("stopping where the answer is whole, without the end token's pass: %.2f passes\n",
               per_box(sum.passes - sum.end_passes));
-  const char* names[] = {"Allowed", "JumpForward", "Draft"};
+  const char* names[] = {"Sets", "JumpForward", "Draft"};
   for (int what = 0; what < 3; ++what) {
     std::printf("%s: median %.1f us, 99%% %.1f us, worst %.1f us of %zu\n", names[what],
                 Percentile(timing[what], 0.5), Percentile(timing[what], 0.99),

@@ -197,7 +197,8 @@ absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view
   const Json& objects = Field(json, "objects");
   // Absent when a truncated answer has no box.
   const Json& confidence = Field(json, "confidence");
-  const bool has_confidence = !confidence.is_null();
+  // Only a truncated answer without objects has none.
+  const bool has_confidence = !confidence.is_null() || Field(json, "finish_reason") != "length";
   if (!objects.is_array() || (has_confidence && !std::isfinite(NumberOf(confidence)))) {
     return NotChord();
   }

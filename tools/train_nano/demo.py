@@ -30,7 +30,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Image:
+class DemoImage:
     file: str
     width: int
     height: int
@@ -45,32 +45,32 @@ class Image:
 
 
 IMAGES = (
-    Image("farm.png", 560, 420, "hills", "find the tractor", "en", "tractor", (
+    DemoImage("farm.png", 560, 420, "hills", "find the tractor", "en", "tractor", (
         Thing("house with garden", 0.20, 0.40, 0.36), Thing("tractor", 0.62, 0.66, 0.42),
         Thing("ewe", 0.20, 0.80, 0.24), Thing("cow", 0.87, 0.40, 0.26, flip=True))),
-    Image("fruit.webp", 560, 420, "table", "找出所有红苹果", "zh", "red apple", (
+    DemoImage("fruit.webp", 560, 420, "table", "找出所有红苹果", "zh", "red apple", (
         Thing("red apple", 0.16, 0.28, 0.30), Thing("red apple", 0.47, 0.70, 0.34, 0.15),
         Thing("red apple", 0.84, 0.62, 0.26, -0.2), Thing("banana", 0.50, 0.24, 0.34),
         Thing("grapes", 0.17, 0.74, 0.34), Thing("pineapple", 0.81, 0.24, 0.36))),
-    Image("shore.png", 420, 560, "shore", "where is the octopus?", "en", "octopus", (
+    DemoImage("shore.png", 420, 560, "shore", "where is the octopus?", "en", "octopus", (
         Thing("sailboat", 0.28, 0.26, 0.36), Thing("octopus", 0.66, 0.54, 0.40),
         Thing("crab", 0.26, 0.84, 0.24), Thing("tropical fish", 0.22, 0.56, 0.22))),
-    Image("music.png", 448, 336, "paper", "图中的自行车", "zh", "bicycle", (
+    DemoImage("music.png", 448, 336, "paper", "图中的自行车", "zh", "bicycle", (
         Thing("guitar", 0.20, 0.46, 0.54), Thing("violin", 0.52, 0.62, 0.46),
         Thing("trumpet", 0.82, 0.34, 0.40))),
-    Image("sky.jpg", 1280, 960, "dawn", "找到图中的火箭", "zh", "rocket", (
+    DemoImage("sky.jpg", 1280, 960, "dawn", "找到图中的火箭", "zh", "rocket", (
         Thing("rocket", 0.66, 0.34, 0.36), Thing("helicopter", 0.22, 0.24, 0.26),
         Thing("parachute", 0.28, 0.70, 0.30), Thing("balloon", 0.88, 0.70, 0.28),
         Thing("butterfly", 0.58, 0.80, 0.20, 0.25))),
-    Image("badges.png", 448, 448, "paper", "the blue star", "en", "blue star", (
+    DemoImage("badges.png", 448, 448, "paper", "the blue star", "en", "blue star", (
         Thing("blue star", 0.70, 0.30, 0.40), Thing("red heart shape", 0.26, 0.26, 0.30),
         Thing("green hexagon", 0.26, 0.72, 0.34), Thing("orange ring", 0.72, 0.76, 0.30)),
         transparent=True),
-    Image("lunch.jpg", 420, 560, "table", "Find the hamburger in the image.", "en", "hamburger", (
+    DemoImage("lunch.jpg", 420, 560, "table", "Find the hamburger in the image.", "en", "hamburger", (
         Thing("hamburger", 0.36, 0.30, 0.50), Thing("french fries", 0.76, 0.56, 0.36),
         Thing("cup with straw", 0.24, 0.72, 0.36), Thing("cookie", 0.72, 0.84, 0.24)),
         orientation=6),
-    Image("night.png", 560, 420, "dusk", "最左边的猫头鹰", "zh", "owl", (
+    DemoImage("night.png", 560, 420, "dusk", "最左边的猫头鹰", "zh", "owl", (
         Thing("owl", 0.20, 0.54, 0.32), Thing("owl", 0.54, 0.32, 0.38), Thing("owl", 0.84, 0.66, 0.30, flip=True),
         Thing("yellow crescent", 0.86, 0.22, 0.24), Thing("cactus", 0.50, 0.80, 0.26)), pick=0),
 )
@@ -88,7 +88,7 @@ def write_demo(out: Path, book: SpriteBook) -> list[dict]:
     return rows
 
 
-def compose(image: Image, book: SpriteBook) -> tuple[Scene, Turn]:
+def compose(image: DemoImage, book: SpriteBook) -> tuple[Scene, Turn]:
     objects = [_placed(thing, image, book) for thing in image.things]
     found = sorted((i for i, o in enumerate(objects) if o.en == image.wanted),
                    key=lambda i: objects[i].box[0])
@@ -101,7 +101,7 @@ def compose(image: Image, book: SpriteBook) -> tuple[Scene, Turn]:
     return Scene(image.width, image.height, objects, [turn]), turn
 
 
-def _placed(thing: Thing, image: Image, book: SpriteBook) -> Placed:
+def _placed(thing: Thing, image: DemoImage, book: SpriteBook) -> Placed:
     color, _, shape = thing.name.removesuffix(" shape").partition(" ")
     drawings = {k.en[0]: i for i, k in enumerate(book.kinds) if not k.is_shape}
     shapes = {k.en[0]: i for i, k in enumerate(book.kinds) if k.is_shape}
@@ -118,9 +118,9 @@ def _placed(thing: Thing, image: Image, book: SpriteBook) -> Placed:
                   (x + x1, y + y1, x + x2, y + y2))
 
 
-def _save(path: Path, image: Image, scene: Scene, drawing: Drawing, book: SpriteBook) -> None:
+def _save(path: Path, spec: DemoImage, scene: Scene, drawing: Drawing, book: SpriteBook) -> None:
     image = drawing.image
-    if image.transparent:
+    if spec.transparent:
         image = _cut_out(scene, book)
     if path.suffix == ".png":
         image.save(path, optimize=True)
@@ -128,7 +128,7 @@ def _save(path: Path, image: Image, scene: Scene, drawing: Drawing, book: Sprite
         image.save(path, quality=90, method=6)
     else:
         exif = Image.Exif()
-        if image.orientation == 6:  # stored turned; viewers turn it a quarter clockwise
+        if spec.orientation == 6:  # stored turned; viewers turn it a quarter clockwise
             image = image.transpose(Image.Transpose.ROTATE_90)
             exif[_ORIENTATION] = 6
         image.save(path, quality=90, optimize=True, exif=exif)

@@ -369,7 +369,7 @@ TEST(ModelConfigTest, ParsesStrictly) {
                 "nested too deeply");
   ExpectRefused("{\"a\":[" + std::string(400'000, ',') + "]}", "more than 200000 values");
   ExpectRefused("{\"a\xff\":1}", "not valid JSON");
-  ExpectRefused(With("\"silu\"", "\"\\ud800\""), "not valid JSON");
+  ExpectRefused(With("\"silu\"", "\"\\ud800\""), "unpaired surrogate");
 }
 
 TEST(ModelConfigTest, LoadsAFolderAndRefusesAnIncompleteOne) {

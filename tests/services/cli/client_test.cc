@@ -43,6 +43,13 @@ TEST(HttpAnswerTest, TakesNothingThatIsNoAnswer) {
   }
 }
 
+TEST(HttpAnswerTest, ATruncatedAnswerMayHaveNoConfidence) {
+  const auto answer = ParseHttpAnswer(
+      200, R"({"text": "", "boxes": [], "objects": [], "finish_reason": "length", "model": "m"})");
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_FALSE(answer->has_confidence());
+}
+
 TEST(HttpAnswerTest, TurnsRefusalsIntoStatuses) {
   const std::pair<int, absl::StatusCode> cases[] = {
       {429, absl::StatusCode::kResourceExhausted},
