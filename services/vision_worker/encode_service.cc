@@ -180,6 +180,7 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     }
     Enter(obs::Point::kVision);
     job.patches = std::move(prepared.patches);
+    job.pixels = std::move(prepared.pixels);
     job.grid = plan_.grid;
     job.cancel = source_.token();
     job.done = [self = shared_from_this()](absl::StatusOr<EncodeJob::Result> result) {

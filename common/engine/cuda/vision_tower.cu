@@ -2,9 +2,9 @@
 // images comes with the plan; between the upload of pixels and the download of embeddings the host
 // waits for nothing.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "common/engine/cuda/memory.h"
@@ -57,6 +57,12 @@ class Packer {
   std::vector<std::byte> bytes_;
 };
 
+struct DestroyGraph {
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+using GraphPtr = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
+constexpr int kPassesBeforeGraph = 3;
+
 class TowerImpl final : public Tower {
  public:
   explicit TowerImpl(const TowerOptions& options)
@@ -65,7 +71,7 @@ class TowerImpl final : public Tower {
         patch_values_(int64_t{3} * options.temporal * options.patch_side * options.patch_side),
         inner_(RoundUp(options.inner, kInnerMultiple)),
         sm90_(!options.portable && vision::HasSm90Gemm(options.device)),
-        rotates_(sm90_ && options.width / options.heads == vision::kRopeHeadDim && !(std::getenv("CHORD_OWN") && !(std::atoi(std::getenv("CHORD_OWN")) & 16))),
+        rotates_(sm90_ && options.width / options.heads == vision::kRopeHeadDim),
         queue_{stream_.get(), sm90_},
         library_(type_) {
     LoadWeights(options);
@@ -80,6 +86,8 @@ class TowerImpl final : public Tower {
     return Guarded([&] {
       const DeviceScope scope(options_.device);
       rows_ = 0;
+      passes_ = 0;
+      graph_.reset();
       Reserve(plan.rows);
       UploadPlan(plan);
       rows_ = plan.rows;
@@ -95,9 +103,7 @@ class TowerImpl final : public Tower {
       } else {
         UploadPixels(pixels, pixel_bytes);
       }
-      Embed();
-      for (const Block& block : blocks_) RunBlock(block);
-      Merge();
+      RunPass();
       CHORD_CUDA_CHECK(cudaMemcpyAsync(staged_out_.get(), output_.get(), OutputBytes(),
                                        cudaMemcpyDeviceToHost, stream_.get()));
     });
@@ -113,6 +119,7 @@ class TowerImpl final : public Tower {
 
   void Release() override {
     rows_ = reserved_ = 0;
+    graph_.reset();
     input_ = {};
     plan_ = {};
     staged_in_ = {};
@@ -276,6 +283,11 @@ class TowerImpl final : public Tower {
                                          options_.temporal, rows_, patches_.get(), queue_));
   }
 
+  // Our kernel where its epilogue saves a pass over the result; cuBLASLt's adds a residual too, and
+  // has the better tiles for the narrow products that do.
+  bool UsesOwnProduct(Epilogue epilogue) const {
+    return sm90_ && epilogue != Epilogue::kBiasResidual;
+  }
   void Multiply(const Product& product, Epilogue epilogue, const void* x, int64_t rows, void* out,
                 const int32_t* target = nullptr) {
     GemmProblem problem;
@@ -291,8 +303,7 @@ class TowerImpl final : public Tower {
     problem.m = rows;
     problem.n = product.n;
     problem.k = product.k;
-    static const int mask = std::getenv("CHORD_OWN") ? std::atoi(std::getenv("CHORD_OWN")) : 255;
-    if (sm90_ && (mask >> static_cast<int>(epilogue) & 1)) {
+    if (UsesOwnProduct(epilogue)) {
       CHORD_CUDA_CHECK(vision::Sm90Gemm(problem, queue_));
     } else {
       library_.Run(problem, scratch_.get(), queue_);
@@ -301,6 +312,35 @@ class TowerImpl final : public Tower {
   void Norm(const DeviceArray<Half>& weight) {
     CHORD_CUDA_CHECK(vision::RmsNorm(type_, hidden_.get(), weight.get(), options_.norm_eps, rows_,
                                      options_.width, normed_.get(), queue_));
+  }
+
+  // A plan that stays is worth a graph: its launches follow one another closer.
+  void RunPass() {
+    if (++passes_ < kPassesBeforeGraph) return EnqueuePass();
+    if (graph_ == nullptr) graph_ = CapturePass();
+    CHORD_CUDA_CHECK(cudaGraphLaunch(graph_.get(), stream_.get()));
+  }
+  void EnqueuePass() {
+    Embed();
+    for (const Block& block : blocks_) RunBlock(block);
+    Merge();
+  }
+  GraphPtr CapturePass() {
+    CHORD_CUDA_CHECK(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t captured = nullptr;
+    try {
+      EnqueuePass();
+    } catch (...) {
+      cudaStreamEndCapture(stream_.get(), &captured);
+      if (captured != nullptr) cudaGraphDestroy(captured);
+      throw;
+    }
+    CHORD_CUDA_CHECK(cudaStreamEndCapture(stream_.get(), &captured));
+    cudaGraphExec_t graph = nullptr;
+    const cudaError_t made = cudaGraphInstantiate(&graph, captured, 0);
+    cudaGraphDestroy(captured);
+    CHORD_CUDA_CHECK(made);
+    return GraphPtr(graph);
   }
 
   void Embed() { Multiply(patch_embed_, Epilogue::kBias, patches_.get(), rows_, hidden_.get()); }
@@ -361,6 +401,8 @@ class TowerImpl final : public Tower {
 
   // The plan: one upload, and where its parts lie.
   int64_t rows_ = 0, reserved_ = 0;
+  int passes_ = 0;  // with this plan
+  GraphPtr graph_;  // of this plan
   DeviceArray<std::byte> plan_;
   PinnedArray<std::byte> staged_plan_;
   const int32_t* source_ = nullptr;
