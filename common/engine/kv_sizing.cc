@@ -9,7 +9,8 @@ namespace chord::engine {
 namespace {
 
 constexpr int64_t kGiB = int64_t{1} << 30;
-// The 3B's and 7B's vision tower: 1.4 GB of weights in bf16, and the activations of one large image.
+// The 3B's and 7B's vision tower: 1.4 GB of weights in bf16, and the activations of one large
+// image.
 constexpr int64_t kVisionBytes = 5 * kGiB;
 constexpr int kMinSequences = 4, kMaxSequences = 64;
 // A typical request: an image of about a thousand tokens, a prompt and an answer.
@@ -32,13 +33,15 @@ KvSize SizeKv(const KvSizingFacts& f) {
   // Image embeddings are kept for twice as many tokens as KV holds, and as many are on their way.
   const int64_t per_token = f.kv_token_bytes + 4 * f.embedding_token_bytes;
   KvSize out;
-  const int64_t tokens = std::clamp<int64_t>(per_token > 0 ? room / per_token : 0, 0, kMaxAutoKvTokens);
+  const int64_t tokens =
+      std::clamp<int64_t>(per_token > 0 ? room / per_token : 0, 0, kMaxAutoKvTokens);
   if (tokens >= f.sequence_tokens) {
     out.tokens = static_cast<int>(tokens / kKvPageTokens * kKvPageTokens);
     out.sequences = std::clamp(out.tokens / kTypicalTokens, kMinSequences, kMaxSequences);
   }
   out.reason = absl::StrFormat(
-      "%.1f of %.1f GiB are free: %.1f for weights, %.1f for a step of %d tokens, %.1f kept for the "
+      "%.1f of %.1f GiB are free: %.1f for weights, %.1f for a step of %d tokens, %.1f kept for "
+      "the "
       "vision worker, %.1f in reserve; KV takes %.1f for %d tokens",
       GiB(f.free_bytes), GiB(f.total_bytes), GiB(f.weight_bytes), GiB(step), f.prefill_tokens,
       GiB(vision), GiB(reserve), GiB(out.tokens * f.kv_token_bytes), out.tokens);
