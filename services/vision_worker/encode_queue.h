@@ -22,8 +22,8 @@
 namespace chord::vision_worker {
 
 struct EncodeJob {
-  Budget::Share place;         // from Admit; goes back with the patches
-  std::vector<float> patches;  // of one image, or ...
+  Budget::Share place;          // from Admit; goes back with the patches
+  std::vector<float> patches;   // of one image, or ...
   std::vector<uint8_t> pixels;  // ... its pixels, when the tower prefers them
   image::Grid grid;
   CancelToken cancel;

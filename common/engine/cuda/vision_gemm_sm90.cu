@@ -1,7 +1,7 @@
-// Persistent product for Hopper. A cluster of two blocks owns two tiles of kRows rows over the same kN
-// columns: each block loads its own rows of x, and half of the weights, which the copy engine hands
-// to both. In a block, one thread keeps the ring of stages full; two warpgroups take whole tiles in
-// turn, so that one multiplies while the other writes its tile out.
+// Persistent product for Hopper. A cluster of two blocks owns two tiles of kRows rows over the same
+// kN columns: each block loads its own rows of x, and half of the weights, which the copy engine
+// hands to both. In a block, one thread keeps the ring of stages full; two warpgroups take whole
+// tiles in turn, so that one multiplies while the other writes its tile out.
 //
 // Stages come in the order of tiles. A warpgroup may look at its first stage only when the other
 // has seen its last one, since a barrier tells even from odd rounds and no more.
@@ -45,7 +45,8 @@ struct Parameters {
 };
 
 #ifdef CHORD_SM90
-// --- barriers, copies, tensor cores ---------------------------------------------------------------
+// --- barriers, copies, tensor cores
+// ---------------------------------------------------------------
 
 // On the barrier at the same place in block `rank` of the cluster. What it frees was read by the
 // tensor cores alone, and those reads are over: no fence (a release over the cluster costs a
@@ -59,8 +60,7 @@ __device__ inline void ArriveAt(uint32_t barrier, int rank) {
       : "memory");
 }
 __device__ inline void SyncCluster() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::
-                   : "memory");
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 // The two warpgroups that multiply take turns: one waits until the other passes the turn on.
 __device__ inline void WaitForTurn(int group) {
@@ -97,7 +97,8 @@ __device__ inline uint64_t Describe(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | (uint64_t{1} << 16) |
          (uint64_t{64} << 32) | (uint64_t{1} << 62);
 }
-// --- epilogue -------------------------------------------------------------------------------------
+// --- epilogue
+// -------------------------------------------------------------------------------------
 
 // Four words of each of four neighbouring lanes, turned: lane i's word j becomes lane j's word i.
 __device__ inline void TurnQuad(uint32_t (&w)[4]) {
@@ -124,17 +125,17 @@ __device__ inline float2 RoundPair(float a, float b) {
   return WidenPair<T>(NarrowPair<T>(a, b));
 }
 
-// A lane's two columns of every 8 of the bias, from a tile's `column` on. Loads never branch: behind
-// the last column they read the last ones again, which nothing is stored from.
+// A lane's two columns of every 8 of the bias, from a tile's `column` on. Loads never branch:
+// behind the last column they read the last ones again, which nothing is stored from.
 template <typename T, int kCount>
 __device__ inline void LoadBias(const Parameters& p, int column, uint32_t (&bias)[kCount]) {
   const T* const from = static_cast<const T*>(p.bias);
   column += threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    bias[i] = from == nullptr ? 0
-                              : __ldg(reinterpret_cast<const uint32_t*>(
-                                    from + min(column + 8 * i, p.n - 2)));
+    bias[i] = from == nullptr
+                  ? 0
+                  : __ldg(reinterpret_cast<const uint32_t*>(from + min(column + 8 * i, p.n - 2)));
   }
 }
 
@@ -223,14 +224,14 @@ struct Fetched {
 };
 
 // Writes [128, kN] accumulators of a warpgroup, whose first element is at (row, column) of the
-// product. A lane holds, of each 8 columns, 2 of four rows; four lanes trade them so that each reads
-// and writes 16 bytes. What the next columns need is on its way while these are worked on.
+// product. A lane holds, of each 8 columns, 2 of four rows; four lanes trade them so that each
+// reads and writes 16 bytes. What the next columns need is on its way while these are worked on.
 template <typename T, int kN, Epilogue kEpilogue>
 __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, int row,
                                  int column) {
   using F = Fetched<T, kEpilogue>;
   constexpr bool kPairs = kEpilogue == Epilogue::kBiasSwiGlu;
-  constexpr int kScale = kPairs ? 2 : 1;             // columns of the product to one of out
+  constexpr int kScale = kPairs ? 2 : 1;        // columns of the product to one of out
   constexpr int kGroups = kN / 8 / kScale / 4;  // of 4 tiles of 8 columns of out
   static_assert(kGroups * 32 * kScale == kN);
   const int lane = threadIdx.x % 32, quad = lane % 4;
@@ -257,8 +258,8 @@ __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, i
   for (int group = 0; group < kGroups; ++group) {
     const F& now = fetched[group % 2];
     if (group + 1 < kGroups) {
-      fetched[(group + 1) % 2].Load(p, column + (group + 1) * 32 * kScale,
-                                    first + (group + 1) * 32, columns, lines);
+      fetched[(group + 1) % 2].Load(p, column + (group + 1) * 32 * kScale, first + (group + 1) * 32,
+                                    columns, lines);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -266,8 +267,8 @@ __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, i
 #pragma unroll
       for (int t = 0; t < 4; ++t) {
         const int tile = (group * 4 + t) * kScale;
-        words[t] = Finish<T, kEpilogue>(acc[i / 2] + 4 * tile + i % 2 * 2, now.bias + t * kScale,
-                                        rotate);
+        words[t] =
+            Finish<T, kEpilogue>(acc[i / 2] + 4 * tile + i % 2 * 2, now.bias + t * kScale, rotate);
       }
       TurnQuad(words);
       uint4 result = make_uint4(words[0], words[1], words[2], words[3]);
@@ -292,9 +293,10 @@ __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, i
 // --- kernel -------------------------------------------------------------------------------------
 
 template <typename T, int kN, Epilogue kEpilogue>
-__global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void GemmKernel(
-    const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap weights,
-    const Parameters p) {
+__global__ __cluster_dims__(kCluster, 1, 1)
+    __launch_bounds__(kThreads, 1) void GemmKernel(const __grid_constant__ CUtensorMap rows,
+                                                   const __grid_constant__ CUtensorMap weights,
+                                                   const Parameters p) {
 #ifdef CHORD_SM90
   using R = Ring<kN>;
   extern __shared__ unsigned char raw[];
@@ -432,13 +434,11 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
   static const EncodeTiled encode = FindEncodeTiled();
   static const int resident = ResidentClusters(GemmKernel<T, kN, kEpilogue>, Ring<kN>::kBytes);
   CUtensorMap rows, weights;
-  if (encode == nullptr || resident < 1 ||
-      !MakeMap(encode, g.type, g.x, g.m, g.k, kRows, &rows) ||
+  if (encode == nullptr || resident < 1 || !MakeMap(encode, g.type, g.x, g.m, g.k, kRows, &rows) ||
       !MakeMap(encode, g.type, g.weight, g.n, g.k, kN / kCluster, &weights)) {
     return cudaErrorInvalidConfiguration;
   }
-  const int64_t tiles =
-      (g.m + kRows * kCluster - 1) / (kRows * kCluster) * ((g.n + kN - 1) / kN);
+  const int64_t tiles = (g.m + kRows * kCluster - 1) / (kRows * kCluster) * ((g.n + kN - 1) / kN);
   const auto grid = static_cast<unsigned>(std::min<int64_t>(tiles, resident) * kCluster);
   const int64_t out_columns = kEpilogue == Epilogue::kBiasSwiGlu ? g.n / 2 : g.n;
   const Parameters parameters{g.bias,
@@ -499,10 +499,8 @@ cudaError_t ChooseEpilogue(const GemmProblem& g, const Queue& queue) {
 
 bool HasSm90Gemm(int device) {
   int major = 0, minor = 0;
-  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-             cudaSuccess &&
-         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) ==
-             cudaSuccess &&
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
          major == 9 && minor == 0 && FindEncodeTiled() != nullptr;
 }
 

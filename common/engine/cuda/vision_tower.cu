@@ -170,6 +170,13 @@ class TowerImpl final : public Tower {
     return rows_ / options_.cell * options_.out_width * static_cast<int64_t>(sizeof(Half));
   }
 
+  // Values that LibraryGemm needs beside its results.
+  int64_t LibraryScratch(int64_t rows) const {
+    if (sm90_) return 0;                           // it adds residuals there, in place
+    const int64_t merged = rows * options_.width;  // cells of several patches
+    return std::max(rows * 2 * inner_, std::max(merged, rows / options_.cell * options_.out_width));
+  }
+
   // Memory for `rows` patches; all or nothing.
   void Reserve(int64_t rows) {
     if (rows <= reserved_) return;
@@ -183,11 +190,7 @@ class TowerImpl final : public Tower {
       gated_ = DeviceArray<Half>(rows * inner_);
       merged_ = DeviceArray<Half>(rows * width);
       output_ = DeviceArray<Half>(cells * options_.out_width);
-      {
-        const int64_t merged = options_.cell * width;
-        scratch_ = DeviceArray<Half>(
-            std::max({rows * 2 * inner_, cells * merged, cells * options_.out_width}));
-      }
+      scratch_ = DeviceArray<Half>(LibraryScratch(rows));
       staged_out_ = PinnedArray<Half>(cells * options_.out_width);
     } catch (...) {
       Release();
@@ -237,8 +240,8 @@ class TowerImpl final : public Tower {
       staged_plan_ = PinnedArray<std::byte>(bytes);
     }
     std::memcpy(staged_plan_.get(), packer.bytes().data(), bytes);  // no call is under way
-    CHORD_CUDA_CHECK(cudaMemcpyAsync(plan_.get(), staged_plan_.get(), bytes,
-                                     cudaMemcpyHostToDevice, stream_.get()));
+    CHORD_CUDA_CHECK(cudaMemcpyAsync(plan_.get(), staged_plan_.get(), bytes, cudaMemcpyHostToDevice,
+                                     stream_.get()));
     source_ = At<int32_t>(at_source);
     places_ = At<PatchPlace>(at_places);
     target_ = At<int32_t>(at_target);
@@ -373,8 +376,8 @@ class TowerImpl final : public Tower {
       CHORD_CUDA_CHECK(vision::SegmentAttentionSm90(type_, qkv_.get(), rows_, shape, tiles, count,
                                                     normed_.get(), queue_));
     } else {
-      CHORD_CUDA_CHECK(vision::SegmentAttention(type_, qkv_.get(), shape, tiles, count,
-                                                normed_.get(), queue_));
+      CHORD_CUDA_CHECK(
+          vision::SegmentAttention(type_, qkv_.get(), shape, tiles, count, normed_.get(), queue_));
     }
   }
 
