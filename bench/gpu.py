@@ -239,7 +239,7 @@ def engine(programs, folder, images, new_tokens):
                 out[f"{name}_load_ms"] = row["load_ms"]
     # One image several times: the first answers warm up.
     lines = "".join(f"{images[0]}\tall cats\n" for _ in range(8))
-    rows = [json.loads(line) for line in programs.run("in_process", folder, programs.device, text=lines).splitlines()]
+    rows = [json.loads(line) for line in programs.run("in_process", folder, programs.device, new_tokens, text=lines).splitlines()]
     out["in_process"] = {key: statistics.median(row[key] for row in rows[3:]) for key in rows[0]}
     out["in_process"]["decode_ms_per_token"] = out["in_process"]["decode_ms"] / max(1, out["in_process"]["tokens"] - 1)
     return out
