@@ -11,10 +11,12 @@
 #include "common/base/status_macros.h"
 #include "common/engine/backend.h"
 #include "common/engine/cpu/cpu_backend.h"
+#include "common/engine/cuda_vision_tower.h"
 #include "common/engine/rope.h"
 #include "common/engine/torch/torch_guard.h"
 #include "common/engine/weights.h"
 #include "common/engine/window_layout.h"
+#include "common/image/preprocess.h"
 
 namespace chord::engine {
 namespace {
@@ -58,9 +60,12 @@ absl::Status CheckConfig(const model::VisionConfig& c) {
 class VisionTowerImpl final : public VisionTower {
  public:
   VisionTowerImpl(std::shared_ptr<const model::Checkpoint> checkpoint,
-                  const model::VisionConfig& config, const Options& options)
+                  const model::ModelConfig& config, const Options& options)
       : checkpoint_(std::move(checkpoint)),
-        config_(config),
+        config_(config.vision),
+        geometry_(config.geometry),
+        normalization_(config.normalization),
+        on_cpu_(options.device.kind == Device::Kind::kCpu),
         backend_(Backend::Create(options.device, options.dtype)) {}
 
   absl::Status LoadWeights() {
@@ -118,6 +123,31 @@ class VisionTowerImpl final : public VisionTower {
     }
     return output;
   }
+
+  absl::StatusOr<Output> EncodePixels(absl::Span<const uint8_t> pixels,
+                                      absl::Span<const image::Grid> grids,
+                                      const CancelToken& cancel) override {
+    std::vector<float> patches(pixels.size() * geometry_.temporal_patch_size);
+    size_t at = 0;
+    for (const image::Grid& grid : grids) {
+      image::RgbImage resized{grid.w * geometry_.patch_size, grid.h * geometry_.patch_size, {}};
+      const auto bytes = static_cast<size_t>(grid.patches()) * 3 * geometry_.patch_size *
+                         geometry_.patch_size;
+      if (grid.h < 1 || grid.w < 1 || bytes > pixels.size() - at) {
+        return absl::InvalidArgumentError("pixels and grids disagree");
+      }
+      resized.rgb.assign(pixels.begin() + at, pixels.begin() + at + bytes);
+      CHORD_RETURN_IF_ERROR(image::Patchify(
+          resized, geometry_, normalization_, image::ResizeMode::kTorch,
+          absl::MakeSpan(patches).subspan(at * geometry_.temporal_patch_size,
+                                          bytes * geometry_.temporal_patch_size)));
+      at += bytes;
+    }
+    if (at != pixels.size()) return absl::InvalidArgumentError("pixels and grids disagree");
+    return Encode(patches, grids, cancel);
+  }
+
+  std::string backend() const override { return on_cpu_ ? "cpu" : "libtorch"; }
 
  private:
   absl::StatusOr<int64_t> CheckInput(absl::Span<const float> patches,
@@ -232,6 +262,9 @@ class VisionTowerImpl final : public VisionTower {
 
   const std::shared_ptr<const model::Checkpoint> checkpoint_;  // its mapping holds the weights
   const model::VisionConfig config_;
+  const image::PatchGeometry geometry_;
+  const image::Normalization normalization_;
+  const bool on_cpu_;
   const std::unique_ptr<Backend> backend_;
   LinearLayer patch_embed_;
   std::vector<Block> blocks_;
@@ -247,8 +280,16 @@ absl::StatusOr<std::unique_ptr<VisionTower>> VisionTower::Load(
     std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
     const Options& options) {
   CHORD_RETURN_IF_ERROR(CheckConfig(config.vision));
+  if (MayUseCudaKernels(options)) {
+    absl::StatusOr<std::unique_ptr<VisionTower>> tower =
+        LoadCudaVisionTower(checkpoint, config, options);
+    const bool unavailable = ErrorReason(tower.status()) == "DEVICE_UNAVAILABLE";
+    if (!unavailable || options.attention == Attention::kFlash) return tower;
+    if (options.on_fallback) options.on_fallback(tower.status());
+  }
   return Guard([&]() -> absl::StatusOr<std::unique_ptr<VisionTower>> {
-    auto tower = std::make_unique<VisionTowerImpl>(std::move(checkpoint), config.vision, options);
+    SelectTorchAttention(options.device, options.attention);
+    auto tower = std::make_unique<VisionTowerImpl>(std::move(checkpoint), config, options);
     CHORD_RETURN_IF_ERROR(tower->LoadWeights());
     return tower;
   });

@@ -2,13 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/base/cancel.h"
+#include "common/engine/attention.h"
 #include "common/engine/device.h"
 #include "common/image/frame_plan.h"
 #include "common/model/checkpoint.h"
@@ -21,7 +24,14 @@ class VisionTower {
   struct Options {
     Device device;
     model::DType dtype = model::DType::kFloat32;
+    Attention attention = Attention::kAuto;
+    // Called when kAuto falls back from Chord's own kernels to libtorch's, with the reason.
+    std::function<void(const absl::Status& reason)> on_fallback = {};
+    // Of Chord's CUDA kernels only those that run on every device: for tests and comparisons.
+    bool portable_kernels = false;
   };
+  // On a CUDA device in bf16 or fp16: Chord's own kernels where they take the device and the shape
+  // (cuda_vision_tower.h), else libtorch's operators; backend() says which.
   static absl::StatusOr<std::unique_ptr<VisionTower>> Load(
       std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
       const Options& options);
@@ -40,6 +50,21 @@ class VisionTower {
   virtual absl::StatusOr<Output> Encode(absl::Span<const float> patches,
                                         absl::Span<const image::Grid> grids,
                                         const CancelToken& cancel) = 0;
+
+  // The same from resized pixels: images one after another, each interleaved RGB of
+  // (grid.h · patch_size) rows of (grid.w · patch_size) pixels. The patches are those of
+  // image::Patchify with the configuration's constants (mode kTorch), to the bit.
+  virtual absl::StatusOr<Output> EncodePixels(absl::Span<const uint8_t> pixels,
+                                              absl::Span<const image::Grid> grids,
+                                              const CancelToken& cancel) {
+    return absl::UnimplementedError("this tower takes patches");
+  }
+  // Are pixels the better input? On a GPU they are an eighth of the bytes to upload, and the host
+  // makes no patches; on a CPU whoever has the pixels makes patches beside the tower's work.
+  virtual bool prefers_pixels() const { return false; }
+
+  // What computes, for logs: "cpu", "libtorch", "cuda kernels".
+  virtual std::string backend() const { return ""; }
 };
 
 }  // namespace chord::engine

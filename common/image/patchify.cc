@@ -4,14 +4,9 @@
 #include "common/image/preprocess.h"
 
 namespace chord::image {
-namespace {
-
-// Normalised value of every sample, in the float order of each mode (spec §2.6).
-using Table = std::array<std::array<float, 256>, 3>;
-
-Table MakeTable(const Normalization& n, ResizeMode mode) {
+SampleTable NormalizedSamples(const Normalization& n, ResizeMode mode) {
   constexpr double kRescale = 0.00392156862745098;
-  Table table;
+  SampleTable table;
   for (int c = 0; c < 3; ++c) {
     const float mean = n.mean[c] * 255.0f;
     const float std = n.std[c] * 255.0f;
@@ -24,8 +19,6 @@ Table MakeTable(const Normalization& n, ResizeMode mode) {
   return table;
 }
 
-}  // namespace
-
 absl::Status Patchify(const RgbImage& image, const PatchGeometry& geometry,
                       const Normalization& normalization, ResizeMode mode, absl::Span<float> out) {
   const int patch = geometry.patch_size;
@@ -37,7 +30,7 @@ absl::Status Patchify(const RgbImage& image, const PatchGeometry& geometry,
       out.size() != image.rgb.size() * temporal) {
     return absl::InternalError("Patchify: image, geometry and output do not fit together");
   }
-  const Table table = MakeTable(normalization, mode);
+  const SampleTable table = NormalizedSamples(normalization, mode);
   const size_t stride = size_t{3} * image.width;
   const size_t frame = size_t{1} * patch * patch;
   const int groups_down = image.height / geometry.factor();

@@ -26,6 +26,10 @@ struct Normalization {
   std::array<float, 3> std = {0.26862954f, 0.26130258f, 0.27577711f};
 };
 
+// Normalised value of every sample of every channel, in the float order of each mode (spec §2.6).
+using SampleTable = std::array<std::array<float, 256>, 3>;
+SampleTable NormalizedSamples(const Normalization& normalization, ResizeMode mode);
+
 // `image` (sides multiples of patch·merge) -> out[patches, 3·temporal·patch·patch] float32 row
 // major, in merge-group order (spec §2.7). `out` has exactly that size.
 absl::Status Patchify(const RgbImage& image, const PatchGeometry& geometry,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/engine/sampler.h"
 #include "common/image/frame_plan.h"
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
@@ -25,6 +26,9 @@ struct DecodeInput {
   std::vector<image::FramePlan> images;
   int max_new_tokens = 0;
   bool grammar = false;
+  engine::Randomness randomness;
+  std::vector<std::string> stop;  // at most kMaxStops, of 1 – kMaxStopBytes bytes
+  int top_tokens = 0;             // 0 – engine::kMaxTop
   // Of the images, one each; or none: nothing is kept or found, and their rows are on their way.
   struct Use {
     std::string key;  // 32 bytes, or empty: nothing of the image may outlive the request

@@ -1,7 +1,6 @@
 #include "services/llm_worker/llm_worker.h"
 
 #include <algorithm>
-#include <atomic>
 #include <numeric>
 #include <utility>
 
@@ -12,6 +11,7 @@
 #include "common/base/status_macros.h"
 #include "common/model/checkpoint.h"
 #include "common/obs/log.h"
+#include "common/process/loaded_model.h"
 #include "common/process/worker_server.h"
 #include "services/llm_worker/decode_service.h"
 #include "services/llm_worker/language_core.h"
@@ -115,9 +115,8 @@ class LlmWorkerImpl final : public LlmWorker {
                 {[this] { return LoadModel(); }, [this] { Unload(); },
                  [this](absl::Time now) { Tick(now); },
                  [this](internal::v1::WorkerState* state) { AddState(state); }}),
-        decode_({&server_.gate(), &tickets_, executor_.get(), [this] { return core_.load(); },
-                 metrics}),
-        sink_({}, {&tickets_, [this] { return core_.load(); }, metrics}) {}
+        decode_({&server_.gate(), &tickets_, executor_.get(), &loaded_, metrics}),
+        sink_({}, {&tickets_, &loaded_, metrics}) {}
   ~LlmWorkerImpl() override { server_.Stop(absl::Now()); }
 
   absl::Status Listen() { return server_.Listen({&decode_, &sink_}); }
@@ -130,7 +129,7 @@ class LlmWorkerImpl final : public LlmWorker {
     out.calls = server_.gate().inside();
     out.pushes = static_cast<int>(sink_.active());
     out.tickets = static_cast<int>(tickets_.live());
-    if (const Core* core = core_) {
+    if (const Core* core = loaded_.get()) {
       const auto loop = core->loop->counts();
       out.running = loop.running;
       out.queued = loop.queued;
@@ -220,7 +219,7 @@ class LlmWorkerImpl final : public LlmWorker {
     loop.step.prefill_tokens = prefill_tokens;
     loop.step.prefill_tokens_beside_decode = std::max(loop.step.prefill_tokens / 2, 16);
     loop.eos_token_ids = core->config.generation.eos_token_ids;
-    loop.repetition_penalty = core->config.generation.repetition_penalty;
+    core->sampling.repetition_penalty = core->config.generation.repetition_penalty;
     loop.grammar = core->grammar.get();
     loop.images.max_bytes =
         settings_.image_cache_bytes > 0 ? settings_.image_cache_bytes : rows_bytes;
@@ -234,8 +233,7 @@ class LlmWorkerImpl final : public LlmWorker {
     core->loop = std::make_unique<DecodeLoop>(core->model.get(), &core->tokenizer, loop);
     metrics_->SetKvBytes(obs::KvState::kCapacity, core->model->kv_bytes());
 
-    owned_core_ = std::move(core);
-    core_ = owned_core_.get();
+    loaded_.Set(std::move(core));
     return absl::OkStatus();
   }
 
@@ -259,28 +257,27 @@ class LlmWorkerImpl final : public LlmWorker {
   // No call is left. Threads end in the order in which they use each other.
   void Unload() {
     executor_ = nullptr;
-    core_ = nullptr;
-    owned_core_ = nullptr;
+    loaded_.Reset();
   }
 
   void Tick(absl::Time now) {
     tickets_.Sweep(now, errors::WorkerLost("vision"));
     sink_.Sweep(now);
     metrics_->SetTickets(static_cast<int64_t>(tickets_.live()));
-    const Core* core = core_;
+    const Core* core = loaded_.get();
     if (core == nullptr) return;
     const auto loop = core->loop->counts();
     metrics_->SetQueueDepth(obs::Queue::kPrefill, loop.queued);
     metrics_->SetInflightTokens(loop.tokens);
     const int64_t page_bytes = core->model->kv_bytes() / core->model->kv_pages();
     metrics_->SetKvBytes(obs::KvState::kUsed, page_bytes * loop.kv.used);
-    metrics_->SetKvBytes(obs::KvState::kKept, page_bytes * loop.kv.kept);
+    metrics_->SetKvBytes(obs::KvState::kKept, page_bytes * loop.kv.cached);
     metrics_->SetImageCache(loop.images, loop.image_bytes);
   }
 
   void AddState(internal::v1::WorkerState* state) const {
     state->set_queue_capacity(settings_.max_queue);
-    const Core* core = core_;
+    const Core* core = loaded_.get();
     if (core == nullptr) return;
     state->set_model_fingerprint(core->fingerprint);
     state->set_device(core->device);
@@ -298,8 +295,7 @@ class LlmWorkerImpl final : public LlmWorker {
   obs::Metrics* const metrics_;
   TicketTable tickets_;
   std::unique_ptr<Executor> executor_;
-  std::unique_ptr<Core> owned_core_;
-  std::atomic<Core*> core_{nullptr};  // set once, when everything in it is ready
+  process::LoadedModel<Core> loaded_;
   process::WorkerServer server_;
   DecodeService decode_;
   SinkService sink_;

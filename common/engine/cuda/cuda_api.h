@@ -45,6 +45,8 @@ struct DeviceInfo {
 
 struct DecoderOptions;
 class Decoder;
+struct TowerOptions;
+class Tower;
 
 // Filled in by the plugin; lives as long as the process.
 struct Api {
@@ -52,6 +54,8 @@ struct Api {
   Status (*device_info)(int device, DeviceInfo* info) = nullptr;
   // `decoder` is given to the caller, who deletes it. See decoder_api.h.
   Status (*create_decoder)(const DecoderOptions& options, Decoder** decoder) = nullptr;
+  // Likewise. See tower_api.h.
+  Status (*create_tower)(const TowerOptions& options, Tower** tower) = nullptr;
 };
 
 // The type of the symbol kEntrySymbol.

@@ -3,6 +3,7 @@
 
 #include "common/engine/cuda/cuda_api.h"
 #include "common/engine/cuda/memory.h"
+#include "common/engine/cuda/tower_api.h"
 
 namespace chord::cuda {
 
@@ -32,6 +33,6 @@ Status GetDeviceInfo(int device, DeviceInfo* info) {
 
 extern "C" __attribute__((visibility("default"))) const chord::cuda::Api* chord_cuda_entry() {
   static const chord::cuda::Api api = {chord::cuda::kApiVersion, chord::cuda::GetDeviceInfo,
-                                       chord::cuda::CreateDecoder};
+                                       chord::cuda::CreateDecoder, chord::cuda::CreateTower};
   return &api;
 }

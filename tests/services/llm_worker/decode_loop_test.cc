@@ -21,13 +21,15 @@ const std::string kTokenizer = std::string(CHORD_SOURCE_DIR) + "/models/chord-na
 struct Request {
   std::vector<int32_t> prompt;
   int max_new_tokens = 20;
+  SamplingParams sampling;
   bool image = false;
   std::string key;  // of the image
-  bool pushed = true;
+  bool push_expected = true;
   std::optional<grammar::BoxRequest> grammar;
+  std::vector<std::string> stop;
   std::optional<CacheTier> accepted;  // read after admitted or ended
   absl::Notification admitted;
-  bool needs_rows = false;
+  bool needs_embeddings = false;
   CancelSource source;
   std::shared_ptr<Reservation> ticket;
   absl::Notification ended;
@@ -75,13 +77,15 @@ class DecodeLoopTest : public ::testing::Test {
     job.prompt.rope_delta = FakeLanguageModel::kRopeDelta;
     if (request->image) job.prompt.images = {{1, {4, 4}, 4}};
     job.max_new_tokens = request->max_new_tokens;
+    job.sampling = request->sampling;
     job.ticket = request->ticket;
     job.image.key = request->key;
-    job.pushed = request->pushed;
+    job.push_expected = request->push_expected;
     job.grammar = request->grammar;
-    job.on_accepted = [request](CacheTier from, bool needs_rows) {
+    job.stop = request->stop;
+    job.on_accepted = [request](std::optional<CacheTier> from, bool needs_embeddings) {
       request->accepted = from;
-      request->needs_rows = needs_rows;
+      request->needs_embeddings = needs_embeddings;
       request->admitted.Notify();
       return absl::OkStatus();
     };
@@ -95,7 +99,7 @@ class DecodeLoopTest : public ::testing::Test {
   }
   void SendRows(Request& request) {
     ASSERT_TRUE(request.ticket->BeginReceive().ok());
-    ASSERT_TRUE(request.ticket->Complete(std::make_unique<FakeLanguageModel::Rows>(4)).ok());
+    ASSERT_TRUE(request.ticket->Complete(std::make_unique<FakeLanguageModel::Embeddings>(4)).ok());
     loop_->Wake();
   }
   static bool Ends(Request& request) {
@@ -120,7 +124,7 @@ class DecodeLoopTest : public ::testing::Test {
     EXPECT_EQ(loop_->counts().queued, 0);
     EXPECT_EQ(loop_->counts().tokens, 0);
     EXPECT_EQ(loop_->counts().kv.used, 0);
-    EXPECT_EQ(loop_->counts().kv.promised, 0);
+    EXPECT_EQ(loop_->counts().kv.reserved, 0);
   }
 
   absl::StatusOr<model::Tokenizer> tokenizer_;
@@ -152,7 +156,7 @@ TEST_F(DecodeLoopTest, AnswersOfManyTogetherEqualAnswersAlone) {
       ASSERT_TRUE(request->result.ok()) << request->result.status();
       EXPECT_EQ(request->result->ids, Alone(*request));
       EXPECT_EQ(request->result->text, request->streamed);
-      EXPECT_EQ(request->result->cut, request->result->ids.back() != FakeLanguageModel::kEnd);
+      EXPECT_EQ(request->result->truncated, request->result->ids.back() != FakeLanguageModel::kEnd);
       EXPECT_EQ(request->result->decode_steps, static_cast<int>(request->result->ids.size()) - 1);
     }
     EXPECT_GE(model_->max_batch_, std::min(slots, 3)) << "slots run together";
@@ -176,9 +180,9 @@ TEST_F(DecodeLoopTest, TokenEndsCoverTheTextAndProbabilitiesAreOfTheSoftmax) {
 }
 
 TEST_F(DecodeLoopTest, TheRepetitionPenaltyCountsPromptAndAnswerButNotTheProbability) {
-  options_.repetition_penalty = 1e6f;  // a token that was seen is never taken again
   Start(1);
   auto request = Make({20, 21, 22, FakeLanguageModel::kNeverEnds}, 60);
+  request->sampling.repetition_penalty = 1e6f;  // a token that was seen is never chosen again
   ASSERT_TRUE(Submit(request).ok());
   ASSERT_TRUE(Ends(*request));
   ASSERT_TRUE(request->result.ok());
@@ -298,22 +302,21 @@ TEST_F(DecodeLoopTest, ADeadlineEndsARequestWhereverItWaits) {
   ExpectIdle();
 }
 
-// The loop may be at any point between its look at the queue and its sleep when a request comes.
+// The loop may be at any point between its look at the queue and its sleep when a request comes. A
+// lost wake-up would leave the request waiting: the loop does not wake up by itself here.
 TEST_F(DecodeLoopTest, ARequestIsSeenAtWhateverMomentItComes) {
+  options_.expiry_interval = absl::InfiniteDuration();
   Start(2);
-  absl::Duration worst;
   for (int round = 0; round < 5000; ++round) {
     auto request = Make({20, 21}, 1);
     loop_->Wake();
     for (const absl::Time until = absl::Now() + absl::Nanoseconds(97 * (round % 1000));
          absl::Now() < until;) {
     }
-    const absl::Time began = absl::Now();
     ASSERT_TRUE(Submit(request).ok());
     ASSERT_TRUE(Ends(*request));
-    worst = std::max(worst, absl::Now() - began);
+    ASSERT_TRUE(request->result.ok());
   }
-  EXPECT_LT(worst, absl::Milliseconds(900)) << "found only when the loop woke for another reason";
 }
 
 TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
@@ -335,13 +338,13 @@ TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
 
 class KeptImagesTest : public DecodeLoopTest {
  protected:
-  std::shared_ptr<Request> Ask(char key, int number, bool pushed = false) {
+  std::shared_ptr<Request> Ask(char key, int number, bool push_expected = false) {
     std::vector<int32_t> prompt(40, 20);  // rows 1..4 are the image's
     for (int i = 30; i < 40; ++i) prompt[i] = 30 + number;
     auto request = Make(prompt, 20);
     request->image = true;
     request->key = std::string(32, key);
-    request->pushed = pushed;
+    request->push_expected = push_expected;
     EXPECT_TRUE(Submit(request).ok());
     return request;
   }
@@ -356,28 +359,28 @@ class KeptImagesTest : public DecodeLoopTest {
 
 TEST_F(KeptImagesTest, ASecondRequestNeedsNeitherRowsNorTheImagesShareOfThePrefill) {
   Start(2);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  ExpectAnswered(*first, CacheTier::kNone);
   EXPECT_EQ(first->result->cached_tokens, 0);
   auto second = Ask('a', 2);
   ExpectAnswered(*second, CacheTier::kKv);
-  EXPECT_FALSE(second->needs_rows);
+  EXPECT_FALSE(second->needs_embeddings);
   EXPECT_EQ(second->result->cached_tokens, 30) << "to the first word that differs";
   EXPECT_FALSE(second->ticket->BeginReceive().ok()) << "nobody was to come";
   auto other = Ask('b', 2);
   ASSERT_TRUE(other->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(other->needs_rows) << "another image shares nothing";
+  EXPECT_TRUE(other->needs_embeddings) << "another image shares nothing";
   SendRows(*other);
-  ExpectAnswered(*other, CacheTier::kRows);
+  ExpectAnswered(*other, CacheTier::kNone);
   ExpectIdle();
 }
 
 TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksForRows) {
   Start(1, /*pages=*/13);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  ExpectAnswered(*first, CacheTier::kNone);
   std::vector<int32_t> endless(180, 25);
   endless[0] = FakeLanguageModel::kNeverEnds;
   auto large = Make(endless, 20);  // writes into every page
@@ -390,9 +393,9 @@ TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksFor
   loop_->DropImage(std::string(32, 'a'));
   auto third = Ask('a', 3);
   ASSERT_TRUE(third->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(third->needs_rows);
+  EXPECT_TRUE(third->needs_embeddings);
   SendRows(*third);
-  ExpectAnswered(*third, CacheTier::kRows);
+  ExpectAnswered(*third, CacheTier::kNone);
   ExpectIdle();
   EXPECT_EQ(loop_->counts().images, 1);
 }
@@ -400,15 +403,15 @@ TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksFor
 TEST_F(KeptImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
   Start(8);
   std::vector<std::shared_ptr<Request>> requests;
-  requests.push_back(Ask('a', 0, /*pushed=*/true));
+  requests.push_back(Ask('a', 0, /*push_expected=*/true));
   for (int i = 1; i < 6; ++i) requests.push_back(Ask('a', i));
   SendRows(*requests[0]);
-  ExpectAnswered(*requests[0], CacheTier::kRows);
+  ExpectAnswered(*requests[0], CacheTier::kNone);
   for (int i = 1; i < 6; ++i) {
     ASSERT_TRUE(Ends(*requests[i]));
     ASSERT_TRUE(requests[i]->result.ok());
     EXPECT_EQ(requests[i]->result->ids, Alone(*requests[i]));
-    EXPECT_FALSE(requests[i]->needs_rows);
+    EXPECT_FALSE(requests[i]->needs_embeddings);
     EXPECT_GE(requests[i]->result->cached_tokens, 5);
   }
   ExpectIdle();
@@ -416,10 +419,10 @@ TEST_F(KeptImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
 
 TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
   Start(2);
-  auto stuck = Ask('a', 1, /*pushed=*/true);
-  auto second = Ask('a', 2, /*pushed=*/true);
+  auto stuck = Ask('a', 1, /*push_expected=*/true);
+  auto second = Ask('a', 2, /*push_expected=*/true);
   SendRows(*second);
-  ExpectAnswered(*second, CacheTier::kRows);
+  ExpectAnswered(*second, CacheTier::kNone);
   ASSERT_TRUE(Ends(*stuck));
   ASSERT_TRUE(stuck->result.ok()) << stuck->result.status();
   EXPECT_EQ(stuck->result->ids, Alone(*stuck));
@@ -429,9 +432,9 @@ TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
 
 TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
   Start(2);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  ExpectAnswered(*first, CacheTier::kNone);
   std::vector<std::shared_ptr<Request>> waiting;
   for (int i = 0; i < 6; ++i) waiting.push_back(Ask(static_cast<char>('b' + i), i, i % 2 == 0));
   auto nameless = Make(std::vector<int32_t>(40, 20));
@@ -441,18 +444,19 @@ TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
   auto hot = Ask('a', 2);
   ExpectAnswered(*hot, CacheTier::kKv);
   EXPECT_EQ(loop_->counts().running, 0);
-  EXPECT_EQ(loop_->counts().kv.promised, 0) << "memory is for those that can run";
+  EXPECT_EQ(loop_->counts().kv.reserved, 0) << "memory is for those that can run";
   for (auto& request : waiting) {
     ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-    EXPECT_EQ(request->accepted, CacheTier::kRows);
-    EXPECT_EQ(request->needs_rows, !request->pushed) << "asked for before its turn comes";
+    EXPECT_EQ(request->accepted, CacheTier::kNone);
+    EXPECT_EQ(request->needs_embeddings, !request->push_expected)
+        << "asked for before its turn comes";
   }
   for (auto& request : waiting) {
     SendRows(*request);
     ASSERT_TRUE(Ends(*request));
     ASSERT_TRUE(request->result.ok()) << request->result.status();
     EXPECT_EQ(request->result->ids, Alone(*request));
-    EXPECT_EQ(request->result->image, CacheTier::kRows);
+    EXPECT_EQ(request->result->image, CacheTier::kNone);
     EXPECT_GT(request->result->wait_embeddings, absl::ZeroDuration());
   }
   ExpectIdle();
@@ -460,7 +464,7 @@ TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
 
 TEST_F(KeptImagesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
   Start(1);
-  auto request = Ask('a', 1, /*pushed=*/true);
+  auto request = Ask('a', 1, /*push_expected=*/true);
   ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
   absl::SleepFor(absl::Milliseconds(50));
   std::shared_ptr<Request> behind;
@@ -487,23 +491,23 @@ TEST_F(KeptImagesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
   std::vector<std::shared_ptr<Request>> requests;
   for (int i = 0; i < 3; ++i) requests.push_back(Ask('a', i));
   ASSERT_TRUE(requests[0]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(requests[0]->needs_rows);
+  EXPECT_TRUE(requests[0]->needs_embeddings);
   // The one that asked goes: another asks in its place.
   requests[0]->source.Cancel();
   ASSERT_TRUE(requests[1]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(requests[1]->needs_rows);
+  EXPECT_TRUE(requests[1]->needs_embeddings);
   EXPECT_FALSE(requests[2]->admitted.HasBeenNotified());
   SendRows(*requests[1]);
-  ExpectAnswered(*requests[1], CacheTier::kRows);
+  ExpectAnswered(*requests[1], CacheTier::kNone);
   ExpectAnswered(*requests[2], CacheTier::kKv);
-  EXPECT_FALSE(requests[2]->needs_rows);
+  EXPECT_FALSE(requests[2]->needs_embeddings);
   ASSERT_TRUE(Ends(*requests[0]));
   ExpectIdle();
 }
 
 TEST_F(KeptImagesTest, ANextTurnFindsTheAnswerBeforeIt) {
   Start(1);
-  auto first = Ask('a', 1, /*pushed=*/true);
+  auto first = Ask('a', 1, /*push_expected=*/true);
   SendRows(*first);
   ASSERT_TRUE(Ends(*first));
   ASSERT_TRUE(first->result.ok());
@@ -516,7 +520,7 @@ TEST_F(KeptImagesTest, ANextTurnFindsTheAnswerBeforeIt) {
   auto next = Make(prompt, 1);
   next->image = true;
   next->key = std::string(32, 'a');
-  next->pushed = false;
+  next->push_expected = false;
   ASSERT_TRUE(Submit(next).ok());
   ASSERT_TRUE(Ends(*next));
   ASSERT_TRUE(next->result.ok());
@@ -531,7 +535,7 @@ TEST_F(KeptImagesTest, AImageWithoutAKeyLeavesNothingBehind) {
   SendRows(*request);
   ASSERT_TRUE(Ends(*request));
   ASSERT_TRUE(request->result.ok());
-  EXPECT_EQ(loop_->counts().kv.kept, 0);
+  EXPECT_EQ(loop_->counts().kv.cached, 0);
   EXPECT_EQ(loop_->counts().images, 0);
 }
 
@@ -653,9 +657,9 @@ TEST_F(GrammarLoopTest, SaysTheSameInFewerSteps) {
 TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
   auto request = Recite(kTwoApples, true);
   const DecodeResult& result = *request->result;
-  ASSERT_EQ(result.forced.size(), result.log_probabilities.size());
-  for (size_t i = 0; i < result.forced.size(); ++i) {
-    if (result.forced[i]) {
+  ASSERT_EQ(result.jump_forward.size(), result.log_probabilities.size());
+  for (size_t i = 0; i < result.jump_forward.size(); ++i) {
+    if (result.jump_forward[i]) {
       EXPECT_EQ(result.log_probabilities[i], 0);
     }
   }
@@ -671,7 +675,7 @@ TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
 
 TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
   auto request = Recite(kTwoApples, true, 40);
-  EXPECT_TRUE(request->result->cut);
+  EXPECT_TRUE(request->result->truncated);
   EXPECT_EQ(request->result->text, R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])");
   ASSERT_FALSE(request->result->token_ends.empty());
   EXPECT_LE(request->result->token_ends.back(), static_cast<int>(request->result->text.size()));
@@ -680,13 +684,14 @@ TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox)
 
 TEST_F(GrammarLoopTest, AnAnswerThatIsWholeAtTheLimitIsNotCut) {
   const int tokens = static_cast<int>(tokenizer_->EncodeText(kTwoApples).size());
-  EXPECT_FALSE(Recite(kTwoApples, true, tokens)->result->cut);
-  EXPECT_TRUE(Recite(kTwoApples, true, tokens - 1)->result->cut);
-  EXPECT_TRUE(Recite(kTwoApples, false, tokens)->result->cut) << "nobody knows what would follow";
+  EXPECT_FALSE(Recite(kTwoApples, true, tokens)->result->truncated);
+  EXPECT_TRUE(Recite(kTwoApples, true, tokens - 1)->result->truncated);
+  EXPECT_TRUE(Recite(kTwoApples, false, tokens)->result->truncated)
+      << "nobody knows what would follow";
   const std::string fenced = "```json\n[]\n```";
   const int before_fence = static_cast<int>(tokenizer_->EncodeText("```json\n[]").size());
   auto request = Recite(fenced, true, before_fence);
-  EXPECT_FALSE(request->result->cut);
+  EXPECT_FALSE(request->result->truncated);
   EXPECT_EQ(request->result->text, fenced);
 }
 
@@ -717,6 +722,78 @@ TEST_F(GrammarLoopTest, BoxesOutsideTheImageCannotBeSaid) {
   auto request = Recite(R"([{"bbox_2d": [831, 902, 118, 190], "label": "red apple"}])", true);
   EXPECT_TRUE(request->result->grammar);
   EXPECT_EQ(request->result->text.find("831"), std::string::npos);
+}
+
+TEST_F(DecodeLoopTest, DrawsTokensByTheirSeedWhateverElseRuns) {
+  Start(4);
+  const auto draw = [&](uint64_t seed) {
+    auto request = Make({20, FakeLanguageModel::kNeverEnds}, 12);
+    request->sampling.randomness = {.temperature = 10, .top_p = 1, .seed = seed};
+    EXPECT_TRUE(Submit(request).ok());
+    return request;
+  };
+  const auto alone = draw(1);
+  ASSERT_TRUE(Ends(*alone));
+  const std::vector<std::shared_ptr<Request>> together = {draw(2), draw(1), draw(3)};
+  for (const auto& request : together) ASSERT_TRUE(Ends(*request));
+  EXPECT_EQ(together[1]->result->ids, alone->result->ids);
+  EXPECT_NE(together[0]->result->ids, alone->result->ids);
+  EXPECT_NE(together[0]->result->ids, together[2]->result->ids);
+  EXPECT_NE(alone->result->ids, Alone(*alone)) << "the temperature has no effect";
+}
+
+TEST_F(DecodeLoopTest, EndsBeforeAStopSequence) {
+  Start(1);
+  const auto whole = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  ASSERT_TRUE(Submit(whole).ok());
+  ASSERT_TRUE(Ends(*whole));
+  const std::string& text = whole->result->text;
+  ASSERT_GT(text.size(), 12u);
+  const auto stopped = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  stopped->stop = {"never in the answer", text.substr(text.size() / 2, 3)};
+  stopped->sampling.top_tokens = 1;
+  ASSERT_TRUE(Submit(stopped).ok());
+  ASSERT_TRUE(Ends(*stopped));
+  const DecodeResult& result = *stopped->result;
+  EXPECT_EQ(result.text, text.substr(0, text.find(stopped->stop[1])));
+  EXPECT_EQ(stopped->streamed, result.text);
+  EXPECT_FALSE(result.truncated);
+  EXPECT_LT(result.ids.size(), whole->result->ids.size());
+  ASSERT_FALSE(result.token_ends.empty());
+  EXPECT_EQ(result.token_ends.back(), static_cast<int32_t>(result.text.size()));
+  EXPECT_EQ(result.log_probabilities.size(), result.token_ends.size());
+  EXPECT_EQ(result.jump_forward.size(), result.token_ends.size());
+  EXPECT_EQ(result.top.size(), result.token_ends.size());
+  ExpectIdle();
+}
+
+TEST_F(DecodeLoopTest, StreamsAllTextWhereAStopSequenceOnlyBegins) {
+  Start(1);
+  const auto whole = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  ASSERT_TRUE(Submit(whole).ok());
+  ASSERT_TRUE(Ends(*whole));
+  const std::string& text = whole->result->text;
+  const auto request = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  request->stop = {text.substr(text.size() - 2) + "never in the answer"};
+  ASSERT_TRUE(Submit(request).ok());
+  ASSERT_TRUE(Ends(*request));
+  EXPECT_EQ(request->result->text, text);
+  EXPECT_EQ(request->streamed, text);
+}
+
+TEST_F(DecodeLoopTest, ReportsTheMostProbableTokensAtEachPlace) {
+  Start(1);
+  const auto request = Make({20, FakeLanguageModel::kNeverEnds}, 8);
+  request->sampling.top_tokens = 3;
+  ASSERT_TRUE(Submit(request).ok());
+  ASSERT_TRUE(Ends(*request));
+  const DecodeResult& result = *request->result;
+  ASSERT_EQ(result.top.size(), result.log_probabilities.size());
+  for (size_t i = 0; i < result.top.size(); ++i) {
+    ASSERT_EQ(result.top[i].size(), 3u);
+    EXPECT_NEAR(result.top[i][0].log_probability, result.log_probabilities[i], 1e-9);
+    EXPECT_GT(result.top[i][0].log_probability, result.top[i][1].log_probability);
+  }
 }
 
 }  // namespace

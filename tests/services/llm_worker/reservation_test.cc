@@ -90,11 +90,11 @@ TEST_F(ReservationTest, IsCompleteAtOnceWithoutImages) {
 
 TEST_F(ReservationTest, GoesOnWithoutRowsWhateverTheirWriterDoes) {
   Reservation nobody = Make();
-  nobody.RowsNotNeeded(/*pushed=*/false);
+  nobody.EmbeddingsNotNeeded(/*pushed=*/false);
   EXPECT_EQ(Reason(nobody.BeginReceive()), "TICKET_UNKNOWN");
   EXPECT_FALSE(nobody.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
   Reservation late = Make();
-  late.RowsNotNeeded(/*pushed=*/true);
+  late.EmbeddingsNotNeeded(/*pushed=*/true);
   EXPECT_FALSE(late.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
   ASSERT_TRUE(late.BeginReceive().ok());
   ASSERT_TRUE(late.Complete(NewRows()).ok());
@@ -102,11 +102,11 @@ TEST_F(ReservationTest, GoesOnWithoutRowsWhateverTheirWriterDoes) {
   Reservation complete = Make();
   ASSERT_TRUE(complete.BeginReceive().ok());
   ASSERT_TRUE(complete.Complete(NewRows()).ok());
-  complete.RowsNotNeeded(/*pushed=*/true);
+  complete.EmbeddingsNotNeeded(/*pushed=*/true);
   EXPECT_EQ(alive_, 0);
   Reservation writing = Make();
   ASSERT_TRUE(writing.BeginReceive().ok());
-  writing.RowsNotNeeded(/*pushed=*/true);
+  writing.EmbeddingsNotNeeded(/*pushed=*/true);
   writing.WriterLeft(errors::WorkerLost("vision"));
   EXPECT_TRUE(source_.token().Check().ok()) << "the request does not end with it";
 }

@@ -60,14 +60,14 @@ TEST(PlanStep, EverybodyGetsThere) {
 }
 
 TEST(PlanStep, DecodersBringAllTheirTokensAndGuessesWithinTheLimit) {
-  constexpr StepLimits limits = {100, 40, /*guessed_tokens=*/10};
+  constexpr StepLimits limits = {100, 40, /*draft_tokens=*/10};
   EXPECT_THAT(
       PlanStep({{0, 1, 0, 3, 6, true}, {1, 2, 0, 1, 6, true}, {2, 3, 0, 1, 6, true}}, limits),
       ElementsAre(StepItem{0, 3, 3}, StepItem{1, 1, 3}, StepItem{2, 1, 4}));
 }
 
 TEST(PlanStep, WhatOneDoesNotGuessIsForTheOthers) {
-  constexpr StepLimits limits = {100, 40, /*guessed_tokens=*/10};
+  constexpr StepLimits limits = {100, 40, /*draft_tokens=*/10};
   EXPECT_THAT(
       PlanStep({{0, 1, 0, 1, 9, true}, {1, 2, 0, 1, 0, true}, {2, 3, 0, 1, 2, true}}, limits),
       ElementsAre(StepItem{0, 1, 8}, StepItem{1, 1, 0}, StepItem{2, 1, 2}));
