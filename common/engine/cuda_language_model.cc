@@ -272,13 +272,13 @@ class CudaLanguageModel final : public LanguageModel {
     return rows;
   }
 
-  // Drawing with a temperature, the most probable ids, and what the device's buffers do not hold are
-  // left to the host.
+  // Drawing with a temperature, the most probable ids, and what the device's buffers do not hold
+  // are left to the host.
   bool FitsDevice(absl::Span<const SampleSpec> specs) const {
     const size_t penalized = std::min(options_.max_sequence_tokens, config_.vocab_size);
     return std::all_of(specs.begin(), specs.end(), [penalized](const SampleSpec& spec) {
-      return spec.mass_sets.size() <= cuda::kMaxSampleSets &&
-             spec.penalized.size() <= penalized && !NeedsHost(spec);
+      return spec.mass_sets.size() <= cuda::kMaxSampleSets && spec.penalized.size() <= penalized &&
+             !NeedsHost(spec);
     });
   }
 
