@@ -385,7 +385,7 @@ absl::Status EmbeddingNotFinite() {
 }
 absl::Status FrameMismatch() {
   return Make(Reason::kFrameMismatch,
-              "The image's size differs from what its header said. Save it again with another "
+              "The image's size differs from what its header states. Save it again with another "
               "program and send that.");
 }
 absl::Status PeerUnknown() {

@@ -41,7 +41,7 @@ namespace errors {
 // True when the reason of `status` is `reason`.
 bool Is(const absl::Status& status, Reason reason);
 
-// Images (INVALID_ARGUMENT unless said otherwise).
+// Images (INVALID_ARGUMENT unless stated otherwise).
 absl::Status ImageMissing();                                 // IMAGE_MISSING
 absl::Status ImageEmpty();                                   // IMAGE_EMPTY
 absl::Status ImageBytesLimit(int64_t bytes, int64_t limit);  // IMAGE_TOO_MANY_BYTES
@@ -63,7 +63,7 @@ absl::Status ImageIdUnknown();                                 // IMAGE_ID_UNKNO
 absl::Status ImageSourceConflict();  // IMAGE_SOURCE_CONFLICT
 // Pinned images fill the store, or its share for pinned ones.
 absl::Status ImageStoreFull(absl::Duration retry_after);  // IMAGE_STORE_FULL (RESOURCE_EXHAUSTED)
-// The chunks of an upload do not add up to what its start said.
+// The chunks of an upload do not add up to what its start announced.
 absl::Status UploadMismatch();  // UPLOAD_MISMATCH
 
 // Text and parameters.

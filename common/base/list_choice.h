@@ -1,4 +1,4 @@
-// A point of an answer where its list of boxes could have ended or gone on.
+// A point of an answer where its list of boxes could have ended or continued.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // JSON of a request body as a tree, with bounds that hold while it is read.
-// Include only in .cc files: whoever uses the result needs <nlohmann/json.hpp>.
+// Include only in .cc files: users of the result need <nlohmann/json.hpp>.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>

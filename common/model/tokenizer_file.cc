@@ -431,8 +431,10 @@ absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path) {
                          ReadOptionalFile(dir, name, limits::kMaxTokenizerBytes));
   if (content) return *std::move(content);
   // A folder of the Hugging Face cache has its files one level down.
-  CHORD_ASSIGN_OR_RETURN(const std::string folder, ResolveModelFolder(dir));
-  if (folder != dir) return ReadTokenizerFile(folder + "/" + name);
+  if (CheckFolder(dir).ok()) {
+    CHORD_ASSIGN_OR_RETURN(const std::string folder, ResolveModelFolder(dir));
+    if (folder != dir) return ReadTokenizerFile(folder + "/" + name);
+  }
   return errors::CheckpointInvalid(
       absl::StrCat("cannot open ", Printable(path), ": there is no such file"));
 }

@@ -159,20 +159,17 @@ bool GroundRequest::BelievedHeld() const {
          attempt_.language == WorkerId{affinity_.worker, affinity_.epoch};
 }
 
-// The session's turns and the new prompt; the image precedes the first.
+// The turns of the session and the new prompt; the image precedes the first.
 std::vector<ChatTurn> GroundRequest::SessionConversation() const {
+  using Role = ChatTurn::Role;
   std::vector<ChatTurn> out;
-  const auto add = [&out](ChatTurn::Role role, const std::string& text) {
-    ChatTurn turn{role, {}};
-    if (out.empty()) turn.parts.push_back({.image = true, .text = ""});
-    turn.parts.push_back({.image = false, .text = text});
-    out.push_back(std::move(turn));
-  };
   for (const SessionTurn& turn : turns_) {
-    add(ChatTurn::Role::kUser, turn.prompt);
-    add(ChatTurn::Role::kAssistant, turn.answer);
+    out.push_back({Role::kUser, {{false, turn.prompt}}});
+    out.push_back({Role::kAssistant, {{false, turn.answer}}});
   }
-  add(ChatTurn::Role::kUser, plan_.text);
+  out.push_back({Role::kUser, {{false, plan_.text}}});
+  std::vector<TurnPart>& first = out.front().parts;
+  first.insert(first.begin(), TurnPart{.image = true, .text = ""});
   return out;
 }
 
@@ -182,10 +179,10 @@ WorkerRequest GroundRequest::MakeWorkerRequest(bool believed) const {
   out.request_id = input_.request_id;
   out.model_fingerprint = context_.options.fingerprint;
   out.turns = input_.conversation.empty() ? SessionConversation() : input_.conversation;
+  out.decode = input_.decode;
   out.plan = image().plan;
   out.max_new_tokens = new_tokens_;
   out.grammar = plan_.grammar;
-  out.decode = input_.decode;
   if (may_store_) {
     out.keeping = {
         .key = image().key, .pin = image().pin, .time = context_.images.ttl(), .pushed = !believed};

@@ -79,7 +79,7 @@ class GroundRequest {
   const absl::Time deadline_;
 
   int new_tokens_ = 0;
-  PromptPlan plan_;  // what the model is asked
+  PromptPlan plan_;  // as sent to the model
   // The image: stored before (`stored_`), or come with the prompt (`fresh_`, without bytes).
   StoredImageRef stored_;
   StoredImage fresh_;

@@ -49,7 +49,7 @@ absl::Status CheckMessages(const DecodeInput& input) {
         text_bytes += static_cast<int64_t>(text->size());
         continue;
       }
-      // In order of use and each once: the first rows that arrive belong to the first place.
+      // In order of use and each once: the first embeddings that arrive belong to the first image.
       if (std::get<model::ImagePart>(part).index != next_image++) {
         return errors::ParameterInvalid("image", "each index of images once, in order");
       }

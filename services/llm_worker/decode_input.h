@@ -29,7 +29,8 @@ struct DecodeInput {
   engine::Randomness randomness;
   std::vector<std::string> stop;  // at most kMaxStops, of 1 – kMaxStopBytes bytes
   int top_tokens = 0;             // 0 – engine::kMaxTop
-  // Of the images, one each; or none: nothing is kept or found, and their rows are on their way.
+  // Of the images, one each; or none: nothing is cached or found, and their embeddings are on their
+  // way.
   struct Use {
     std::string key;  // 32 bytes, or empty: nothing of the image may outlive the request
     bool pushed = true;
@@ -51,7 +52,7 @@ struct PromptFacts {
 struct PreparedPrompt {
   model::EncodedPrompt prompt;
   EmbeddingShape embeddings;
-  // Of the image; the last user turn's words. Unset without an image.
+  // Of the image; the text of the last user turn. Unset without an image.
   std::optional<grammar::BoxRequest> box_request;
 };
 

@@ -58,7 +58,7 @@ class DecodeService::Call final
     if (!deps_.executor->TryRun(std::move(prepare))) End(errors::Overloaded(absl::Seconds(1)));
   }
 
-  // The loop and the writer of the embeddings hear of it through the token; before there is a
+  // The loop and the writer of the embeddings learn of it through the token; before there is a
   // ticket, nothing but this ends the call.
   void OnClientCancel(const absl::Status& reason) override {
     CancelWork(reason);

@@ -23,15 +23,34 @@ namespace {
 
 constexpr int kPromptThreads = 2;
 
+// One step as the decode loop makes it, with every part of a sample spec in use.
+absl::Status StepOnce(engine::LanguageModel& model,
+                      absl::Span<const engine::LanguageModel::Chunk> chunks) {
+  const auto vocab = static_cast<size_t>(model.vocab_size());
+  std::vector<uint64_t> all_ids((vocab + 63) / 64, ~uint64_t{0});
+  if (vocab % 64 != 0) all_ids.back() = (uint64_t{1} << (vocab % 64)) - 1;
+  const int32_t penalized = 0;
+  const engine::IdSet mass_set = all_ids;
+  engine::SampleSpec spec;
+  spec.allowed = all_ids;
+  spec.penalized = absl::MakeConstSpan(&penalized, 1);
+  spec.repetition_penalty = 1.1f;
+  spec.mass_sets = absl::MakeConstSpan(&mass_set, 1);
+  size_t rows = 0;
+  for (const auto& chunk : chunks) rows += static_cast<size_t>(chunk.logits);
+  std::vector<engine::SampledToken> tokens;
+  return model.StepAndSample(chunks, std::vector<engine::SampleSpec>(rows, spec), &tokens);
+}
+
 // A GPU's libraries choose a kernel by the number of rows and load it at its first use, up to a
-// tenth of a second each. So: a prompt of every size class, and a guess of that length behind it.
+// tenth of a second each. So: a prompt of every size class, and draft tokens of that number after
+// it.
 absl::Status WarmUpSizes(const Core& core, int longest) {
   const auto& options = core.model->options();
   const int limit =
       std::min(options.max_sequence_tokens, core.model->kv_pages() * engine::kKvPageTokens);
   std::vector<int32_t> pages((limit + engine::kKvPageTokens - 1) / engine::kKvPageTokens);
   std::iota(pages.begin(), pages.end(), 0);
-  std::vector<float> logits;
   for (int n = 1; n <= std::min(longest, limit / 2); n = std::max(n + 1, n * 3 / 2)) {
     const std::vector<int32_t> ids(n, 0);
     for (const int start : {0, n}) {
@@ -43,15 +62,15 @@ absl::Status WarmUpSizes(const Core& core, int longest) {
       chunk.ids = ids;
       chunk.positions = positions;
       chunk.logits = std::min(n, 64);
-      CHORD_RETURN_IF_ERROR(core.model->Step({&chunk, 1}, &logits));
+      CHORD_RETURN_IF_ERROR(StepOnce(*core.model, {&chunk, 1}));
     }
   }
   return absl::OkStatus();
 }
 
-// An image and a word, a token after it, and as many sequences as may run together: first use of
-// every kernel and buffer happens here and not in somebody's request. Pages that were written here
-// are free again after it.
+// An image and a word, a token after it, and as many sequences as may run together, so that the
+// first use of every kernel and buffer happens here and not in a request. The pages written here
+// are free again afterwards.
 absl::Status WarmUp(const Core& core, int sequences) {
   const int merge = core.config.geometry.merge_size;
   const image::Grid grid{2 * merge, 2 * merge};
@@ -82,7 +101,6 @@ absl::Status WarmUp(const Core& core, int sequences) {
   using Chunk = engine::LanguageModel::Chunk;
   std::vector<int32_t> all_pages(sequences * pages);
   for (size_t i = 0; i < all_pages.size(); ++i) all_pages[i] = static_cast<int32_t>(i);
-  std::vector<float> logits;
   std::vector<Chunk> step(sequences);
   for (int i = 0; i < sequences; ++i) {
     step[i].pages = absl::MakeConstSpan(all_pages).subspan(i * pages, pages);
@@ -90,7 +108,7 @@ absl::Status WarmUp(const Core& core, int sequences) {
     step[i].positions = prompt.positions;
     step[i].image_rows = image_rows;
     step[i].embeddings = embeddings.get();
-    CHORD_RETURN_IF_ERROR(core.model->Step(absl::MakeConstSpan(&step[i], 1), &logits));
+    CHORD_RETURN_IF_ERROR(StepOnce(*core.model, absl::MakeConstSpan(&step[i], 1)));
   }
   const int32_t id = prompt.ids.back();
   const std::vector<int32_t> positions(3, static_cast<int32_t>(length + prompt.rope_delta));
@@ -101,8 +119,8 @@ absl::Status WarmUp(const Core& core, int sequences) {
     chunk.image_rows = {};
     chunk.embeddings = nullptr;
   }
-  CHORD_RETURN_IF_ERROR(core.model->Step(step, &logits));
-  return core.model->Step(absl::MakeConstSpan(step.data(), 1), &logits);
+  CHORD_RETURN_IF_ERROR(StepOnce(*core.model, step));
+  return StepOnce(*core.model, absl::MakeConstSpan(step.data(), 1));
 }
 
 class LlmWorkerImpl final : public LlmWorker {
@@ -213,8 +231,8 @@ class LlmWorkerImpl final : public LlmWorker {
     if (cuda) CHORD_RETURN_IF_ERROR(WarmUpSizes(*core, prefill_tokens));
     CHORD_RETURN_IF_ERROR(WarmUp(*core, core->max_sequences));
 
-    // Rows for twice the requests that fit into KV: the next ones may arrive while these run. As
-    // much again for those that are kept, so that they outlast their KV.
+    // Embeddings for twice the requests that fit into KV: the next ones may arrive while these run.
+    // As much again for the cache, so that embeddings outlast their KV.
     const int64_t rows_bytes =
         2LL * options.kv_tokens * core->config.text.hidden_size * model::SizeOf(dtype);
     core->embeddings = std::make_unique<ByteBudget>(rows_bytes);
@@ -332,8 +350,8 @@ class LlmWorkerImpl final : public LlmWorker {
     state->set_device(core->device);
     state->set_dtype(core->dtype);
     const auto loop = core->loop->counts();
-    // Those in the line may be waiting for nothing but their images: a queue they are where there
-    // are more of them than places.
+    // Queued requests may wait only for their images. They count as queued where there are more of
+    // them than slots.
     state->set_requests_queued(std::max(0, loop.queued + loop.running - core->max_sequences));
     state->set_tokens_in_flight(loop.tokens);
     state->set_token_capacity(int64_t{core->model->kv_pages()} * engine::kKvPageTokens);

@@ -237,7 +237,7 @@ void TicketTable::Sweep(absl::Time now, const absl::Status& no_writer) {
   for (Waiter& waiter : late) waiter(errors::TicketUnknown());
   for (const auto& reservation : live) {
     if (reservation->ExpireIfDue(now, no_writer)) continue;
-    // A deadline that passes fires nobody's callback by itself.
+    // A deadline that passes fires no callback by itself.
     if (auto status = reservation->token().Check(); !status.ok()) reservation->Cancel(status);
   }
 }

@@ -16,10 +16,10 @@
 #include "common/engine/language_model.h"
 #include "common/engine/sampler.h"
 #include "common/model/tokenizer.h"
-#include "services/llm_worker/answer_builder.h"
 #include "services/llm_worker/decode_job.h"
 #include "services/llm_worker/kv_manager.h"
 #include "services/llm_worker/scheduler.h"
+#include "services/llm_worker/text_builder.h"
 #include "services/llm_worker/token_pipeline.h"
 
 namespace chord::llm_worker {
@@ -128,7 +128,7 @@ class Sequence {
   const std::vector<int32_t> image_rows_;  // embedding row of each prompt token or -1; or empty
   const int image_end_;
   TokenPipeline pipeline_;
-  AnswerBuilder answer_;
+  TextBuilder answer_;
   SequencePhase phase_ = SequencePhase::kQueued;
 
   uint64_t image_id_ = 0;

@@ -28,7 +28,7 @@ struct Settings {
   engine::KvType kv_type = engine::KvType::kModel;
   engine::Attention attention = engine::Attention::kAuto;
   int prefill_tokens = 0;         // 0: by the device
-  int64_t image_cache_bytes = 0;  // 0: rows for twice as many tokens as KV holds
+  int64_t image_cache_bytes = 0;  // 0: embeddings of twice as many tokens as KV holds
   absl::Duration image_ttl = absl::Minutes(10);
 };
 

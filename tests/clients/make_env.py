@@ -21,7 +21,7 @@ REQUIREMENTS = ROOT / "tools" / "requirements-clients.txt"
 
 
 def run(*command):
-    subprocess.run([str(part) for part in command], check=True, timeout=500)
+    subprocess.run([str(part) for part in command], check=True, timeout=1500)
 
 
 def make_venv(folder):

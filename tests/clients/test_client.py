@@ -42,6 +42,19 @@ def test_BothTransportsSayTheSame(server):
     assert answers[0] == answers[1]
 
 
+def test_LabelsAreLookedForInOnePass(url):
+    with Client(url) as chord:
+        for answer in (chord.ground(FARM, labels=["tractor"]),
+                       list(chord.ground_stream(FARM, labels=["tractor"]))[-1].answer,
+                       next(iter(chord.ground_batch([GroundRequest(FARM, labels=["tractor"])]))).unwrap()):
+            assert list(answer.by_label) == ["tractor"] and answer.points == ()
+            (thing,) = answer.by_label["tractor"]
+            assert iou(thing.box, BOXES[0]) > 0.7
+        assert list(chord.ground(FARM, labels=["tractor", "ship"]).by_label) == ["tractor", "ship"]
+        with pytest.raises(InvalidRequestError):
+            chord.ground(FARM, labels=["a,b"])
+
+
 def test_EventsComeBeforeTheAnswer(url):
     with Client(url) as chord:
         events = list(chord.ground_stream(FARM, PROMPT))

@@ -36,8 +36,8 @@ def test_WritesTheGoldenFile(format):
 
 def test_CvatIsXmlWithTheNamesAsTheyWere():
     root = ElementTree.fromstring(GOLDEN["cvat"])
-    assert [image.get("name") for image in root.iter("image")] == ["farm.png", "果/fruit.webp", "empty.jpg", "a<b>&\"c'.png"]
-    assert [name.text for name in root.iter("name")] == ["tractor", "红苹果", "wheel", 'the "x" & y <z>']
+    assert [image.get("name") for image in root.iter("image")] == ["farm.png", "果/fruit.webp", "empty.jpg", "a<b>&\"c'.png", "table.png"]
+    assert [name.text for name in root.iter("name")] == ["tractor", "红苹果", "wheel", 'the "x" & y <z>', "cup", "plate", "cat"]
 
 
 def two_images(tmp_path):

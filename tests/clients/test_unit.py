@@ -24,6 +24,8 @@ from chord_client.types import GroundRequest, ImageHandle
 ANSWER = {
     "text": "cup <box>(1,2),(3,4)</box>", "boxes": [[1, 2, 3, 4]],
     "objects": [{"label": "cup", "box": [1, 2, 3, 4], "confidence": 0.5, "needs_review": True}],
+    "points": [{"label": "lid", "point": [5, 6], "confidence": 0.25}],
+    "labels": [{"label": "cup", "objects": [0]}, {"label": "plate", "objects": []}],
     "image_size": [10, 20], "confidence": 0.5, "calibrated": True, "advice": "Name a thing.",
     "frame": {"resized_size": [28, 56], "scale": [0.4, 0.4], "orientation": 6,
               "tiles": [{"box": [0, 0, 5, 5], "resized_size": [28, 28]}]},
@@ -40,12 +42,25 @@ def test_AnAnswerIsTheJsonOfTheServerAndBack():
 
 
 def test_UnknownFieldsOfLaterServersAreIgnored():
-    assert Answer.from_dict({**ANSWER, "points": [[1, 2]]}) == Answer.from_dict(ANSWER)
+    assert Answer.from_dict({**ANSWER, "masks": [[1, 2]]}) == Answer.from_dict(ANSWER)
+
+
+def test_AnswersOfServersWithoutPointsAndLabelsAreRead():
+    older = {name: value for name, value in ANSWER.items() if name not in ("points", "labels")}
+    answer = Answer.from_dict(older)
+    assert answer.points == () and answer.labels == () and answer.by_label == {}
+
+
+def test_ObjectsAreFoundByTheLabelsOfTheRequest():
+    answer = Answer.from_dict(ANSWER)
+    assert answer.by_label == {"cup": answer.objects, "plate": ()}
+    assert answer.points[0].x == 5 and answer.points[0].y == 6
 
 
 @pytest.mark.parametrize("change", [
     {"objects": [{"label": "cup", "box": [3, 2, 1, 4], "confidence": 1, "needs_review": False}]},
     {"objects": [{"label": "cup", "box": [1, 2, 3.5, 4], "confidence": 1, "needs_review": False}]},
+    {"labels": [{"label": "cup", "objects": [1]}]}, {"points": [{"label": "cup", "point": [1], "confidence": 1}]},
     {"objects": None}, {"image_size": [1]}, {"confidence": "high"}, {"frame": {}}])
 def test_AnAnswerThatIsNoneIsRefused(change):
     with pytest.raises(ProtocolError):
@@ -278,6 +293,14 @@ def test_WavesAreBoundedByBytes():
 def test_AnImageThatIsRefusedHereSpoilsItsRequestAlone():
     (wave,) = waves([GroundRequest(b"", "p"), GroundRequest(b"x", "p")], 16)
     assert isinstance(wave[0][1].rejected, ChordError) and wave[1][1].rejected is None
+
+
+@pytest.mark.parametrize("prompt, labels", [(None, ()), ("a cat", ("cat",))])
+def test_ARequestHasEitherAPromptOrLabels(prompt, labels):
+    with pytest.raises(ValueError):
+        resolve(b"x", prompt, labels=labels)
+    with pytest.raises(TypeError):
+        resolve(b"x", None, labels="cat")
 
 
 def test_AGrammarThatIsNoneIsRefused():

@@ -1,7 +1,7 @@
 // Any answer under the grammar. The input is: width and height (two bytes each), a line that is the
 // prompt, then the answer, which is given token by token. An id that is not allowed is replaced
 // by one that is, so that every answer stays in the form once it has begun it; then it must be read
-// whole when it is closed, and what is forced or guessed must be allowed.
+// whole when it is closed, and jump-forward and draft tokens must be allowed.
 #include <cstdint>
 #include <cstdlib>
 #include <string>

@@ -102,7 +102,7 @@ def test_json_errors_name_what_is_wrong(chord, body, named):
 
 
 @pytest.mark.parametrize("content_type,named", [
-    ("multipart/form-data", "boundary"), ("multipart/form-data; boundary=\"x", "boundary"),
+    ("multipart/form-data; boundary", "boundary"), ("multipart/form-data; boundary=\"x", "boundary"),
     ("application/json; charset=latin-1", "charset")])
 def test_content_type_errors_name_the_parameter(chord, content_type, named):
     answer = chord.request("POST", "/api/ground", b"{}", {"Content-Type": content_type})

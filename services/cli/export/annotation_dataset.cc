@@ -22,9 +22,17 @@ absl::Status AnnotationDataset::Add(const std::string& file_name, const std::str
         absl::StrCat(file_name, " was answered twice, with different sizes of the image."));
   }
   image.score = std::min(image.score, answer.confidence());
-  for (const v1::Object& object : answer.objects()) {
-    const std::string& name =
-        !category.empty() ? category : (!object.label().empty() ? object.label() : prompt);
+  std::map<int, std::string> requested;  // object -> label of the request
+  for (const v1::LabelMatch& match : answer.labels()) {
+    for (const int object : match.objects()) requested.emplace(object, match.label());
+  }
+  for (int i = 0; i < answer.objects_size(); ++i) {
+    const v1::Object& object = answer.objects(i);
+    const auto match = requested.find(i);
+    const std::string& name = !category.empty()          ? category
+                              : match != requested.end() ? match->second
+                              : !object.label().empty()  ? object.label()
+                                                         : prompt;
     image.annotations.push_back(
         {Category(name), object.box(), object.confidence(), object.needs_review()});
   }

@@ -32,8 +32,8 @@ struct AnnotatedImage {
 class AnnotationDataset {
  public:
   // Adds the boxes of one answer; several prompts about one file make one image. `category` names
-  // all of its boxes. Where it is empty, the label that the model gave to the box does, and where
-  // that is empty too, the prompt.
+  // all of its boxes. Where it is empty, a box has the label of the request that it matches, else
+  // the label that the model gave to it, else the prompt.
   // CONFIG_INVALID: the answer has no image size, or the file was added with another one.
   absl::Status Add(const std::string& file_name, const std::string& prompt,
                    const std::string& category, const v1::GroundResponse& answer);

@@ -23,6 +23,7 @@ class FieldValue {
   explicit FieldValue(nlohmann::json& json) : json_(&json) {}
 
   bool is_json() const { return json_ != nullptr; }
+  bool is_null() const { return json_ != nullptr && json_->is_null(); }
   absl::string_view form_text() const { return text_; }
   // Of JSON or a form. nullopt when JSON has another type there.
   std::optional<std::string> Text() const;
@@ -45,12 +46,13 @@ struct FieldSpec {
   absl::Status (*set)(const FieldValue& value, Form& form);
 };
 
-// FIELD_UNKNOWN unless the table has `name`; else the outcome of its `set`.
+// FIELD_UNKNOWN unless the table has `name`; else the outcome of its `set`. A null of JSON is
+// absent.
 template <typename Form>
 absl::Status SetField(absl::Span<const FieldSpec<Form>> table, absl::string_view name,
                       const FieldValue& value, Form& form) {
   for (const FieldSpec<Form>& field : table) {
-    if (field.name == name) return field.set(value, form);
+    if (field.name == name) return value.is_null() ? absl::OkStatus() : field.set(value, form);
   }
   return errors::FieldUnknown(name);
 }
@@ -62,7 +64,6 @@ template <typename Form>
 absl::Status SetFields(absl::Span<const FieldSpec<Form>> table, nlohmann::json& object,
                        Form& form) {
   for (auto member = object.begin(); member != object.end(); ++member) {
-    if (member->is_null()) continue;
     absl::Status status = SetField(table, member.key(), FieldValue(*member), form);
     if (!status.ok()) return status;
   }

@@ -178,9 +178,11 @@ absl::StatusOr<GroundForm> ParseJson(absl::string_view body) {
 // The tag of an item; the rest of the object is its form.
 absl::StatusOr<std::string> TakeTag(nlohmann::json& object) {
   const auto tag = object.find("tag");
-  if (tag == object.end() || tag->is_null()) return std::string();
+  if (tag == object.end()) return std::string();
+  const bool null = tag->is_null();
   std::optional<std::string> text = FieldValue(*tag).Text();
   object.erase(tag);
+  if (null) return std::string();
   if (!text || text->size() > static_cast<size_t>(limits::kMaxTagBytes)) {
     return errors::ParameterInvalid(
         "tag", absl::StrCat("text of at most ", limits::kMaxTagBytes, " bytes"));
@@ -344,7 +346,7 @@ absl::StatusOr<BatchForm> ParseMultipartBatch(absl::string_view body, absl::stri
   if (one_image) {
     std::string decoded;
     CHORD_RETURN_IF_ERROR(TakeImage(FieldValue(subjects[0]->body), out.one_image, decoded));
-    if (out.one_image.empty()) return errors::ParameterInvalid("image", "the file itself");
+    if (!decoded.empty()) return errors::ParameterInvalid("image", "the file itself");
   }
   for (size_t i = 0; i < count; ++i) {
     const http::FormPart& subject = *subjects[subjects.size() == 1 ? 0 : i];
@@ -399,16 +401,9 @@ absl::StatusOr<http::ContentType> CheckContentType(const http::Request& request,
   if (known == types.end()) return errors::ContentTypeUnsupported(expected);
   const absl::string_view known_name = *known;
   if (type.type.empty()) {
-    const bool boundary = type.malformed_parameter == "boundary";
-    return errors::ContentTypeParameter(known_name,
-                                        boundary                                ? "boundary"
-                                        : type.malformed_parameter == "charset" ? "charset"
-                                                                                : "…",
-                                        "written as name=value or name=\"value\", each once");
-  }
-  if (known_name == kFormType && type.boundary.empty()) {
-    return errors::ContentTypeParameter(known_name, "boundary",
-                                        "given: the text between the parts of the body");
+    const bool named = !type.malformed_parameter.empty() && type.malformed_parameter.size() <= 32;
+    return errors::ContentTypeParameter(known_name, named ? type.malformed_parameter : "…",
+                                        "written as name=value or name=\"value\", once");
   }
   if (known_name != kFormType && !type.charset.empty() && type.charset != "utf-8") {
     return errors::ContentTypeParameter(known_name, "charset", "utf-8 or left out");

@@ -1,5 +1,5 @@
 // What the gateway keeps between requests: images, conversations about them, and the wish that
-// workers drop what is removed. Joins the pure stores with the clock, the workers and the metrics.
+// workers drop removed images. Joins the pure stores with the clock, the workers and the metrics.
 #pragma once
 
 #include <deque>

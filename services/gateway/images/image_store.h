@@ -50,8 +50,8 @@ std::string ImageKey(absl::string_view image_id, absl::string_view digest,
 // Where an image's rows or KV are believed to be.
 struct ImageAffinity {
   std::string worker;  // name; empty: nowhere yet
-  uint64_t epoch = 0;  // of that worker; what an earlier one held is removed
-  bool held = false;   // it turn that it has it; false: it was only sent there
+  uint64_t epoch = 0;  // of that worker; what an earlier epoch held is lost
+  bool held = false;   // it returned that it holds it; false: it was only sent there
 };
 
 // Thread-safe.
@@ -62,7 +62,7 @@ class ImageStore {
     absl::Duration ttl = absl::Minutes(10);  // after the last use
   };
   enum class Cause { kEvicted, kExpired, kDeleted };
-  // An image that is no longer kept, and who should drop it.
+  // An image that is no longer stored, and the worker that should drop it.
   struct Removed {
     StoredImageRef image;
     ImageAffinity affinity;
@@ -94,7 +94,7 @@ class ImageStore {
   // The image, its life extended. nullopt: unknown, expired or deleted.
   std::optional<Found> Use(absl::string_view id, absl::Time now);
 
-  // Where it is now; ignored when the image is removed.
+  // Where it is now; ignored when the image is not stored.
   void SetAffinity(absl::string_view id, const ImageAffinity& affinity);
 
   // False: it was not there. Also an expired one that was not swept yet was not there, but goes.

@@ -1,4 +1,4 @@
-// Conversations: what was asked about one image and what the model turn, word for word, so that
+// Conversations: the prompts about one image and what the model answered, word for word, so that
 // the next prompt continues the very text whose KV the worker has. Pure but for its lock.
 //
 // A session_id is a name inside one image: the same name with another image is another
@@ -51,10 +51,10 @@ class SessionStore {
   absl::StatusOr<Begun> Begin(absl::string_view session_id, absl::string_view image_id,
                               absl::Time now);
 
-  // Gives it back, with what was turn; null: the prompt failed and leaves no trace (a
+  // Returns it, with its new turn; null: the prompt failed and leaves no trace (a
   // conversation without turns goes). `drop` of its oldest turns did not fit the model any more
   // and go; so do turns beyond the bounds, the oldest first.
-  void End(absl::string_view session_id, absl::string_view image_id, const SessionTurn* turn,
+  void End(absl::string_view session_id, absl::string_view image_id, const SessionTurn* new_turn,
            size_t drop, absl::Time now);
 
   // Forgets every conversation about the image; one that is being asked when its prompt ends.

@@ -21,7 +21,7 @@ namespace {
 constexpr absl::Duration kEchoGrace = absl::Milliseconds(200);
 // How long a finished answer waits for the vision worker's times.
 constexpr absl::Duration kTimesGrace = absl::Milliseconds(250);
-// An answer of max_new_tokens tokens is far below; more is a worker gone wrong.
+// An answer of max_new_tokens tokens is far below; more is a faulty worker.
 constexpr size_t kMaxAnswerBytes = 1 << 20;
 
 bool Failed(const std::optional<absl::Status>& end) { return end && !end->ok(); }

@@ -33,19 +33,6 @@ const char* RoleName(ChatTurn::Role role) {
   return "";
 }
 
-v1::Turn ToProto(const ChatTurn& turn) {
-  v1::Turn out;
-  out.set_role(RoleName(turn.role));
-  for (const TurnPart& part : turn.parts) {
-    if (part.image) {
-      out.add_parts()->set_image(0);
-    } else {
-      out.add_parts()->set_text(part.text);
-    }
-  }
-  return out;
-}
-
 void SetDecodeOptions(const DecodeOptions& options, v1::DecodeRequest& out) {
   if (options.sampling.temperature > 0) {
     v1::Sampling& sampling = *out.mutable_sampling();
@@ -86,7 +73,17 @@ std::vector<AnswerToken> TokensOf(const v1::DecodeDone& done) {
 v1::DecodeRequest ToDecodeRequest(const WorkerRequest& request) {
   v1::DecodeRequest out;
   *out.mutable_ticket() = TicketOf(request);
-  for (const ChatTurn& turn : request.turns) *out.add_turns() = ToProto(turn);
+  for (const ChatTurn& turn : request.turns) {
+    v1::Turn& to = *out.add_turns();
+    to.set_role(RoleName(turn.role));
+    for (const TurnPart& part : turn.parts) {
+      if (part.image) {
+        to.add_parts()->set_image(0);
+      } else {
+        to.add_parts()->set_text(part.text);
+      }
+    }
+  }
   SetDecodeOptions(request.decode, out);
   *out.add_images() = rpc::ToProto(request.plan);
   out.set_max_new_tokens(request.max_new_tokens);

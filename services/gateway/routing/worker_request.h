@@ -23,11 +23,11 @@ struct WorkerRequest {
     bool pushed = true;   // embeddings are on their way, whatever the worker has
   };
   std::string ticket, request_id, model_fingerprint;
-  std::vector<ChatTurn> turns;  // oldest first; exactly one part is the image
+  std::vector<ChatTurn> turns;  // oldest first; one part is the image's place
+  DecodeOptions decode;
   image::FramePlan plan;
   int max_new_tokens = 0;
   bool grammar = true;
-  DecodeOptions decode;
   std::optional<Keeping> keeping;  // nullopt: nothing is kept
   absl::string_view image;         // the file; must outlive the calls
   std::string language_worker;     // its name: the target of the embeddings
@@ -38,10 +38,10 @@ struct WorkerAnswer {
   int prompt_tokens = 0;
   int completion_tokens = 0;
   int decode_steps = 0;
-  int cached_tokens = 0;            // of the prompt's, those whose KV was found
-  std::vector<AnswerToken> tokens;  // of the answer's text; empty where they do not fit it
-  std::optional<CacheTier> tier;  // nullopt: the worker keeps nothing of images
-  bool encoded = false;           // a vision worker was called
+  int cached_tokens = 0;            // of the prompt's
+  std::vector<AnswerToken> tokens;  // empty where the worker's numbers do not fit its text
+  std::optional<CacheTier> tier;    // nullopt: the worker keeps nothing of images
+  bool encoded = false;             // a vision worker was called
   absl::Duration decode_queue, prefill, first_token, decode;
   // Zero when the vision worker did not return them, and when there was none.
   absl::Duration encode_queue, pixels, vision;

@@ -28,7 +28,7 @@ class AnswerTail {
   };
   // The ids by which the model would write `more` here. With `end`: only the ids that stay the same
   // whatever follows, and none where the tail is not tokenised as the tokenizer does it. Without:
-  // the best guess.
+  // the most likely ids.
   std::vector<int32_t> Continue(const Vocabulary& vocabulary, const StableTokens& stable,
                                 absl::string_view more, const std::optional<End>& end) const;
 

@@ -1,4 +1,4 @@
-// The box answer's language as an automaton over bytes: no tokens, no memory, no text kept.
+// The box answer's language as an automaton over bytes: no tokens, no heap, no text.
 //
 //   answer := blanks [ "```" [ "json" ] blanks ] ( list | object ) blanks [ "```" blanks ]
 //   list   := "[" blanks [ object blanks { "," blanks object blanks } ] "]"

@@ -156,7 +156,7 @@ std::string DraftBytes(const AnswerReader& r, const LabelDrafter& drafter) {
     case Phase::kSecondKey:
       return LikelyGap(r, '"', " ");
     case Phase::kAfterObject: {
-      // A prompt for one thing gets one object; a list that has gone on before goes on.
+      // A prompt for one thing gets one object; a list that has continued before continues.
       const bool more = drafter.many() || r.objects > 1;
       if (more && r.gap.size == 0) return LikelyGap(r, ',', "");
       return LikelyGap(r, ']', lines ? "\n" : "");

@@ -146,7 +146,8 @@ TEST(CheckpointTest, RefusesAnIndexThatDoesNotDescribeItsFiles) {
   text(R"({"weight_map":{"a":1}})", "file names");
   text(R"({"weight_map":{"a":"a.safetensors","a":"b.safetensors"}})", "occurs twice");
   text("[]", "JSON object");
-  text("", "not valid JSON");
+  text("{", "not valid JSON");
+  text("", "is empty (0 bytes)");
 }
 
 TEST(CheckpointTest, SaysWhatIsThereInsteadOfWeights) {

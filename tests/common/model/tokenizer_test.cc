@@ -347,7 +347,7 @@ TEST(TokenizerFileTest, TakesPostProcessorsThatAddNothing) {
   };
   for (const json& post :
        {json(), identity, byte_level, sequence(json::array()), sequence({byte_level, identity}),
-        sequence({sequence({identity}), byte_level})}) {
+        sequence({sequence(json::array({identity})), byte_level})}) {
     const absl::Status status = ParseChanged([&](json& f) { f["post_processor"] = post; });
     EXPECT_TRUE(status.ok()) << post << status;
   }
@@ -360,7 +360,7 @@ TEST(TokenizerFileTest, NamesThePostProcessorThatAddsTokens) {
       [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]})");
   const std::pair<json, std::string> cases[] = {
       {adds, "adds the token \"<|b|>\""},
-      {{{"type", "Sequence"}, {"processors", {adds}}}, "adds the token \"<|b|>\""},
+      {{{"type", "Sequence"}, {"processors", json::array({adds})}}, "adds the token \"<|b|>\""},
       {twice, "does not keep the text once"},
       {{{"type", "BertProcessing"}}, "\"BertProcessing\" adds tokens"},
       {{{"type", "RobertaProcessing"}}, "\"RobertaProcessing\" adds tokens"},

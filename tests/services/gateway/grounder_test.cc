@@ -154,7 +154,7 @@ TEST_F(GrounderTest, EmbeddingsThatAreKeptAreNamed) {
   EXPECT_EQ(second->usage.image, CacheTier::kEmbeddings);
 }
 
-TEST_F(GrounderTest, AImageThatIsRemovedFromItsWorkerIsEncodedUnderTheSameTicket) {
+TEST_F(GrounderTest, AnImageThatItsWorkerEvictedIsEncodedUnderTheSameTicket) {
   Start();
   const auto first = Send(png_);
   ASSERT_TRUE(first.ok());
@@ -197,7 +197,7 @@ TEST_F(GrounderTest, RowsThatTurnOutNotToBeNeededAreCalledOff) {
   const auto kept = image_service_->Upload(png_, false);
   ASSERT_TRUE(kept.ok());
   ASSERT_TRUE(Send("", kept->id).ok());
-  image_service_->SetAffinity(kept->id, {"l0", 999, true});  // another life: we do not believe it
+  image_service_->SetAffinity(kept->id, {"l0", 999, true});  // another epoch: it is not believed
   auto go = std::make_shared<absl::Notification>();
   vision_->SetScript([go] {
     go->WaitForNotification();
@@ -381,7 +381,7 @@ TEST_F(GrounderTest, WithoutAnotherWorkerTheLossIsTold) {
   EXPECT_EQ(Metric("chord_retries_total{outcome=\"no_worker\"}"), "1");
 }
 
-TEST_F(GrounderTest, NothingIsAskedTwiceOnceWordsHaveRemovedOut) {
+TEST_F(GrounderTest, NoRequestIsSentTwiceOnceTextHasBeenReturned) {
   Start(2);
   for (int i = 0; i < 2; ++i) {
     language(i)->SetScript(
@@ -494,11 +494,11 @@ TEST_F(GrounderTest, ObjectsAreToldOnceEachInOrder) {
 
 TEST_F(GrounderTest, CancellationEndsBothCallsAndFreesThePlace) {
   Start();
-  absl::Notification there, removed;
+  absl::Notification there, cancelled;
   language()->SetScript([&](const v1::DecodeRequest&, auto& writer) {
     there.Notify();
     while (writer.Write(v1::DecodeEvent())) absl::SleepFor(absl::Milliseconds(5));
-    removed.Notify();
+    cancelled.Notify();
     return Lost();
   });
   CancelSource cancel;
@@ -510,7 +510,7 @@ TEST_F(GrounderTest, CancellationEndsBothCallsAndFreesThePlace) {
   });
   EXPECT_EQ(ErrorReason(grounder_->Ground(input).status()), "CANCELLED");
   canceller.join();
-  EXPECT_TRUE(removed.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
   EXPECT_EQ(admission_.in_flight(), 0);
   EXPECT_EQ(Metric("chord_image_store_images"), "0");
 }

@@ -68,10 +68,10 @@ TEST_F(ImageCacheTest, EmbeddingsStayWithinTheirBytesLeastRecentlyUsedAreEvicted
   EXPECT_THAT(cache_->TakeEvicted(), IsEmpty()) << "its KV may stay";
   cache_->Store(b, SomeEmbeddings(), 101);
   EXPECT_EQ(cache_->Embeddings(b), nullptr) << "larger than all there is";
-  EXPECT_EQ(cache_->bytes(), 80) << "nobody had to go for it";
+  EXPECT_EQ(cache_->bytes(), 80) << "nothing was evicted for it";
 }
 
-TEST_F(ImageCacheTest, PinnedOnesGiveWayOnlyToPinnedOnes) {
+TEST_F(ImageCacheTest, PinnedImagesAreEvictedOnlyForPinnedOnes) {
   const uint64_t a = Use('a', 0, true), b = Use('b', 1);
   cache_->Store(a, SomeEmbeddings(), 80);
   cache_->Store(b, SomeEmbeddings(), 80);
@@ -93,7 +93,7 @@ TEST_F(ImageCacheTest, ExpiresAfterItsLastUse) {
   EXPECT_THAT(cache_->TakeEvicted(), IsEmpty());
   cache_->Expire(At(19));
   EXPECT_THAT(cache_->TakeEvicted(), ElementsAre(a));
-  EXPECT_NE(Use('b', 101), b) << "nobody had to sweep for it to be over";
+  EXPECT_NE(Use('b', 101), b) << "it expires without a sweep";
 }
 
 TEST_F(ImageCacheTest, IsBoundedInImages) {

@@ -31,8 +31,10 @@ from chord_client.types import (
     GroundEvent,
     Health,
     ImageHandle,
+    LabelMatch,
     Model,
     ObjectFound,
+    Point,
     Size,
     TextDelta,
     Tile,
@@ -60,7 +62,7 @@ _CACHE: dict[int, CacheTier] = {
 
 
 def _request(request: WireRequest) -> grounding_pb2.GroundRequest:
-    out = grounding_pb2.GroundRequest(prompt=request.prompt)
+    out = grounding_pb2.GroundRequest(prompt=request.prompt, labels=request.labels)
     if request.image is not None:
         out.image = request.image.data
     if request.image_id is not None:
@@ -128,6 +130,8 @@ def _answer(response: grounding_pb2.GroundResponse) -> Answer:
         request_id=response.request_id,
         model=response.model,
         image_id=response.image_id or None,
+        points=tuple(Point(item.label, item.x, item.y, item.confidence) for item in response.points),
+        labels=tuple(LabelMatch(match.label, tuple(match.objects)) for match in response.labels),
     )
 
 

@@ -64,7 +64,11 @@ _CODE_OF_STATUS = {
 
 def _fields(request: WireRequest) -> dict[str, Any]:
     """What both a form and a JSON object have, without the image."""
-    out: dict[str, Any] = {"prompt": request.prompt}
+    out: dict[str, Any] = {}
+    if request.labels:
+        out["labels"] = list(request.labels)
+    else:
+        out["prompt"] = request.prompt
     if request.image_id is not None:
         out["image_id"] = request.image_id
     if request.max_new_tokens is not None:
@@ -77,12 +81,15 @@ def _fields(request: WireRequest) -> dict[str, Any]:
 
 
 def _form(request: WireRequest, *, stream: bool) -> dict[str, Any]:
-    """multipart/form-data, also without a file: every field is a part."""
-    parts: dict[str, Any] = {name: (None, str(value)) for name, value in _fields(request).items()}
+    """multipart/form-data, also without a file: every field is a part, a list one for each value."""
+    parts: list[tuple[str, Any]] = []
+    for name, value in _fields(request).items():
+        values = value if isinstance(value, list) else [value]
+        parts += [(name, (None, str(one))) for one in values]
     if stream:
-        parts["stream"] = (None, "true")
+        parts.append(("stream", (None, "true")))
     if request.image is not None:
-        parts["image"] = ("image", request.image.data, request.image.mime_type)
+        parts.append(("image", ("image", request.image.data, request.image.mime_type)))
     return {"files": parts}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from chord_client.errors import ChordError
@@ -15,7 +15,8 @@ from chord_client.types import Grammar, GroundRequest, ImageHandle
 class WireRequest:
     """Exactly one of image and image_id is there."""
 
-    prompt: str
+    prompt: str  # empty with labels
+    labels: tuple[str, ...] = ()
     image: Image | None = None
     image_id: str | None = None
     tag: str = ""
@@ -36,8 +37,9 @@ class WireRequest:
 
 def resolve(
     image: ImageSource,
-    prompt: str,
+    prompt: str | None,
     *,
+    labels: Sequence[str] = (),
     tag: str = "",
     max_new_tokens: int | None = None,
     session_id: str | None = None,
@@ -45,8 +47,12 @@ def resolve(
 ) -> WireRequest:
     if grammar not in ("auto", "off"):
         raise ValueError('grammar is "auto" or "off".')
+    if isinstance(labels, str):
+        raise TypeError("labels is a list of strings.")
+    if (prompt is None) == (not labels):
+        raise ValueError("A request has either a prompt or labels.")
     request = WireRequest(
-        prompt, tag=tag, max_new_tokens=max_new_tokens, session_id=session_id, grammar=grammar
+        prompt or "", labels=tuple(labels), tag=tag, max_new_tokens=max_new_tokens, session_id=session_id, grammar=grammar
     )
     if isinstance(image, ImageHandle):
         return dataclasses.replace(request, image_id=image.image_id)
@@ -59,13 +65,14 @@ def resolve_item(item: GroundRequest) -> WireRequest:
         return resolve(
             item.image,
             item.prompt,
+            labels=item.labels,
             tag=item.tag,
             max_new_tokens=item.max_new_tokens,
             session_id=item.session_id,
             grammar=item.grammar,
         )
     except ChordError as error:
-        return WireRequest(item.prompt, tag=item.tag, rejected=error)
+        return WireRequest("", tag=item.tag, rejected=error)
 
 
 # Of one wave of a batch: below the server's limit of 64 MiB for a body in base64.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import TypeVar
@@ -78,8 +78,9 @@ class AsyncClient:
     async def ground(
         self,
         image: ImageSource,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        labels: Sequence[str] = (),
         max_new_tokens: int | None = None,
         session_id: str | None = None,
         grammar: Grammar = "auto",
@@ -89,6 +90,7 @@ class AsyncClient:
         request = resolve(
             image,
             prompt,
+            labels=labels,
             max_new_tokens=max_new_tokens,
             session_id=session_id,
             grammar=grammar,
@@ -100,8 +102,9 @@ class AsyncClient:
     def ground_stream(
         self,
         image: ImageSource,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        labels: Sequence[str] = (),
         max_new_tokens: int | None = None,
         session_id: str | None = None,
         grammar: Grammar = "auto",
@@ -111,6 +114,7 @@ class AsyncClient:
         request = resolve(
             image,
             prompt,
+            labels=labels,
             max_new_tokens=max_new_tokens,
             session_id=session_id,
             grammar=grammar,

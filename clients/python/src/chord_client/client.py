@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -84,17 +84,22 @@ class Client:
     def ground(
         self,
         image: ImageSource,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        labels: Sequence[str] = (),
         max_new_tokens: int | None = None,
         session_id: str | None = None,
         grammar: Grammar = "auto",
         timeout: float | None = None,
     ) -> Answer:
-        """Where in the image is what the prompt describes? See ImageSource for what an image may be."""
+        """Where in the image is what the prompt describes? See ImageSource for what an image may be.
+
+        labels: instead of a prompt, classes to look for in one pass (1 to 64); see Answer.by_label.
+        """
         request = resolve(
             image,
             prompt,
+            labels=labels,
             max_new_tokens=max_new_tokens,
             session_id=session_id,
             grammar=grammar,
@@ -106,8 +111,9 @@ class Client:
     def ground_stream(
         self,
         image: ImageSource,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        labels: Sequence[str] = (),
         max_new_tokens: int | None = None,
         session_id: str | None = None,
         grammar: Grammar = "auto",
@@ -120,6 +126,7 @@ class Client:
         request = resolve(
             image,
             prompt,
+            labels=labels,
             max_new_tokens=max_new_tokens,
             session_id=session_id,
             grammar=grammar,

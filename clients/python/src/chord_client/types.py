@@ -76,6 +76,24 @@ class GroundedObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """One point that was found, a pixel of the upright original. Its confidence is raw."""
+
+    label: str
+    x: int
+    y: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMatch:
+    """Which objects belong to one label of the request: indices into Answer.objects."""
+
+    label: str
+    objects: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """A part of the image that the model saw by itself."""
 
@@ -133,6 +151,8 @@ class Answer:
     request_id: str
     model: str
     image_id: str | None  # for more requests about this image; None when the server did not keep it
+    points: tuple[Point, ...] = ()  # of a prompt that asks for points, "point to ..."
+    labels: tuple[LabelMatch, ...] = ()  # of a request with labels, in their order
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -140,7 +160,15 @@ class Answer:
 
     @property
     def found(self) -> bool:
-        return bool(self.objects)
+        return bool(self.objects or self.points)
+
+    @property
+    def by_label(self) -> dict[str, tuple[GroundedObject, ...]]:
+        """Label of the request -> its objects. An object that fits none is in `objects` alone."""
+        return {
+            match.label: tuple(self.objects[index] for index in match.objects)
+            for match in self.labels
+        }
 
     @property
     def image(self) -> ImageHandle | None:
@@ -181,10 +209,18 @@ class Answer:
                 }
                 for item in self.objects
             ],
+            "points": [
+                {"label": item.label, "point": [item.x, item.y], "confidence": item.confidence}
+                for item in self.points
+            ],
             "image_size": list(self.image_size),
             "confidence": self.confidence,
             "calibrated": self.calibrated,
         }
+        if self.labels:
+            out["labels"] = [
+                {"label": match.label, "objects": list(match.objects)} for match in self.labels
+            ]
         if self.advice is not None:
             out["advice"] = self.advice
         out["frame"] = {
@@ -217,11 +253,15 @@ class ImageHandle:
 
 @dataclass(frozen=True, slots=True)
 class GroundRequest:
-    """One request of a batch. `tag` comes back with its result (at most 64 bytes of UTF-8)."""
+    """One request of a batch: either `prompt` or `labels`, as for Client.ground.
+
+    `tag` comes back with its result (at most 64 bytes of UTF-8).
+    """
 
     image: ImageSource
-    prompt: str
+    prompt: str | None = None
     tag: str = ""
+    labels: Sequence[str] = ()
     max_new_tokens: int | None = None
     session_id: str | None = None
     grammar: Grammar = "auto"
@@ -300,6 +340,13 @@ def _size(data: Sequence[int]) -> Size:
     return Size(int(width), int(height))
 
 
+def _label_match(data: Mapping[str, Any], objects: int) -> LabelMatch:
+    indices = tuple(int(index) for index in data["objects"])
+    if not all(0 <= index < objects for index in indices):
+        raise ValueError(f"not indices of objects: {indices}")
+    return LabelMatch(str(data["label"]), indices)
+
+
 def _answer(data: Mapping[str, Any]) -> Answer:
     frame, usage, timing = data["frame"], data["usage"], data["timing"]
     return Answer(
@@ -337,4 +384,9 @@ def _answer(data: Mapping[str, Any]) -> Answer:
         request_id=str(data["request_id"]),
         model=str(data["model"]),
         image_id=data.get("image_id"),
+        points=tuple(
+            Point(str(item["label"]), int(item["point"][0]), int(item["point"][1]), float(item["confidence"]))
+            for item in data.get("points", ())
+        ),
+        labels=tuple(_label_match(item, len(data["objects"])) for item in data.get("labels", ())),
     )

@@ -35,6 +35,11 @@ v1::GroundResponse AnswerOf(const Json& json) {
     object.mutable_box()->set_x2(item["box"][2]);
     object.mutable_box()->set_y2(item["box"][3]);
   }
+  for (const Json& item : json.value("labels", Json::array())) {
+    v1::LabelMatch& match = *out.add_labels();
+    match.set_label(item["label"]);
+    for (const int index : item["objects"]) match.add_objects(index);
+  }
   out.mutable_image_size()->set_width(json["image_size"][0]);
   out.mutable_image_size()->set_height(json["image_size"][1]);
   out.set_confidence(json["confidence"]);

@@ -41,22 +41,22 @@ class Shelf {
     store_.Sweep(At(at), removed);
     Note(removed);
   }
-  // What has removed since the last call: "e" evicted, "x" expired, "d" deleted, then the name.
-  std::string Removed() { return std::exchange(gone_, ""); }
+  // What was removed since the last call: "e" evicted, "x" expired, "d" deleted, then the name.
+  std::string Removed() { return std::exchange(removed_, ""); }
   ImageStore& store() { return store_; }
 
  private:
   void Note(const std::vector<ImageStore::Removed>& removed) {
     for (const auto& one : removed) {
       EXPECT_EQ(one.affinity.worker, "w") << "who should drop it goes with it";
-      gone_ += one.cause == ImageStore::Cause::kEvicted   ? "e"
-               : one.cause == ImageStore::Cause::kExpired ? "x"
-                                                          : "d";
-      gone_ += one.image->id + " ";
+      removed_ += one.cause == ImageStore::Cause::kEvicted   ? "e"
+                  : one.cause == ImageStore::Cause::kExpired ? "x"
+                                                             : "d";
+      removed_ += one.image->id + " ";
     }
   }
   ImageStore store_;
-  std::string gone_;
+  std::string removed_;
 };
 
 TEST(ImageStore, EvictsTheLongestUnusedWhenTheBudgetIsFull) {

@@ -51,7 +51,7 @@ void ExpectWhole(const std::string& text, const BoxRequest& prompt) {
 }
 
 // One answer by random choices. The first bytes are given, so that it begins the form. What may be
-// forced or guessed is followed now and then, as a decode loop does.
+// jumped to or drafted is followed now and then, as a decode loop does.
 void Walk(const TestVocabulary& v, std::mt19937& random, const std::string& begin) {
   const BoxRequest prompt{static_cast<int>(1 + random() % 1200),
                           static_cast<int>(1 + random() % 1200), "find all red apples"};

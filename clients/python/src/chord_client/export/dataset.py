@@ -46,8 +46,8 @@ class Dataset:
     def add(self, file_name: str, prompt: str, answer: Answer, *, category: str = "") -> None:
         """Adds the boxes of one answer. Several prompts about one file make one image.
 
-        category: of all its boxes; without one, the label the model gave to the box, and where that
-        is empty the prompt. ValueError when the file was added with another size.
+        category: of all its boxes. Without one, a box has the label of the request that it matches
+        (Answer.labels), else the label that the model gave to it, else the prompt. ValueError when the file was added with another size.
         """
         at = self._image_at.setdefault(file_name, len(self.images))
         if at == len(self.images):
@@ -58,8 +58,9 @@ class Dataset:
         if image.size != answer.image_size:
             raise ValueError(f"{file_name} was added before with another size.")
         image.score = min(image.score, answer.confidence)
-        for item in answer.objects:
-            name = category or item.label or prompt
+        requested = {index: match.label for match in answer.labels for index in match.objects}
+        for index, item in enumerate(answer.objects):
+            name = category or requested.get(index) or item.label or prompt
             image.annotations.append(
                 Annotation(self._category(name), item.box, item.confidence, item.needs_review)
             )

@@ -1,4 +1,4 @@
-#include "services/llm_worker/answer_builder.h"
+#include "services/llm_worker/text_builder.h"
 
 #include <algorithm>
 #include <cmath>
@@ -18,11 +18,11 @@ double LogShareOfClose(const ListChoice& choice) {
 
 }  // namespace
 
-bool AnswerBuilder::IsEos(int32_t id) const {
+bool TextBuilder::IsEos(int32_t id) const {
   return std::find(eos_.begin(), eos_.end(), id) != eos_.end();
 }
 
-void AnswerBuilder::Append(int32_t id, double log_probability, bool jump_forward) {
+void TextBuilder::Append(int32_t id, double log_probability, bool jump_forward) {
   std::vector<TokenAlternative> top = std::exchange(alternatives_, {});
   out_.ids.push_back(id);
   if (IsEos(id)) {
@@ -41,14 +41,14 @@ void AnswerBuilder::Append(int32_t id, double log_probability, bool jump_forward
   ended_ = limit_reached_ || stopped_;
 }
 
-void AnswerBuilder::SetAlternatives(absl::Span<const engine::TokenProbability> top) {
+void TextBuilder::SetAlternatives(absl::Span<const engine::TokenProbability> top) {
   alternatives_.clear();
   for (const engine::TokenProbability& token : top) {
     alternatives_.push_back({std::string(tokenizer_->TokenBytes(token.id)), token.log_probability});
   }
 }
 
-void AnswerBuilder::AppendText(absl::string_view text) {
+void TextBuilder::AppendText(absl::string_view text) {
   out_.text.append(text.data(), text.size());
   const StopScan scan = ScanForStop(out_.text, released_, options_.stop);
   delta_ += out_.text.substr(released_, scan.release - released_);
@@ -58,7 +58,7 @@ void AnswerBuilder::AppendText(absl::string_view text) {
 
 // The answer ends where the stop sequence begins. A token that reaches beyond keeps what it wrote
 // before.
-void AnswerBuilder::CutAtStop() {
+void TextBuilder::CutAtStop() {
   out_.text.resize(released_);
   const auto end = static_cast<int32_t>(released_);
   size_t count = out_.token_ends.size();
@@ -71,8 +71,8 @@ void AnswerBuilder::CutAtStop() {
   while (!out_.choices.empty() && out_.choices.back().offset > end) out_.choices.pop_back();
 }
 
-DecodeResult AnswerBuilder::Finish(const grammar::BoxCursor* cursor,
-                                   std::optional<double> log_probability_empty) {
+DecodeResult TextBuilder::Finish(const grammar::BoxCursor* cursor,
+                                 std::optional<double> log_probability_empty) {
   if (stopped_) {
     CutAtStop();
   } else {
@@ -89,7 +89,7 @@ DecodeResult AnswerBuilder::Finish(const grammar::BoxCursor* cursor,
 }
 
 // An incomplete character at the very end becomes U+FFFD and belongs to the last token.
-void AnswerBuilder::AppendTail() {
+void TextBuilder::AppendTail() {
   const std::string rest = stream_.Finish();
   out_.text += rest;
   delta_ += out_.text.substr(released_);
@@ -101,7 +101,7 @@ void AnswerBuilder::AppendTail() {
 
 // The client has seen the text that goes in the stream; the answer itself is well-formed when it
 // has a box. Without one, the answer stays as the model left it and is no evidence of absence.
-void AnswerBuilder::CloseTruncated(const grammar::BoxCursor& cursor) {
+void TextBuilder::CloseTruncated(const grammar::BoxCursor& cursor) {
   const auto closing = cursor.CloseTruncated();
   if (!closing) {
     if (!out_.truncated) return;

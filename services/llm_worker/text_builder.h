@@ -18,7 +18,7 @@
 namespace chord::llm_worker {
 
 // Not thread-safe.
-class AnswerBuilder {
+class TextBuilder {
  public:
   struct Options {
     int max_new_tokens = 0;
@@ -26,8 +26,8 @@ class AnswerBuilder {
     bool alternatives = false;      // DecodeResult::top is filled
   };
   // `tokenizer` is not owned and must outlive the builder.
-  AnswerBuilder(const model::Tokenizer* tokenizer, absl::Span<const int32_t> eos_token_ids,
-                Options options)
+  TextBuilder(const model::Tokenizer* tokenizer, absl::Span<const int32_t> eos_token_ids,
+              Options options)
       : tokenizer_(tokenizer),
         eos_(eos_token_ids.begin(), eos_token_ids.end()),
         options_(std::move(options)),
