@@ -15,3 +15,21 @@ if(TARGET chord_cuda)
 endif()
 install(DIRECTORY models/chord-nano DESTINATION share/chord/models)
 install(FILES LICENSE README.md DESTINATION share/doc/chord)
+
+# For C++ clients (examples/cpp): find_package(chord) gives chord::client_proto, the messages and gRPC
+# stubs of chord.v1. `cmake --install build --component Development` installs this part alone.
+include(CMakePackageConfigHelpers)
+set(_package "${CMAKE_INSTALL_LIBDIR}/cmake/chord")
+install(TARGETS chord_proto_public EXPORT chord_targets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT Development)
+install(EXPORT chord_targets NAMESPACE chord:: FILE chord-targets.cmake
+  DESTINATION ${_package} COMPONENT Development)
+configure_package_config_file(cmake/chord-config.cmake.in "${CMAKE_BINARY_DIR}/chord-config.cmake"
+  INSTALL_DESTINATION ${_package})
+# Before 1.0 a minor version may change what is exported.
+write_basic_package_version_file("${CMAKE_BINARY_DIR}/chord-config-version.cmake" COMPATIBILITY SameMinorVersion)
+install(FILES "${CMAKE_BINARY_DIR}/chord-config.cmake" "${CMAKE_BINARY_DIR}/chord-config-version.cmake"
+  DESTINATION ${_package} COMPONENT Development)
+install(DIRECTORY "${CMAKE_BINARY_DIR}/gen/chord/v1" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/chord
+  COMPONENT Development FILES_MATCHING PATTERN "*.h")
+install(DIRECTORY proto/chord/v1 DESTINATION ${CMAKE_INSTALL_DATADIR}/chord/proto/chord COMPONENT Development)

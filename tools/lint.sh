@@ -2,12 +2,12 @@
 # Style and structure, without changing a file. `--fix` formats instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-mapfile -t cpp < <(git ls-files --cached --others --exclude-standard '*.h' '*.cc' '*.cu' '*.cuh')
+mapfile -t sources < <(git ls-files --cached --others --exclude-standard '*.h' '*.cc' '*.cu' '*.cuh' '*.js')
 if [[ "${1:-}" == --fix ]]; then
-  exec clang-format-14 -i "${cpp[@]}"
+  exec clang-format-14 -i "${sources[@]}"
 fi
 status=0
-clang-format-14 --dry-run --Werror "${cpp[@]}" || status=1
+clang-format-14 --dry-run --Werror "${sources[@]}" || status=1
 tools/check_includes.py || status=1
 tools/check_words.py || status=1
 if command -v shellcheck >/dev/null; then

@@ -4,7 +4,9 @@
 #   tools/setup.sh [--oracle] [--dev]
 #
 #   (always)   Debian packages, and libtorch from the Python package into $CHORD_HOME/venv
-#   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB)
+#   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB), Chromium
+#              with two fonts, for the browser tests (0.5 GB), and the wheels that the tests of the
+#              clients install (150 MB in $CHORD_HOME/wheels)
 #   --dev      clang-format, clang-tidy, libFuzzer, gcovr
 #
 # With a GPU, or with CHORD_CUDA=1, also the CUDA compiler (unless the system has nvcc 13) and cuBLASLt,
@@ -18,6 +20,7 @@ cd "$(dirname "$0")/.."
 source tools/steps.sh
 
 TORCH_VERSION=2.11.0
+AXE_VERSION=0.1.8  # carries axe-core 4.12
 # libtorch_cpu itself needs both, with or without a GPU.
 CUDA_RUNTIME=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 # What libchord_cuda is built with: the compiler where the system has none, and cuBLASLt.
@@ -35,7 +38,10 @@ packages=(
 with_oracle=0
 for argument in "$@"; do
   case "$argument" in
-    --oracle) with_oracle=1 ;;
+    --oracle)
+      with_oracle=1
+      packages+=(chromium chromium-driver fonts-inter fonts-wqy-microhei)
+      ;;
     --dev) packages+=(clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev gcovr) ;;
     *)
       sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
@@ -167,11 +173,15 @@ fi
 # --- Oracle ----------------------------------------------------------------------------------------
 install_oracle() {
   pip_install -r tools/requirements-oracle.txt
+  pip_install --no-deps "axe-playwright-python==$AXE_VERSION"
   "$python" -c 'import torch, torchvision, transformers; print(torch.__version__, transformers.__version__)'
+  rm -rf "$CHORD_HOME/wheels" # wheels of earlier versions would be found too
+  retry "$python" -m pip download --no-input --disable-pip-version-check --retries 5 --only-binary :all: \
+    --progress-bar off -r tools/requirements-clients.txt -d "$CHORD_HOME/wheels"
   printf '%s' "$oracle_spec" >"$venv/.chord-oracle"
 }
 if ((with_oracle)); then
-  oracle_spec=$(sha256sum <tools/requirements-oracle.txt)
+  oracle_spec="$(cat tools/requirements-oracle.txt tools/requirements-clients.txt | sha256sum) axe=$AXE_VERSION"
   if stamped oracle "$oracle_spec"; then
     step_done "Oracle (transformers): present"
   else

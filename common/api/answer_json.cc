@@ -22,7 +22,7 @@ const char* CacheName(v1::Cache cache) {
 
 }  // namespace
 
-std::string AnswerJson(const v1::GroundResponse& answer, int indent) {
+Json AnswerObject(const v1::GroundResponse& answer) {
   Json out;
   out["text"] = answer.text();
   out["boxes"] = Json::array();
@@ -34,8 +34,20 @@ std::string AnswerJson(const v1::GroundResponse& answer, int indent) {
                               {"confidence", object.confidence()},
                               {"needs_review", object.needs_review()}});
   }
+  out["points"] = Json::array();
+  for (const auto& point : answer.points()) {
+    out["points"].push_back({{"label", point.label()},
+                             {"point", {point.x(), point.y()}},
+                             {"confidence", point.confidence()}});
+  }
+  if (answer.labels_size() > 0) {
+    out["labels"] = Json::array();
+    for (const auto& match : answer.labels()) {
+      out["labels"].push_back({{"label", match.label()}, {"objects", match.objects()}});
+    }
+  }
   out["image_size"] = {answer.image_size().width(), answer.image_size().height()};
-  out["confidence"] = answer.confidence();
+  if (answer.has_confidence()) out["confidence"] = answer.confidence();
   out["calibrated"] = answer.calibrated();
   if (!answer.advice().empty()) out["advice"] = answer.advice();
   const auto& frame = answer.frame();
@@ -62,7 +74,11 @@ std::string AnswerJson(const v1::GroundResponse& answer, int indent) {
   out["request_id"] = answer.request_id();
   out["model"] = answer.model();
   if (!answer.image_id().empty()) out["image_id"] = answer.image_id();
-  return out.dump(indent, ' ', false, Json::error_handler_t::replace);
+  return out;
+}
+
+std::string AnswerJson(const v1::GroundResponse& answer, int indent) {
+  return AnswerObject(answer).dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace chord::api

@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -23,11 +24,21 @@ std::string Bytes(int64_t bytes) {
   return absl::StrCat(bytes, " bytes");
 }
 
-absl::Status Make(absl::StatusCode code, absl::string_view reason, absl::string_view text) {
-  return MakeCatalogued(code, reason, text);
+absl::Status Make(Reason reason, absl::string_view text,
+                  absl::Duration retry_after = absl::ZeroDuration()) {
+  const ReasonInfo& info = Info(reason);
+  return MakeCatalogued(info.code, info.name, text,
+                        info.retryable ? retry_after : absl::ZeroDuration());
 }
-absl::Status Invalid(absl::string_view reason, absl::string_view text) {
-  return Make(absl::StatusCode::kInvalidArgument, reason, text);
+
+// A name from outside as it may stand in an error: short, and without control characters.
+std::string Quoted(absl::string_view name) {
+  constexpr size_t kMaxBytes = 64;
+  const bool whole = name.size() <= kMaxBytes;
+  size_t end = whole ? name.size() : kMaxBytes;
+  // Not inside a character.
+  while (!whole && end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0) == 0x80) --end;
+  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(name.substr(0, end)), whole ? "" : "…", "\"");
 }
 
 }  // namespace
@@ -35,6 +46,11 @@ absl::Status Invalid(absl::string_view reason, absl::string_view text) {
 std::string ErrorReason(const absl::Status& status) {
   if (auto reason = status.GetPayload(kReasonUrl)) return std::string(*reason);
   return absl::StatusCodeToString(status.code());
+}
+
+std::optional<Reason> ReasonOf(const absl::Status& status) {
+  const auto name = status.GetPayload(kReasonUrl);
+  return name ? ReasonFromName(std::string(*name)) : std::nullopt;
 }
 
 bool IsCatalogued(const absl::Status& status) { return status.GetPayload(kReasonUrl).has_value(); }
@@ -71,300 +87,319 @@ absl::Status ForClient(const absl::Status& status) {
 
 namespace errors {
 
+bool Is(const absl::Status& status, Reason reason) { return ReasonOf(status) == reason; }
+
 absl::Status ImageMissing() {
-  return Invalid("IMAGE_MISSING",
-                 "The request has no image. Send a JPEG, PNG or WebP file in the field \"image\".");
+  return Make(Reason::kImageMissing,
+              "The request has no image. Send a JPEG, PNG or WebP file in the field \"image\".");
 }
 absl::Status ImageEmpty() {
-  return Invalid("IMAGE_EMPTY", "The image has no bytes. Send a JPEG, PNG or WebP file.");
+  return Make(Reason::kImageEmpty, "The image has no bytes. Send a JPEG, PNG or WebP file.");
 }
 absl::Status ImageBytesLimit(int64_t bytes, int64_t limit) {
-  return Invalid("IMAGE_TOO_MANY_BYTES",
-                 absl::StrCat("The image has ", Bytes(bytes), "; the limit is ", Bytes(limit),
-                              ". Scale it down or compress it and send it again."));
+  return Make(Reason::kImageTooManyBytes,
+              absl::StrCat("The image has ", Bytes(bytes), "; the limit is ", Bytes(limit),
+                           ". Scale it down or compress it and send it again."));
 }
 absl::Status ImageFormatUnknown() {
-  return Invalid("IMAGE_FORMAT_UNKNOWN",
-                 "The file is not an image we know. Send JPEG, PNG or WebP; the format is told by "
-                 "the file's bytes, not by its name.");
+  return Make(Reason::kImageFormatUnknown,
+              "The file is not an image we know. Send JPEG, PNG or WebP; the format is told by "
+              "the file's bytes, not by its name.");
 }
 absl::Status ImageFormatUnsupported(absl::string_view format) {
-  return Invalid(
-      "IMAGE_FORMAT_UNSUPPORTED",
+  return Make(
+      Reason::kImageFormatUnsupported,
       absl::StrCat(format, " is not accepted. Convert it to JPEG, PNG or WebP and send it again."));
 }
 absl::Status ImageAnimated(absl::string_view format) {
-  return Invalid(
-      "IMAGE_ANIMATED",
-      absl::StrCat("The ", format, " is animated. Send one frame as JPEG, PNG or WebP."));
+  return Make(Reason::kImageAnimated,
+              absl::StrCat("The ", format, " is animated. Send one frame as JPEG, PNG or WebP."));
 }
 absl::Status ImageCorrupt(absl::string_view format) {
-  return Invalid(
-      "IMAGE_CORRUPT",
-      absl::StrCat("The ", format, " is cut off or damaged. Send the whole file again."));
+  return Make(Reason::kImageCorrupt,
+              absl::StrCat("The ", format, " is cut off or damaged. Send the whole file again."));
 }
 absl::Status ImageCodingUnsupported(absl::string_view coding) {
-  return Invalid(
-      "IMAGE_CODING_UNSUPPORTED",
+  return Make(
+      Reason::kImageCodingUnsupported,
       absl::StrCat(
           "This image is a ", coding,
           ", which is not accepted. Save it as a baseline JPEG, PNG or WebP and send it again."));
 }
 absl::Status ImagePixelLimit(int64_t width, int64_t height, int64_t limit_pixels) {
-  return Invalid("IMAGE_TOO_LARGE",
-                 absl::StrFormat("The image is %d×%d px; the limit is %.1f megapixels and %d px "
-                                 "a side. Scale it down and send it again.",
-                                 width, height, static_cast<double>(limit_pixels) / 1e6,
-                                 limits::kMaxImageSide));
+  return Make(Reason::kImageTooLarge,
+              absl::StrFormat("The image is %d×%d px; the limit is %.1f megapixels and %d px "
+                              "a side. Scale it down and send it again.",
+                              width, height, static_cast<double>(limit_pixels) / 1e6,
+                              limits::kMaxImageSide));
 }
 absl::Status ImageZeroSide() {
-  return Invalid("IMAGE_ZERO_SIDE",
-                 "The image has a side of 0 px. Send an image of at least 1×1 px.");
+  return Make(Reason::kImageZeroSide,
+              "The image has a side of 0 px. Send an image of at least 1×1 px.");
 }
 absl::Status ImageAspectRatio(int64_t width, int64_t height) {
-  return Invalid("IMAGE_ASPECT_RATIO",
-                 absl::StrFormat("The image is %d×%d px; the longer side may be at most %d times "
-                                 "the shorter. Crop it and send it again.",
-                                 width, height, limits::kMaxAspectRatio));
+  return Make(Reason::kImageAspectRatio,
+              absl::StrFormat("The image is %d×%d px; the longer side may be at most %d times "
+                              "the shorter. Crop it and send it again.",
+                              width, height, limits::kMaxAspectRatio));
 }
-absl::Status ImageMetadataLimit() {
-  return Invalid(
-      "IMAGE_METADATA_TOO_LARGE",
-      absl::StrCat("The image carries more than ", Bytes(limits::kMaxImageMetadataBytes),
-                   " of metadata. Strip it (EXIF, ICC, text) and send the image again."));
+absl::Status ImageMetadataLimit(int64_t limit_bytes) {
+  return Make(Reason::kImageMetadataTooLarge,
+              absl::StrCat("The image carries more than ", Bytes(limit_bytes),
+                           " of metadata. Strip it (EXIF, ICC, text) and send the image again."));
 }
 absl::Status ImageUrlRefused() {
-  return Invalid(
-      "IMAGE_URL_REFUSED",
+  return Make(
+      Reason::kImageUrlRefused,
       "Images are not fetched from addresses. Send the file itself, or a data: URL with base64.");
 }
 absl::Status ImageIdUnknown() {
-  return Make(absl::StatusCode::kNotFound, "IMAGE_ID_UNKNOWN",
+  return Make(Reason::kImageIdUnknown,
               "This image_id is unknown or has expired. Upload the image again.");
 }
 absl::Status ImageSourceConflict() {
-  return Invalid("IMAGE_SOURCE_CONFLICT",
-                 "The request has an image and an image_id. Send one of them.");
+  return Make(Reason::kImageSourceConflict,
+              "The request has an image and an image_id. Send one of them.");
 }
 absl::Status ImageStoreFull(absl::Duration retry_after) {
-  return MakeCatalogued(absl::StatusCode::kResourceExhausted, "IMAGE_STORE_FULL",
-                        "There is no room for more images that stay. Delete pinned ones, upload "
-                        "without pin, or try again when some have expired.",
-                        retry_after);
+  return Make(Reason::kImageStoreFull,
+              "There is no room for more images that stay. Delete pinned ones, upload "
+              "without pin, or try again when some have expired.",
+              retry_after);
 }
 absl::Status UploadMismatch() {
-  return Invalid("UPLOAD_MISMATCH",
-                 "The upload does not hold what its start announced. Send the start with the "
-                 "file's size, then the file in chunks of 1 byte to 1 MiB.");
+  return Make(Reason::kUploadMismatch,
+              "The upload does not hold what its start announced. Send the start with the "
+              "file's size, then the file in chunks of 1 byte to 1 MiB.");
 }
 
 absl::Status PromptMissing() {
-  return Invalid("PROMPT_MISSING",
-                 "The request has no prompt. Say in the field \"prompt\" what to look for.");
+  return Make(Reason::kPromptMissing,
+              "The request has no prompt. Say in the field \"prompt\" what to look for.");
 }
 absl::Status PromptEmpty() {
-  return Invalid("PROMPT_EMPTY", "The prompt is empty. Say in a few words what to look for.");
+  return Make(Reason::kPromptEmpty, "The prompt is empty. Say in a few words what to look for.");
 }
 absl::Status PromptBytesLimit(int64_t bytes, int64_t limit) {
-  return Invalid("PROMPT_TOO_LONG",
-                 absl::StrCat("The prompt has ", bytes, " bytes of UTF-8; the limit is ", limit,
-                              ". Shorten it and ask again."));
+  return Make(Reason::kPromptTooLong,
+              absl::StrCat("The prompt has ", bytes, " bytes of UTF-8; the limit is ", limit,
+                           ". Shorten it and ask again."));
 }
 absl::Status PromptTokensLimit(int64_t tokens, int64_t limit) {
-  return Invalid(
-      "PROMPT_TOO_MANY_TOKENS",
-      absl::StrCat("The prompt has ", tokens, " tokens; with this image there is room for ", limit,
-                   ". Shorten it and ask again."));
+  return Make(Reason::kPromptTooManyTokens,
+              absl::StrCat("The prompt has ", tokens, " tokens; with this image there is room for ",
+                           limit, ". Shorten it and ask again."));
 }
 absl::Status PromptNotUtf8() {
-  return Invalid("PROMPT_NOT_UTF8",
-                 "The prompt is not valid UTF-8. Encode it as UTF-8 and ask again.");
+  return Make(Reason::kPromptNotUtf8,
+              "The prompt is not valid UTF-8. Encode it as UTF-8 and ask again.");
 }
 absl::Status PromptHasNul() {
-  return Invalid("PROMPT_HAS_NUL", "The prompt holds a NUL character. Remove it and ask again.");
+  return Make(Reason::kPromptHasNul, "The prompt holds a NUL character. Remove it and ask again.");
 }
 absl::Status ParameterInvalid(absl::string_view name, absl::string_view expected) {
-  return Invalid("PARAMETER_INVALID",
-                 absl::StrCat("The parameter \"", name, "\" must be ", expected, "."));
+  return Make(Reason::kParameterInvalid,
+              absl::StrCat("The parameter \"", name, "\" must be ", expected, "."));
 }
-absl::Status FieldUnknown() {
-  return Invalid(
-      "FIELD_UNKNOWN",
-      "The request has a field that is not known. See the API page for the fields of this call.");
+absl::Status ParameterUnsupported(absl::string_view name, absl::string_view expected) {
+  return Make(Reason::kParameterUnsupported,
+              absl::StrCat("The parameter \"", name,
+                           "\" is not supported with this value; it must be ", expected, "."));
+}
+absl::Status ModelUnknown() {
+  return Make(Reason::kModelUnknown,
+              "There is no model of that name here. GET /v1/models lists the ones there are.");
+}
+absl::Status FieldUnknown(absl::string_view name) {
+  return Make(Reason::kFieldUnknown,
+              absl::StrCat("The field ", Quoted(name),
+                           " is not known. See the API page for the fields of this call."));
+}
+absl::Status QueryParameterUnknown(absl::string_view name) {
+  return Make(Reason::kFieldUnknown,
+              absl::StrCat("The query parameter ", Quoted(name),
+                           " is not known. Send the fields of the request in its body."));
 }
 
 absl::Status BodyTooLarge(int64_t limit) {
-  return Invalid("BODY_TOO_LARGE", absl::StrCat("The request body is over the limit of ",
-                                                Bytes(limit), ". Send a smaller image."));
+  return Make(Reason::kBodyTooLarge, absl::StrCat("The request body is over the limit of ",
+                                                  Bytes(limit), ". Send a smaller image."));
 }
 absl::Status BodyMalformed(absl::string_view expected) {
-  return Invalid("BODY_MALFORMED",
-                 absl::StrCat("The request body could not be read. Send ", expected, "."));
+  return Make(Reason::kBodyMalformed,
+              absl::StrCat("The request body could not be read. Send ", expected, "."));
+}
+absl::Status JsonMalformed(absl::string_view what) {
+  return Make(Reason::kBodyMalformed,
+              absl::StrCat("The request body could not be read as JSON: ", what, "."));
 }
 absl::Status RouteUnknown() {
-  return Make(absl::StatusCode::kNotFound, "ROUTE_UNKNOWN",
+  return Make(Reason::kRouteUnknown,
               "There is nothing at this address. POST /api/ground asks a prompt; GET /healthz, "
               "/readyz and /metrics tell the state.");
 }
 absl::Status CallUnknown() {
-  return Make(absl::StatusCode::kUnimplemented, "CALL_UNKNOWN",
+  return Make(Reason::kCallUnknown,
               "There is no such call. Ask the server by reflection which calls there are, or look "
               "for a newer server.");
 }
 absl::Status ServiceUnknown() {
-  return Make(absl::StatusCode::kNotFound, "SERVICE_UNKNOWN",
+  return Make(Reason::kServiceUnknown,
               "There is no such service. Ask for the health of \"\", or of one that reflection "
               "names.");
 }
 absl::Status MethodNotAllowed(absl::string_view allowed) {
-  return Make(absl::StatusCode::kUnimplemented, "METHOD_NOT_ALLOWED",
+  return Make(Reason::kMethodNotAllowed,
               absl::StrCat("This address does not take that method. Use ", allowed, "."));
 }
 absl::Status NotImplementedYet(absl::string_view feature) {
-  return Make(absl::StatusCode::kUnimplemented, "NOT_IMPLEMENTED",
+  return Make(Reason::kNotImplemented,
               absl::StrCat("This version of Chord does not offer ", feature,
                            " yet. See CHANGELOG.md for what it offers."));
 }
 absl::Status ContentTypeUnsupported(absl::string_view expected) {
-  return Invalid(
-      "CONTENT_TYPE_UNSUPPORTED",
-      absl::StrCat("The request's Content-Type is not taken here. Send ", expected, "."));
+  return Make(Reason::kContentTypeUnsupported,
+              absl::StrCat("The request's Content-Type is not taken here. Send ", expected, "."));
+}
+absl::Status ContentTypeParameter(absl::string_view type, absl::string_view parameter,
+                                  absl::string_view expected) {
+  return Make(Reason::kContentTypeUnsupported,
+              absl::StrCat("The parameter \"", parameter, "\" of Content-Type ", type, " must be ",
+                           expected, "."));
 }
 absl::Status RequestMalformed(absl::string_view what) {
-  return Invalid("REQUEST_MALFORMED",
-                 absl::StrCat("The request is not valid HTTP/1.1: ", what, "."));
+  return Make(Reason::kRequestMalformed,
+              absl::StrCat("The request is not valid HTTP/1.1: ", what, "."));
 }
 absl::Status HeadersTooLarge(int64_t limit) {
-  return Invalid("HEADERS_TOO_LARGE",
-                 absl::StrCat("The request's header is over the limit of ", Bytes(limit),
-                              ". Send fewer or shorter fields."));
+  return Make(Reason::kHeadersTooLarge,
+              absl::StrCat("The request's header is over the limit of ", Bytes(limit),
+                           ". Send fewer or shorter fields."));
 }
 absl::Status HttpVersionUnsupported() {
-  return Make(absl::StatusCode::kUnimplemented, "HTTP_VERSION_UNSUPPORTED",
+  return Make(Reason::kHttpVersionUnsupported,
               "This server speaks HTTP/1.1 and HTTP/1.0. Use one of them.");
 }
 absl::Status ExpectationUnsupported() {
-  return Make(absl::StatusCode::kUnimplemented, "EXPECTATION_UNSUPPORTED",
+  return Make(Reason::kExpectationUnsupported,
               "The only expectation taken is 100-continue. Send the request without the field "
               "Expect.");
 }
 absl::Status RequestTimeout() {
-  return Make(absl::StatusCode::kDeadlineExceeded, "REQUEST_TIMEOUT",
+  return Make(Reason::kRequestTimeout,
               "The request did not arrive in time. Send it again over a faster connection.");
 }
 absl::Status ConnectionLimit() {
-  return MakeCatalogued(absl::StatusCode::kUnavailable, "CONNECTION_LIMIT",
-                        "The server has as many connections as it takes. Try again shortly.",
-                        absl::Seconds(1));
+  return Make(Reason::kConnectionLimit,
+              "The server has as many connections as it takes. Try again shortly.",
+              absl::Seconds(1));
 }
 absl::Status DeadlineExceeded() {
   return Make(
-      absl::StatusCode::kDeadlineExceeded, "DEADLINE_EXCEEDED",
+      Reason::kDeadlineExceeded,
       "The answer was not ready within the deadline. Allow more time, or send a smaller image.");
 }
 absl::Status Cancelled() {
-  return Make(absl::StatusCode::kCancelled, "CANCELLED",
-              "The request was cancelled by its client.");
+  return Make(Reason::kCancelled, "The request was cancelled by its client.");
 }
 absl::Status Overloaded(absl::Duration retry_after) {
-  return MakeCatalogued(absl::StatusCode::kResourceExhausted, "OVERLOADED",
-                        "The service is busy. Try again after the time given.", retry_after);
+  return Make(Reason::kOverloaded, "The service is busy. Try again after the time given.",
+              retry_after);
 }
 absl::Status ClientLimit(int limit, absl::Duration retry_after) {
-  return MakeCatalogued(absl::StatusCode::kResourceExhausted, "CLIENT_LIMIT",
-                        absl::StrCat("This client has ", limit,
-                                     " requests under way, which is the limit. Wait for an answer "
-                                     "before you send the next."),
-                        retry_after);
+  return Make(Reason::kClientLimit,
+              absl::StrCat("This client has ", limit,
+                           " requests under way, which is the limit. Wait for an answer "
+                           "before you send the next."),
+              retry_after);
 }
-absl::Status BatchLimit(int64_t prompts, int64_t limit) {
-  return Invalid("BATCH_TOO_LONG",
-                 absl::StrCat("The batch has ", prompts, " prompts; it may have 1 to ", limit,
-                              ". Send it in parts, or stream it (GroundBatch)."));
+absl::Status BatchEmpty() {
+  return Make(Reason::kBatchEmpty, "The batch has no requests. Send at least one.");
+}
+absl::Status BatchLimit(int64_t requests, int64_t limit) {
+  return Make(Reason::kBatchTooLong,
+              absl::StrCat("The batch has ", requests, " requests; the limit is ", limit,
+                           ". Send it in parts, or stream it (GroundBatch)."));
 }
 absl::Status SessionBusy() {
-  return MakeCatalogued(absl::StatusCode::kAborted, "SESSION_BUSY",
-                        "A prompt of this session is still being answered. Wait for its answer, "
-                        "then ask the next.",
-                        absl::Seconds(1));
+  return Make(Reason::kSessionBusy,
+              "A prompt of this session is still being answered. Wait for its answer, "
+              "then ask the next.",
+              absl::Seconds(1));
 }
 absl::Status ShuttingDown() {
-  return MakeCatalogued(
-      absl::StatusCode::kUnavailable, "SHUTTING_DOWN",
+  return Make(
+      Reason::kShuttingDown,
       "This server is shutting down. Send the request to another one, or try again shortly.",
       absl::Seconds(1));
 }
 absl::Status WorkerUnavailable(absl::string_view role) {
-  return MakeCatalogued(absl::StatusCode::kUnavailable, "WORKER_UNAVAILABLE",
-                        absl::StrCat("No ", role,
-                                     " worker is ready. Try again shortly; if it persists, ask the "
-                                     "operator to run \"chord doctor\"."),
-                        absl::Seconds(1));
+  return Make(Reason::kWorkerUnavailable,
+              absl::StrCat("No ", role,
+                           " worker is ready. Try again shortly; if it persists, ask the "
+                           "operator to run \"chord doctor\"."),
+              absl::Seconds(1));
 }
 absl::Status WorkerLost(absl::string_view role) {
-  return MakeCatalogued(
-      absl::StatusCode::kUnavailable, "WORKER_LOST",
+  return Make(
+      Reason::kWorkerLost,
       absl::StrCat("The ", role, " worker went away while it answered. Send the request again."),
       absl::Seconds(1));
 }
 absl::Status ModelMismatch() {
-  return Make(absl::StatusCode::kFailedPrecondition, "MODEL_MISMATCH",
+  return Make(Reason::kModelMismatch,
               "The servers of this installation hold different models. Ask the operator to start "
               "all of them with the same one.");
 }
 absl::Status DeviceMemory() {
-  return MakeCatalogued(absl::StatusCode::kResourceExhausted, "DEVICE_MEMORY",
-                        "The device has no memory left for this request. Try again shortly, or "
-                        "send a smaller image.",
-                        absl::Seconds(1));
+  return Make(Reason::kDeviceMemory,
+              "The device has no memory left for this request. Try again shortly, or "
+              "send a smaller image.",
+              absl::Seconds(1));
 }
 absl::Status ContextLimit(int64_t tokens, int64_t limit) {
-  return Invalid(
-      "CONTEXT_TOO_LONG",
+  return Make(
+      Reason::kContextTooLong,
       absl::StrCat("Image, prompt and answer need ", tokens, " tokens; the model takes ", limit,
                    ". Send a smaller image, a shorter prompt, or a smaller max_new_tokens."));
 }
 absl::Status Internal() {
-  return Make(absl::StatusCode::kInternal, "INTERNAL",
+  return Make(Reason::kInternal,
               "Something went wrong on our side. Try again; if it persists, give the request id to "
               "the operator.");
 }
 
 absl::Status TicketUnknown() {
-  return Make(absl::StatusCode::kNotFound, "TICKET_UNKNOWN",
+  return Make(Reason::kTicketUnknown,
               "The ticket is not known here: it was never issued, has expired or was cancelled.");
 }
 absl::Status TicketReused() {
-  return Make(absl::StatusCode::kFailedPrecondition, "TICKET_REUSED",
-              "The ticket has been used already.");
+  return Make(Reason::kTicketReused, "The ticket has been used already.");
 }
 absl::Status EmbeddingMismatch(absl::string_view field) {
-  return Invalid("EMBEDDING_MISMATCH",
-                 absl::StrCat("The embeddings do not match their ticket: ", field, "."));
+  return Make(Reason::kEmbeddingMismatch,
+              absl::StrCat("The embeddings do not match their ticket: ", field, "."));
 }
 absl::Status EmbeddingNotFinite() {
-  return Invalid("EMBEDDING_NOT_FINITE", "The embeddings hold values that are not finite.");
+  return Make(Reason::kEmbeddingNotFinite, "The embeddings hold values that are not finite.");
 }
 absl::Status FrameMismatch() {
-  return Make(absl::StatusCode::kFailedPrecondition, "FRAME_MISMATCH",
-              "The image's size differs from what its header said. Save it again with another "
+  return Make(Reason::kFrameMismatch,
+              "The image's size differs from what its header states. Save it again with another "
               "program and send that.");
 }
 absl::Status PeerUnknown() {
-  return Make(absl::StatusCode::kFailedPrecondition, "PEER_UNKNOWN",
-              "The named peer is not configured here.");
+  return Make(Reason::kPeerUnknown, "The named peer is not configured here.");
 }
 
 absl::Status CheckpointInvalid(absl::string_view what) {
-  return Make(absl::StatusCode::kFailedPrecondition, "CHECKPOINT_INVALID", what);
+  return Make(Reason::kCheckpointInvalid, what);
 }
-absl::Status ConfigInvalid(absl::string_view what) { return Invalid("CONFIG_INVALID", what); }
+absl::Status ConfigInvalid(absl::string_view what) { return Make(Reason::kConfigInvalid, what); }
 absl::Status DeviceUnavailable(absl::string_view what) {
-  return Make(absl::StatusCode::kFailedPrecondition, "DEVICE_UNAVAILABLE", what);
+  return Make(Reason::kDeviceUnavailable, what);
 }
-absl::Status FileNotWritten(absl::string_view what) {
-  return Make(absl::StatusCode::kFailedPrecondition, "FILE_NOT_WRITTEN", what);
-}
+absl::Status FileNotWritten(absl::string_view what) { return Make(Reason::kFileNotWritten, what); }
 
 }  // namespace errors
 }  // namespace chord

@@ -54,6 +54,10 @@ absl::StatusOr<int> OpenRegular(const std::string& dir, absl::string_view name, 
     close(fd);
     return Refuse(name, "is not a regular file");
   }
+  if (info.st_size == 0) {
+    close(fd);
+    return Refuse(name, "is empty (0 bytes), so its download did not finish. Download it again.");
+  }
   *size = info.st_size;
   return fd;
 }
@@ -65,7 +69,6 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& dir, absl::string
   CHORD_ASSIGN_OR_RETURN(const int fd, OpenRegular(dir, name, &size));
   if (fd < 0) return Refuse(name, "the file is missing");
   const auto closer = absl::MakeCleanup([fd] { close(fd); });
-  if (size == 0) return MappedFile(nullptr, 0);
   void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
   if (data == MAP_FAILED) return RefuseErrno(name, "map it", errno);
   MappedFile file(static_cast<const std::byte*>(data), size);

@@ -13,13 +13,12 @@
 
 namespace chord {
 
-// A file mapped privately and read-only; unmapped when destroyed. An empty file has no bytes.
-// Whoever shrinks a mapped file in place takes the process down: model folders are replaced by
-// rename, never rewritten.
+// A file mapped privately and read-only; unmapped when destroyed. Shrinking a mapped file in place
+// takes the process down: model folders are replaced by rename, never rewritten.
 class MappedFile {
  public:
-  // CHECKPOINT_INVALID: absent, not a regular file, not readable, changed while being mapped, or a
-  // git-lfs pointer in place of the content.
+  // CHECKPOINT_INVALID: absent, empty, not a regular file, not readable, changed while being
+  // mapped, or a git-lfs pointer in place of the content.
   static absl::StatusOr<MappedFile> Open(const std::string& dir, absl::string_view name);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;

@@ -11,15 +11,17 @@ namespace chord::limits {
 // Encoded bytes of one image. Also bounds the public unary gRPC message and the HTTP body.
 inline constexpr int64_t kDefaultImageBytes = 20LL << 20;
 inline constexpr int64_t kCeilingImageBytes = 64LL << 20;
-// Stored width × height. 50 Mpx is an 8K × 6K scan; a progressive CMYK JPEG of that size needs
-// about 550 MB to decode, so one image stays below 1 GiB whatever it claims.
-inline constexpr int64_t kDefaultImagePixels = 50'000'000;
+// Stored width × height. 8192 × 6144 is what a phone's 50-megapixel camera writes; a progressive
+// CMYK JPEG of that size needs about 550 MB to decode, so one image stays below 1 GiB whatever it
+// claims.
+inline constexpr int64_t kDefaultImagePixels = 8192 * 6144;
 inline constexpr int64_t kCeilingImagePixels = 100'000'000;
 inline constexpr int64_t kMaxImageSide = 65'500;  // px; also libjpeg's own limit
 // Longer side over shorter side. Exactly 200 is accepted (the model's own rule).
 inline constexpr int kMaxAspectRatio = 200;
-// Ancillary data of an image (EXIF, ICC, text chunks) that we are ready to hold.
-inline constexpr int64_t kMaxImageMetadataBytes = 4LL << 20;
+// Data of an image that is not pixels: EXIF, XMP with a depth map or a preview, ICC, text chunks.
+inline constexpr int64_t kDefaultImageMetadataBytes = 4LL << 20;
+inline constexpr int64_t kCeilingImageMetadataBytes = 32LL << 20;
 // Scans of a progressive JPEG; more is an attack on the decoder's time.
 inline constexpr int kMaxJpegScans = 100;
 // Merged image tokens of one image that a service accepts (16384 = 12.8 Mpx at factor 28).

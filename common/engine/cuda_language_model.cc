@@ -210,8 +210,11 @@ class CudaLanguageModel final : public LanguageModel {
     for (size_t i = 0; i < specs.size(); ++i) {
       const cuda::SampleOutcome& from = outcomes_[i];
       const auto masses = from.id < 0 ? 0 : specs[i].mass_sets.size();
-      (*tokens)[i] = {from.id, from.finite, from.log_probability,
-                      std::vector<double>(from.log_mass, from.log_mass + masses)};
+      (*tokens)[i] = {from.id,
+                      from.finite,
+                      from.log_probability,
+                      std::vector<double>(from.log_mass, from.log_mass + masses),
+                      {}};
     }
     return absl::OkStatus();
   }
@@ -269,11 +272,13 @@ class CudaLanguageModel final : public LanguageModel {
     return rows;
   }
 
-  // What the device's buffers do not hold is chosen on the host.
+  // Drawing with a temperature, the most probable ids, and what the device's buffers do not hold
+  // are left to the host.
   bool FitsDevice(absl::Span<const SampleSpec> specs) const {
     const size_t penalized = std::min(options_.max_sequence_tokens, config_.vocab_size);
     return std::all_of(specs.begin(), specs.end(), [penalized](const SampleSpec& spec) {
-      return spec.mass_sets.size() <= cuda::kMaxSampleSets && spec.penalized.size() <= penalized;
+      return spec.mass_sets.size() <= cuda::kMaxSampleSets && spec.penalized.size() <= penalized &&
+             !NeedsHost(spec);
     });
   }
 

@@ -20,9 +20,23 @@ double GiB(int64_t bytes) { return static_cast<double>(bytes) / kGiB; }
 
 }  // namespace
 
-int64_t KvTokenBytes(int layers, int kv_heads, int head_dim, bool int8) {
-  const int64_t head = int8 ? head_dim + int64_t{sizeof(float)} : int64_t{2} * head_dim;
+int64_t KvTokenBytes(int layers, int kv_heads, int head_dim, int64_t element, bool int8) {
+  const int64_t head = int8 ? head_dim + int64_t{sizeof(float)} : element * head_dim;
   return int64_t{2} * layers * kv_heads * head;
+}
+
+int64_t LanguageWeightBytes(const model::TextConfig& c, int64_t element) {
+  const int64_t width = c.hidden_size, q = int64_t{c.num_attention_heads} * c.head_dim;
+  const int64_t kv = int64_t{c.num_key_value_heads} * c.head_dim;
+  const int64_t layer = width * (q + 2 * kv) + q * width + 3 * width * c.intermediate_size;
+  const int64_t tables = (c.tie_word_embeddings ? 1 : 2) * int64_t{c.vocab_size} * width;
+  return element * (c.num_hidden_layers * layer + tables);
+}
+
+int64_t StepTokenBytes(const model::TextConfig& c, int64_t element) {
+  const int64_t heads = c.num_attention_heads + c.num_key_value_heads;
+  return element *
+         (4 * int64_t{c.hidden_size} + 3 * heads * c.head_dim + 3 * int64_t{c.intermediate_size});
 }
 
 KvSize SizeKv(const KvSizingFacts& f) {

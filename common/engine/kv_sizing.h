@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "common/model/model_config.h"
+
 namespace chord::engine {
 
 struct KvSizingFacts {
@@ -31,7 +33,13 @@ struct KvSize {
 inline constexpr int kMaxAutoKvTokens = 1 << 20;
 KvSize SizeKv(const KvSizingFacts& facts);
 
-// Bytes of one token's keys and values. int8: one byte a value and a float32 scale a head.
-int64_t KvTokenBytes(int layers, int kv_heads, int head_dim, bool int8);
+// Of a model of this shape, in a type of `element` bytes: its weights, and what one token of a step
+// takes of working memory.
+int64_t LanguageWeightBytes(const model::TextConfig& config, int64_t element);
+int64_t StepTokenBytes(const model::TextConfig& config, int64_t element);
+
+// Bytes of one token's keys and values, of `element` bytes a value. int8: of one, and a float32
+// scale a head.
+int64_t KvTokenBytes(int layers, int kv_heads, int head_dim, int64_t element, bool int8);
 
 }  // namespace chord::engine

@@ -4,6 +4,9 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
+
+#include "common/engine/philox.h"
 
 namespace chord::engine {
 
@@ -69,6 +72,86 @@ double LogProbability(absl::Span<const float> logits, int32_t id) {
   return double{logits[id]} - top - std::log(sum);
 }
 
+namespace {
+
+// Calls visit(id) for each id of `allowed` inside the vocabulary, ascending; empty: all.
+template <typename Visit>
+void ForEachAllowed(size_t vocab, IdSet allowed, Visit visit) {
+  if (allowed.empty()) {
+    for (size_t i = 0; i < vocab; ++i) visit(static_cast<int32_t>(i));
+    return;
+  }
+  const size_t words = std::min(allowed.size(), (vocab + 63) / 64);
+  for (size_t word = 0; word < words; ++word) {
+    for (uint64_t bits = allowed[word]; bits != 0; bits &= bits - 1) {
+      const size_t i = word * 64 + std::countr_zero(bits);
+      if (i < vocab) visit(static_cast<int32_t>(i));
+    }
+  }
+}
+
+struct Candidate {
+  int32_t id;
+  double weight;  // probability times a constant
+};
+
+// Keeps the most probable candidates that together have `top_p` of the mass.
+void KeepNucleus(std::vector<Candidate>& candidates, double top_p) {
+  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+  });
+  double wanted = 0;
+  for (const Candidate& c : candidates) wanted += c.weight;
+  wanted *= top_p;
+  size_t kept = 0;
+  for (double mass = 0; kept < candidates.size() && (kept == 0 || mass < wanted); ++kept) {
+    mass += candidates[kept].weight;
+  }
+  candidates.resize(kept);
+}
+
+}  // namespace
+
+int32_t Draw(absl::Span<const float> scores, IdSet allowed, const Randomness& randomness) {
+  double top = -std::numeric_limits<double>::infinity();
+  ForEachAllowed(scores.size(), allowed,
+                 [&](int32_t id) { top = std::max(top, double{scores[id]}); });
+  std::vector<Candidate> candidates;
+  double total = 0;
+  ForEachAllowed(scores.size(), allowed, [&](int32_t id) {
+    const double weight = std::exp((double{scores[id]} - top) / randomness.temperature);
+    if (weight > 0) candidates.push_back({id, weight});
+  });
+  if (candidates.empty()) return -1;
+  if (randomness.top_p < 1) KeepNucleus(candidates, randomness.top_p);
+  for (const Candidate& c : candidates) total += c.weight;
+  double left = UniformAt(randomness.seed, randomness.index) * total;
+  for (const Candidate& c : candidates) {
+    left -= c.weight;
+    if (left < 0) return c.id;
+  }
+  return candidates.back().id;  // rounding
+}
+
+std::vector<TokenProbability> TopTokens(absl::Span<const float> logits, int count) {
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto end = ids.begin() + std::min<std::ptrdiff_t>(std::clamp(count, 0, kMaxTop),
+                                                          static_cast<std::ptrdiff_t>(ids.size()));
+  std::partial_sort(ids.begin(), end, ids.end(), [&](int32_t a, int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  std::vector<TokenProbability> out;
+  if (end == ids.begin()) return out;
+  const double top = logits[ids.front()];
+  double all = 0;
+  for (float logit : logits) all += std::exp(double{logit} - top);
+  for (auto it = ids.begin(); it != end; ++it) {
+    out.push_back({*it, double{logits[*it]} - top - std::log(all)});
+  }
+  return out;
+}
+
 SampledToken SampleToken(absl::Span<const float> logits, const SampleSpec& spec) {
   SampledToken out;
   for (float logit : logits) out.finite &= std::isfinite(logit);
@@ -84,8 +167,13 @@ SampledToken SampleToken(absl::Span<const float> logits, const SampleSpec& spec)
     }
     scores = penalized;
   }
-  out.id = spec.allowed.empty() ? Argmax(scores) : ArgmaxAllowed(scores, spec.allowed);
+  if (spec.randomness.temperature > 0) {
+    out.id = Draw(scores, spec.allowed, spec.randomness);
+  } else {
+    out.id = spec.allowed.empty() ? Argmax(scores) : ArgmaxAllowed(scores, spec.allowed);
+  }
   if (out.id < 0) return out;
+  if (spec.top > 0) out.top = TopTokens(logits, spec.top);
   const double top = *std::max_element(logits.begin(), logits.end());
   double all = 0;
   for (float logit : logits) all += std::exp(logit - top);

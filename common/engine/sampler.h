@@ -36,6 +36,26 @@ double LogProbability(absl::Span<const float> logits, int32_t id);
 // A set of token ids: bit i % 64 of word i / 64. Words past the end of the span are zero.
 using IdSet = absl::Span<const uint64_t>;
 
+// How a token is drawn. With temperature 0 the most probable id is taken and the rest has no
+// meaning. Otherwise, over the ids that are allowed:
+//
+//   p_i ~ exp(z_i / temperature), z after the repetition penalty;
+//   with top_p < 1 only the most probable ids remain, as few as have a mass of at least top_p
+//   (largest first, lowest id first among equals; at least one);
+//   of these, in that order (by id when top_p is 1), the first whose cumulative share exceeds
+//   UniformAt(seed, index) (philox.h).
+//
+// So the token is a function of the logits, the seed and `index`, the token's number in its answer.
+// A backend that chooses on its own device must give the same token or leave the row to the host:
+// see NeedsHost.
+struct Randomness {
+  float temperature = 0;  // >= 0
+  float top_p = 1;        // 0 .. 1; 0: the most probable token
+  uint64_t seed = 0;
+  uint64_t index = 0;  // of the token in its answer
+};
+inline constexpr int kMaxTop = 20;
+
 // How the token after one row of logits is chosen, and what else is reported about that row.
 // All spans are owned by the caller and must stay valid until the call returns.
 struct SampleSpec {
@@ -43,6 +63,17 @@ struct SampleSpec {
   absl::Span<const int32_t> penalized = {};  // ids under the repetition penalty, each once
   float repetition_penalty = 1.0f;
   absl::Span<const IdSet> mass_sets = {};  // sets whose probability mass is reported
+  Randomness randomness = {};
+  int top = 0;  // how many of the most probable ids are reported; 0 .. kMaxTop
+};
+// Whether a row needs more than an arg-max over its logits.
+inline bool NeedsHost(const SampleSpec& spec) {
+  return spec.randomness.temperature > 0 || spec.top > 0;
+}
+
+struct TokenProbability {
+  int32_t id = -1;
+  double log_probability = 0;  // natural, before penalty, mask and temperature
 };
 
 struct SampledToken {
@@ -51,9 +82,21 @@ struct SampledToken {
   double log_probability = 0;  // natural, of `id`, before penalty and mask
   // Natural log of the probability mass of each set, before penalty and mask; -inf when it is zero.
   std::vector<double> log_mass;
+  // The `top` most probable ids of the whole vocabulary, largest first, lowest id first among
+  // equals.
+  std::vector<TokenProbability> top;
 };
 
-// The rule itself, on the host: penalty, then mask, then the largest (lowest id among equals).
+// Draws one of the ids allowed by `allowed` (empty: all) as Randomness says; temperature > 0,
+// `scores` finite. -1 when no id is allowed.
+int32_t Draw(absl::Span<const float> scores, IdSet allowed, const Randomness& randomness);
+
+// The `count` largest of `logits` with their log probabilities, in SampledToken::top's order.
+// `logits` finite.
+std::vector<TokenProbability> TopTokens(absl::Span<const float> logits, int count);
+
+// The rule itself, on the host: penalty, then mask, then the largest (lowest id among equals) or a
+// drawn one.
 SampledToken SampleToken(absl::Span<const float> logits, const SampleSpec& spec);
 
 }  // namespace chord::engine

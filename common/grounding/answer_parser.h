@@ -1,4 +1,4 @@
-// What the model said <-> boxes. Pure text work: no device, no sockets (spec §8).
+// An answer's text <-> boxes. Pure text work: no device, no sockets (spec §8).
 #pragma once
 
 #include <cstdint>
@@ -32,14 +32,10 @@ struct ParsedAnswer {
 // <|box_start|> form. Never fails: text without boxes has no objects.
 ParsedAnswer ParseAnswer(absl::string_view text);
 
-// The brief's `text`: the model's words with every box rendered as <box>(x1,y1),(x2,y2)</box> in
-// upright px, preceded by its label. `boxes[i]` belongs to parsed.objects[i]; nullopt ones vanish.
+// The answer's `text`: what the model wrote, with every box rendered as <box>(x1,y1),(x2,y2)</box>
+// in upright px, preceded by its label. `boxes[i]` belongs to parsed.objects[i]; nullopt ones
+// vanish.
 std::string RenderText(absl::string_view text, const ParsedAnswer& parsed,
                        absl::Span<const std::optional<image::Box>> boxes);
-
-// Geometric mean of the coordinate tokens' probabilities of one object. token_ends[i] is the byte
-// offset in the text just after token i; logprobs[i] its natural log probability.
-double ObjectProbability(const RawObject& object, absl::Span<const size_t> token_ends,
-                         absl::Span<const double> logprobs);
 
 }  // namespace chord::grounding

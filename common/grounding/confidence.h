@@ -13,19 +13,13 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "common/base/list_choice.h"
 #include "common/grounding/answer_parser.h"
 
 namespace chord::grounding {
 
 // Changes whenever a feature below changes its meaning: a map fitted on another version is foreign.
 inline constexpr int kEvidenceVersion = 1;
-
-// A place of the text where the list of boxes could have ended or gone on.
-struct ListChoice {
-  int64_t offset = 0;    // bytes of the text before it
-  double log_close = 0;  // natural log probability that the list ends here
-  double log_more = 0;   // that another box follows
-};
 
 // What the language worker says of one answer. `token_ends[i]` is the byte offset just after token
 // i, `log_probabilities[i]` its natural log probability before any mask or penalty.

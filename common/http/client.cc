@@ -21,6 +21,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "common/base/host_port.h"
 
 namespace chord::http {
 namespace {
@@ -84,16 +85,14 @@ class ClientImpl final : public Client {
   }
 
   absl::Status Resolve() {
-    const size_t colon = options_.address.rfind(':');
-    if (colon == std::string::npos) {
+    const absl::StatusOr<HostPort> where = ParseHostPort(options_.address);
+    if (!where.ok() || where->port == 0) {
       return errors::ConfigInvalid("The HTTP address must be HOST:PORT.");
     }
-    std::string host = options_.address.substr(0, colon);
-    if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
-    if (host.empty()) host = "localhost";
     error_code ec;
     tcp::resolver resolver(io_);
-    endpoints_ = resolver.resolve(host, options_.address.substr(colon + 1), ec);
+    endpoints_ = resolver.resolve(where->host.empty() ? "localhost" : where->host,
+                                  std::to_string(where->port), ec);
     if (ec || endpoints_.empty()) {
       return errors::ConfigInvalid(
           absl::StrCat("The address ", options_.address, " is not known."));

@@ -16,7 +16,7 @@ namespace chord::http {
 
 using Fields = std::vector<std::pair<std::string, std::string>>;
 
-// The answer of a streaming handler, piece by piece. Thread-safe; no call waits for the client.
+// The response of a streaming handler, piece by piece. Thread-safe; no call waits for the client.
 class ResponseStream {
  public:
   struct Head {
@@ -27,8 +27,8 @@ class ResponseStream {
   virtual ~ResponseStream() = default;
   // Sends the header; at most once, before any Write.
   virtual void Begin(Head head) = 0;
-  // Sends `bytes` after what was sent before. False when the client is gone or has left too much
-  // unread: nothing more can reach it, and the request's token has fired.
+  // Sends `bytes` after what was sent before. False when the client has closed the connection or
+  // has left too much unread: nothing more can reach it, and the request's token has fired.
   virtual bool Write(std::string bytes) = 0;
 };
 
@@ -41,7 +41,7 @@ struct Request {
   Fields fields;           // names in lower case, values without surrounding blanks
   std::string body;        // at most the route's body limit
   absl::Time received_at;  // when the first byte of the request was seen
-  // Fires when the client goes away or the server gives up waiting for it to finish.
+  // Fires when the client closes the connection or the server gives up waiting for the handler.
   CancelToken cancel;
   std::string peer;  // the client's address without port
   // Of a handler that may stream: once it has called Begin, the Response that it returns is not
@@ -59,7 +59,8 @@ struct Response {
   std::string body;
 };
 
-using Handler = std::function<Response(const Request&)>;
+// Takes the request as its own: the connection keeps nothing that the handler works on.
+using Handler = std::function<Response(Request)>;
 
 // One address. A path that ends in "/*" takes everything under it. Method "" takes any.
 struct Route {
@@ -67,6 +68,9 @@ struct Route {
   std::string path;
   Handler handler = nullptr;
   int64_t body_limit = 0;  // bytes; more is refused before it is read
+  // Names of the query parameters it takes; others are refused unless `any_query`.
+  std::vector<std::string> query = {};
+  bool any_query = false;
   // Runs on an I/O thread without queueing: answers while all handler threads are busy. Such a
   // handler must not block.
   bool quick = false;

@@ -1,5 +1,6 @@
 #include "common/http/operational.h"
 
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "common/http/problem.h"
@@ -7,11 +8,11 @@
 namespace chord::http {
 namespace {
 
-Response State(const char* word) {
+Response State(const char* status) {
   Response out;
   out.content_type = "application/json";
   out.fields.emplace_back("Cache-Control", "no-store");
-  out.body = std::string("{\"status\":\"") + word + "\"}\n";
+  out.body = nlohmann::json{{"status", status}}.dump() + "\n";
   return out;
 }
 
@@ -36,7 +37,10 @@ std::vector<Route> OperationalHandler(std::function<std::string()> metrics,
                  out.body = metrics();
                  return out;
                }};
-  for (Route& route : routes) route.quick = true;
+  for (Route& route : routes) {
+    route.quick = true;
+    route.any_query = true;  // probes and scrapers add their own
+  }
   return routes;
 }
 

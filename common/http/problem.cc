@@ -1,8 +1,7 @@
 #include "common/http/problem.h"
 
-#include <algorithm>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -11,21 +10,6 @@
 
 namespace chord::http {
 namespace {
-
-struct ReasonStatus {
-  absl::string_view reason;
-  int http_status;
-};
-// Reasons that HTTP can tell more exactly than their canonical code does.
-constexpr ReasonStatus kByReason[] = {
-    {"BODY_TOO_LARGE", 413},           {"IMAGE_TOO_MANY_BYTES", 413},
-    {"CONTENT_TYPE_UNSUPPORTED", 415}, {"IMAGE_FORMAT_UNKNOWN", 415},
-    {"IMAGE_FORMAT_UNSUPPORTED", 415}, {"IMAGE_CODING_UNSUPPORTED", 415},
-    {"IMAGE_ANIMATED", 415},           {"METHOD_NOT_ALLOWED", 405},
-    {"HEADERS_TOO_LARGE", 431},        {"HTTP_VERSION_UNSUPPORTED", 505},
-    {"EXPECTATION_UNSUPPORTED", 417},  {"REQUEST_TIMEOUT", 408},
-    {"MODEL_MISMATCH", 503},           {"DEVICE_MEMORY", 503},
-};
 
 int ByCode(absl::StatusCode code) {
   switch (code) {
@@ -62,11 +46,8 @@ int ByCode(absl::StatusCode code) {
 }  // namespace
 
 int HttpStatus(const absl::Status& status) {
-  const std::string reason = ErrorReason(status);
-  for (const ReasonStatus& row : kByReason) {
-    if (row.reason == reason) return row.http_status;
-  }
-  return ByCode(status.code());
+  const std::optional<Reason> reason = ReasonOf(status);
+  return reason ? Info(*reason).http_status : ByCode(status.code());
 }
 
 absl::string_view ReasonPhrase(int http_status) {
@@ -75,6 +56,7 @@ absl::string_view ReasonPhrase(int http_status) {
     case 100: return "Continue";
     case 200: return "OK";
     case 204: return "No Content";
+    case 304: return "Not Modified";
     case 400: return "Bad Request";
     case 401: return "Unauthorized";
     case 403: return "Forbidden";
@@ -98,29 +80,40 @@ absl::string_view ReasonPhrase(int http_status) {
   }
 }
 
-Response Problem(const absl::Status& status, absl::string_view request_id) {
+std::string Dump(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
+}
+
+nlohmann::ordered_json ProblemJson(const absl::Status& status, absl::string_view request_id) {
   const absl::Status shown = ForClient(status);
   const std::string code = ErrorReason(shown);
-  Response out;
-  out.status = HttpStatus(shown);
-  out.content_type = "application/problem+json";
+  const int http_status = HttpStatus(shown);
   nlohmann::ordered_json body;
   // Stable per code, as `code` is: clients that know RFC 9457 only switch on `type`.
   body["type"] = absl::StrCat("urn:chord:error:",
                               absl::StrReplaceAll(absl::AsciiStrToLower(code), {{"_", "-"}}));
-  body["title"] = std::string(ReasonPhrase(out.status));
-  body["status"] = out.status;
+  body["title"] = std::string(ReasonPhrase(http_status));
+  body["status"] = http_status;
   body["detail"] = std::string(shown.message());
   body["code"] = code;
   body["request_id"] = std::string(request_id);
   if (const absl::Duration wait = RetryAfter(shown); wait > absl::ZeroDuration()) {
     body["retry_after_seconds"] = absl::ToDoubleSeconds(wait);
+  }
+  return body;
+}
+
+Response Problem(const absl::Status& status, absl::string_view request_id) {
+  const absl::Status shown = ForClient(status);
+  Response out;
+  out.status = HttpStatus(shown);
+  out.content_type = "application/problem+json";
+  if (const absl::Duration wait = RetryAfter(shown); wait > absl::ZeroDuration()) {
     // Whole seconds, rounded up: the header knows no fractions.
     out.fields.emplace_back("Retry-After",
                             absl::StrCat(absl::ToInt64Seconds(absl::Ceil(wait, absl::Seconds(1)))));
   }
-  out.body =
-      body.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace) + "\n";
+  out.body = Dump(ProblemJson(shown, request_id)) + "\n";
   return out;
 }
 

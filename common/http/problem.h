@@ -1,6 +1,9 @@
 // A status as an HTTP answer: RFC 9457 problem details. The only place where the two meet.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
 #include "absl/status/status.h"
 #include "common/http/message.h"
 
@@ -16,5 +19,9 @@ absl::string_view ReasonPhrase(int http_status);
 // status knows. Only catalogued errors keep their text (errors.h, ForClient), so log `status`
 // first. `status` must not be OK.
 Response Problem(const absl::Status& status, absl::string_view request_id);
+// The body of that answer.
+nlohmann::ordered_json ProblemJson(const absl::Status& status, absl::string_view request_id);
+// `json` on one line; ill-formed UTF-8 is replaced.
+std::string Dump(const nlohmann::ordered_json& json);
 
 }  // namespace chord::http

@@ -3,10 +3,10 @@
 // Hostile clients are expected: every size is bounded before memory is taken for it, every phase of
 // a connection has its time, and a refusal of any kind (malformed HTTP included) is
 // application/problem+json with a request id. Connections are served by a few I/O threads;
-// handlers run on a bounded pool and may block. A client that goes away while its handler runs
-// fires Request::cancel; one that only shuts down its sending side counts as gone too.
-// A handler may stream its answer (Request::stream): chunked, or until the end of the connection
-// for HTTP/1.0.
+// handlers run on a bounded pool and may block. A client that closes its connection while its
+// handler runs fires Request::cancel; one that only shuts down its sending side gets its response
+// (RFC 9112, 9.6). A handler may stream its response (Request::stream): chunked, or until the end
+// of the connection for HTTP/1.0.
 #pragma once
 
 #include <memory>
@@ -28,14 +28,14 @@ class Server {
     std::string method;             // as sent; empty when the header could not be read
     std::string route;              // the route's path, never the client's; empty when none matched
     int status = 0;
-    std::string reason;  // stable code of a refusal made by the server itself; empty otherwise
+    absl::Status refusal;       // of a request that the server itself refused; else OK
     int64_t request_bytes = 0;  // of the body
     int64_t response_bytes = 0;
     absl::Duration duration;  // first byte seen to answer ready
   };
 
   struct Options {
-    std::string address;  // host:port, [v6]:port or :port; port 0: any
+    std::string address;  // host:port, [v6]:port, :port or port (all addresses); port 0: any
     int io_threads = 2;
     int handler_threads = 8;  // handlers at once; threads start when needed
     int max_queued = 16;      // requests that wait for a handler thread; more are OVERLOADED
@@ -56,21 +56,32 @@ class Server {
     // How long a refused client may go on sending before the connection is cut, so that it finds
     // the answer instead of a reset.
     absl::Duration linger = absl::Seconds(5);
+    // Origins whose pages may read responses (cors.h); empty: none but the server's own.
+    std::vector<std::string> cors_origins;
     std::function<void(const Exchange&)> on_exchange;  // any thread; must not block. May be null.
+    // The response of a request that the server itself refuses, for paths whose protocol has an
+    // error format of its own. `request` has what was read so far. Null: Problem.
+    std::function<Response(const absl::Status& status, const Request& request)> refusal;
   };
 
   // Listens and serves at once. CONFIG_INVALID when the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<Server>> Start(Options options, std::vector<Route> routes);
 
-  // Shutdown(now) unless it has run.
-  virtual ~Server() = default;
-  virtual int port() const = 0;
-  virtual std::string address() const = 0;  // as bound: "127.0.0.1:8080"
+  ~Server();  // Shutdown(now) unless it has run
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+  int port() const;
+  std::string address() const;  // as bound: "127.0.0.1:8080"
 
-  // Stops accepting and closes idle connections; requests under way finish (their answers say
+  // Stops accepting and closes idle connections; requests under way finish (their responses say
   // "Connection: close") until `deadline`, then their tokens fire. Returns when all connections are
   // closed. Idempotent.
-  virtual void Shutdown(absl::Time deadline) = 0;
+  void Shutdown(absl::Time deadline);
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  const std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace chord::http

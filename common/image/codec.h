@@ -11,6 +11,8 @@ namespace chord::image::internal {
 // The one place where a claimed size is compared with the limits; a codec calls it as soon as it
 // has read the sides and before it looks at anything else.
 absl::Status CheckSize(int64_t width, int64_t height, const Limits& limits);
+// `bytes`: what was read so far that is not pixels.
+absl::Status CheckMetadata(int64_t bytes, const Limits& limits);
 
 // Big- and little-endian reads; the caller has checked that the bytes are there.
 inline uint32_t Be16(const char* p) {

@@ -35,10 +35,11 @@ struct Header {
 struct Limits {
   int64_t max_bytes = limits::kDefaultImageBytes;
   int64_t max_pixels = limits::kDefaultImagePixels;
+  int64_t max_metadata_bytes = limits::kDefaultImageMetadataBytes;
   int max_aspect_ratio = limits::kMaxAspectRatio;
   // A service's: none of these reaches over its ceiling in common/base/limits.h.
   bool ceilings = true;
-  // For tools that study the model on one's own files: what the formats and the model's rule allow,
+  // For tools that study the model on local files: what the formats and the model's rule allow,
   // up to 2^30 px (3 GiB of pixels).
   static Limits ForTools();
 };

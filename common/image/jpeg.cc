@@ -20,8 +20,6 @@ namespace {
 absl::Status Corrupt() { return errors::ImageCorrupt("JPEG"); }
 absl::Status TooManyScans() { return errors::ImageCodingUnsupported("JPEG with too many scans"); }
 
-// --- header -------------------------------------------------------------------------------------
-
 enum Marker : uint8_t {
   kTem = 0x01,
   kSof0 = 0xc0,
@@ -69,8 +67,6 @@ absl::Status CheckCoding(uint8_t marker, int bits, int channels) {
   return absl::OkStatus();
 }
 
-// --- pixels -------------------------------------------------------------------------------------
-
 // libjpeg leaves by longjmp, which skips destructors: the functions between setjmp and the library
 // own nothing, and everything they touch lives in here.
 struct Session {
@@ -91,8 +87,8 @@ Session& SessionOf(j_common_ptr info) { return *static_cast<Session*>(info->clie
 
 [[noreturn]] void OnError(j_common_ptr info) { std::longjmp(SessionOf(info).jump, 1); }
 
-// Warnings (level −1) say that the file is cut or damaged and that the rest will be guessed, but
-// for a few that real cameras and editors earn with sound images.
+// Warnings (level −1) say that the file is cut or damaged and that the rest is made up, but for a
+// few that real cameras and editors earn with sound images.
 void OnMessage(j_common_ptr info, int level) {
   if (level >= 0) return;
   switch (info->err->msg_code) {
@@ -210,8 +206,7 @@ absl::StatusOr<Header> ProbeJpeg(absl::string_view bytes, const Limits& limits) 
           CheckCoding(marker, static_cast<uint8_t>(body[0]), static_cast<uint8_t>(body[5])));
     } else if ((marker >= kApp0 && marker <= kApp15) || marker == kCom) {
       metadata += static_cast<int64_t>(body.size());
-      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
-        return errors::ImageMetadataLimit();
+      CHORD_RETURN_IF_ERROR(CheckMetadata(metadata, limits));
       constexpr absl::string_view kExif("Exif\0\0", 6);
       if (marker == kApp1 && !has_exif && absl::StartsWith(body, kExif) && body != kExif) {
         has_exif = true;

@@ -30,8 +30,6 @@ constexpr int64_t kMaxTailBytes = 64 << 10;
 
 absl::Status Corrupt() { return errors::ImageCorrupt("PNG"); }
 
-// --- pixels -------------------------------------------------------------------------------------
-
 // libpng leaves by longjmp, which skips destructors: the functions between setjmp and the library
 // own nothing, and everything they touch lives in here.
 struct Session {
@@ -68,7 +66,7 @@ bool ReadHeader(Session& s) {
   s.info = png_create_info_struct(s.png);
   if (s.info == nullptr) return false;
   png_set_user_limits(s.png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // the probe looked at the size
-  png_set_chunk_malloc_max(s.png, limits::kMaxImageMetadataBytes);
+  png_set_chunk_malloc_max(s.png, limits::kDefaultImageMetadataBytes);
   png_set_crc_action(s.png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
   // Of all chunks only IHDR, PLTE, tRNS, IDAT and IEND are parsed; nothing else is ever inflated.
   png_set_keep_unknown_chunks(s.png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
@@ -235,8 +233,7 @@ absl::StatusOr<Header> ProbePng(absl::string_view bytes, const Limits& limits) {
       has_pixels = true;
     } else if (type != "IHDR" && type != "PLTE" && type != "tRNS") {
       metadata += static_cast<int64_t>(length);
-      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
-        return errors::ImageMetadataLimit();
+      CHORD_RETURN_IF_ERROR(CheckMetadata(metadata, limits));
       if (type == "eXIf" && !has_exif) {
         has_exif = true;
         header.orientation = ExifOrientation(bytes.substr(at + 8, length));

@@ -31,6 +31,12 @@ absl::Status CheckSize(int64_t width, int64_t height, const Limits& limits) {
   return absl::OkStatus();
 }
 
+absl::Status CheckMetadata(int64_t bytes, const Limits& limits) {
+  if (!limits.ceilings) return absl::OkStatus();
+  const int64_t limit = std::min(limits.max_metadata_bytes, limits::kCeilingImageMetadataBytes);
+  return bytes > limit ? errors::ImageMetadataLimit(limit) : absl::OkStatus();
+}
+
 }  // namespace internal
 
 absl::StatusOr<Header> Probe(absl::string_view bytes, const Limits& limits) {

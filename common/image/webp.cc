@@ -56,8 +56,7 @@ absl::StatusOr<Header> ProbeWebp(absl::string_view bytes, const Limits& limits) 
       return errors::ImageAnimated("WebP");
     } else if (type != "VP8 " && type != "VP8L" && type != "ALPH") {
       metadata += static_cast<int64_t>(length);
-      if (limits.ceilings && metadata > limits::kMaxImageMetadataBytes)
-        return errors::ImageMetadataLimit();
+      CHORD_RETURN_IF_ERROR(CheckMetadata(metadata, limits));
       if (type == "EXIF" && (flags & kExifFlag) != 0 && !has_exif) {
         has_exif = true;
         header.orientation = ExifOrientation(body);

@@ -9,78 +9,16 @@
 #include "common/base/errors.h"
 #include "common/base/files.h"
 #include "common/base/status_macros.h"
+#include "common/json/strict_dom.h"
 
 namespace chord {
 namespace {
 
+using internal::StrictDom;
 using nlohmann::json;
 
 // Longest number or literal that any sane writer produces.
 constexpr int64_t kMaxBareToken = 64;
-
-class StrictDom final : public nlohmann::json_sax<json> {
- public:
-  explicit StrictDom(json* root) : root_(root) {}
-  const std::string& error() const { return error_; }
-
-  bool null() override { return Add(nullptr); }
-  bool boolean(bool value) override { return Add(value); }
-  bool number_integer(number_integer_t value) override { return Add(value); }
-  bool number_unsigned(number_unsigned_t value) override { return Add(value); }
-  bool number_float(number_float_t value, const string_t&) override { return Add(value); }
-  bool string(string_t& value) override { return Add(std::move(value)); }
-  bool binary(binary_t&) override { return false; }
-  bool start_object(size_t) override { return Open(json::object()); }
-  bool end_object() override { return Close(); }
-  bool start_array(size_t) override { return Open(json::array()); }
-  bool end_array() override { return Close(); }
-
-  bool key(string_t& name) override {
-    auto [slot, fresh] = open_.back()->get_ref<json::object_t&>().emplace(name, nullptr);
-    if (!fresh) {
-      error_ = absl::StrCat("the key \"", Printable(name), "\" occurs twice");
-      return false;
-    }
-    slot_ = &slot->second;
-    return true;
-  }
-
-  bool parse_error(size_t position, const std::string&,
-                   const nlohmann::detail::exception&) override {
-    error_ = absl::StrCat("not valid JSON at byte ", position);
-    return false;
-  }
-
- private:
-  json* Place(json value) {
-    json* place = root_;
-    if (!open_.empty() && open_.back()->is_array()) {
-      open_.back()->push_back(nullptr);
-      place = &open_.back()->back();
-    } else if (!open_.empty()) {
-      place = slot_;
-    }
-    *place = std::move(value);
-    return place;
-  }
-  bool Add(json value) {
-    Place(std::move(value));
-    return true;
-  }
-  bool Open(json value) {
-    open_.push_back(Place(std::move(value)));
-    return true;
-  }
-  bool Close() {
-    open_.pop_back();
-    return true;
-  }
-
-  json* root_;
-  std::vector<json*> open_;  // stable: only the innermost container grows
-  json* slot_ = nullptr;
-  std::string error_;
-};
 
 }  // namespace
 

@@ -1,6 +1,6 @@
 // JSON of a model folder, parsed strictly: RFC 8259 and nothing more (no comments, no NaN, no byte
 // order mark), every key once, depth, sizes and counts bounded before memory is taken.
-// Include only in .cc files: whoever uses the result needs <nlohmann/json.hpp>.
+// Include only in .cc files: code that uses the result needs <nlohmann/json.hpp>.
 #pragma once
 
 #include <cstdint>

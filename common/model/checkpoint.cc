@@ -12,6 +12,7 @@
 #include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/model/model_folder.h"
 #include "common/model/weight_files.h"
 
 namespace chord::model {
@@ -107,7 +108,8 @@ absl::Status Checkpoint::Impl::AddFile(const std::string& name, const WeightFile
 Checkpoint::Checkpoint() : impl_(std::make_unique<Impl>()) {}
 Checkpoint::~Checkpoint() = default;
 
-absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& dir) {
+absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& path) {
+  CHORD_ASSIGN_OR_RETURN(const std::string dir, ResolveModelFolder(path));
   CHORD_ASSIGN_OR_RETURN(WeightFiles weights, FindWeightFiles(dir));
   std::shared_ptr<Checkpoint> checkpoint(new Checkpoint);
   Impl& impl = *checkpoint->impl_;

@@ -16,8 +16,8 @@
 
 namespace chord::model {
 
-// A view into the mapped file; alive while the Checkpoint is. `data` may be unaligned: whoever
-// wants typed access checks IsAligned() and copies otherwise.
+// A view into the mapped file; alive while the Checkpoint is. `data` may be unaligned: code
+// that wants typed access checks IsAligned() and copies otherwise.
 struct TensorView {
   DType dtype = DType::kOther;
   std::vector<int64_t> shape;

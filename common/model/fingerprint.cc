@@ -7,6 +7,7 @@
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_config.h"
+#include "common/model/model_folder.h"
 #include "common/model/safetensors.h"
 #include "common/model/weight_files.h"
 
@@ -25,7 +26,8 @@ absl::string_view Text(absl::Span<const std::byte> bytes) {
 
 }  // namespace
 
-absl::StatusOr<std::string> Fingerprint(const std::string& dir) {
+absl::StatusOr<std::string> Fingerprint(const std::string& path) {
+  CHORD_ASSIGN_OR_RETURN(const std::string dir, ResolveModelFolder(path));
   CHORD_ASSIGN_OR_RETURN(const WeightFiles weights, FindWeightFiles(dir));
   Sha256 hash;
   hash.UpdateField("chord model fingerprint 1");

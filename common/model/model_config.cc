@@ -14,6 +14,7 @@
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/json/strict_json.h"
+#include "common/model/model_folder.h"
 
 namespace chord::model {
 namespace {
@@ -32,7 +33,7 @@ constexpr int64_t kMaxPixels = int64_t{1} << 40;
 constexpr int64_t kMaxSmallestImage = int64_t{1} << 27;
 constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
 
-constexpr int32_t kReferenceEos = 151645;  // what the reference class takes when nobody says
+constexpr int32_t kReferenceEos = 151645;  // the default of the reference class
 
 // One object of a file. Getters note the first fault and go on with a harmless value, so that the
 // reading code stays a list of fields; status() is looked at once, before any value is used.
@@ -488,8 +489,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const ConfigTexts& texts) {
   return config;
 }
 
-absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
-  CHORD_RETURN_IF_ERROR(CheckFolder(dir));
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
+  CHORD_ASSIGN_OR_RETURN(const std::string dir, ResolveModelFolder(path));
   const auto read = [&](const char* name) {
     return ReadOptionalFile(dir, name, limits::kMaxConfigBytes);
   };

@@ -15,99 +15,64 @@ namespace {
 // Positions are int32 and a prompt's arrays take 16 bytes a token. No model reads that far.
 constexpr int64_t kMaxPromptTokens = 1 << 24;
 
-struct MarkerIds {
-  int32_t turn_start, turn_end, vision_start, vision_end, image_pad;
-};
-
-absl::StatusOr<MarkerIds> FindMarkers(const Tokenizer& tokenizer, const ModelConfig& config) {
-  MarkerIds ids{};
-  const std::pair<absl::string_view, int32_t*> wanted[] = {
-      {"<|im_start|>", &ids.turn_start},       {"<|im_end|>", &ids.turn_end},
-      {"<|vision_start|>", &ids.vision_start}, {"<|vision_end|>", &ids.vision_end},
-      {"<|image_pad|>", &ids.image_pad},
-  };
-  for (const auto& [content, id] : wanted) {
-    *id = tokenizer.AddedTokenId(content);
-    if (*id < 0) {
-      return errors::CheckpointInvalid(absl::StrCat("tokenizer.json has no added token ", content));
-    }
+absl::Status CheckImageToken(const Tokenizer& tokenizer, const ModelConfig& config) {
+  const int32_t id = tokenizer.AddedTokenId(kImagePad);
+  if (id < 0) {
+    return errors::CheckpointInvalid(absl::StrCat("tokenizer.json has no added token ", kImagePad));
   }
-  if (ids.image_pad != config.image_token_id) {
+  if (id != config.image_token_id) {
     return errors::CheckpointInvalid(absl::StrCat("config.json gives image_token_id ",
-                                                  config.image_token_id, ", tokenizer.json ",
-                                                  ids.image_pad));
+                                                  config.image_token_id, ", tokenizer.json ", id));
   }
-  return ids;
+  return absl::OkStatus();
 }
 
-class Writer {
- public:
-  Writer(const Tokenizer& tokenizer, const MarkerIds& ids, const ModelConfig& config,
-         absl::Span<const image::Grid> grids)
-      : tokenizer_(tokenizer), ids_(ids), config_(config), grids_(grids) {}
-
-  // `head` and what follows it up to the next id are one segment for the tokenizer (spec §5.7).
-  void OpenTurn(absl::string_view role) {
-    Id(ids_.turn_start);
-    segment_ = absl::StrCat(role, "\n");
+// Roles are known, images are used once each and in order.
+absl::Status CheckMessages(absl::Span<const Message> messages, size_t images) {
+  if (messages.empty()) {
+    return errors::ParameterInvalid("messages", "a list of at least one message");
   }
-  void Text(absl::string_view text) { absl::StrAppend(&segment_, text); }
-  void CloseTurn() {
-    Id(ids_.turn_end);
-    segment_ = "\n";
-  }
-
-  absl::Status Image(int index) {
-    if (index != static_cast<int>(out_.images.size()) || index >= static_cast<int>(grids_.size())) {
-      return errors::ParameterInvalid("messages",
-                                      "a conversation that shows each image once, in order");
+  size_t used = 0;
+  for (const Message& message : messages) {
+    if (message.role != "system" && message.role != "user" && message.role != "assistant") {
+      return errors::ParameterInvalid("role", "system, user or assistant");
     }
-    const image::Grid& grid = grids_[static_cast<size_t>(index)];
-    const int merge = config_.geometry.merge_size;
+    for (const Part& part : message.parts) {
+      const auto* image = std::get_if<ImagePart>(&part);
+      if (image == nullptr) continue;
+      if (image->index < 0 || static_cast<size_t>(image->index) != used || used >= images) {
+        return errors::ParameterInvalid("messages",
+                                        "a conversation that shows each image once, in order");
+      }
+      ++used;
+    }
+  }
+  if (used == images) return absl::OkStatus();
+  return errors::ParameterInvalid("messages",
+                                  "a conversation that shows each image once, in order");
+}
+
+absl::Status CheckGrids(absl::Span<const image::Grid> grids, int merge) {
+  int64_t total = 0;
+  for (const image::Grid& grid : grids) {
     if (grid.h < 1 || grid.w < 1 || merge < 1 || grid.h % merge != 0 || grid.w % merge != 0) {
       return errors::EmbeddingMismatch("grid");
     }
     const int64_t tokens = grid.tokens(merge);
-    Id(ids_.vision_start);
-    if (tokens > kMaxPromptTokens - size()) return errors::ContextLimit(tokens, kMaxPromptTokens);
-    out_.images.push_back({size(), grid, tokens});
-    out_.ids.insert(out_.ids.end(), static_cast<size_t>(tokens), ids_.image_pad);
-    Id(ids_.vision_end);
-    return absl::OkStatus();
+    if (tokens > kMaxPromptTokens - total) return errors::ContextLimit(tokens, kMaxPromptTokens);
+    total += tokens;
   }
+  return absl::OkStatus();
+}
 
-  absl::StatusOr<EncodedPrompt> Finish() {
-    Flush();
-    if (out_.images.size() != grids_.size()) {
-      return errors::ParameterInvalid("messages",
-                                      "a conversation that shows each image once, in order");
-    }
-    if (size() > kMaxPromptTokens) return errors::ContextLimit(size(), kMaxPromptTokens);
-    Positions positions = ComputePositions(size(), out_.images, config_.geometry.merge_size);
-    out_.positions = std::move(positions.thw);
-    out_.rope_delta = positions.rope_delta;
-    return std::move(out_);
+// The ids of the rendered text: one <|image_pad|> for each image still.
+std::vector<int32_t> EncodeRendered(const Tokenizer& tokenizer, const jinja::Text& text) {
+  std::vector<Tokenizer::Run> runs;
+  for (const jinja::Text::Run& run : text.runs()) {
+    runs.push_back({run.end, run.origin == jinja::Origin::kTemplate});
   }
-
- private:
-  int64_t size() const { return static_cast<int64_t>(out_.ids.size()); }
-  void Flush() {
-    const std::vector<int32_t> ids = tokenizer_.EncodeText(segment_);
-    out_.ids.insert(out_.ids.end(), ids.begin(), ids.end());
-    segment_.clear();
-  }
-  void Id(int32_t id) {
-    Flush();
-    out_.ids.push_back(id);
-  }
-
-  const Tokenizer& tokenizer_;
-  const MarkerIds& ids_;
-  const ModelConfig& config_;
-  absl::Span<const image::Grid> grids_;
-  std::string segment_;  // text since the last id
-  EncodedPrompt out_;
-};
+  return tokenizer.EncodeRuns(text.bytes(), runs);
+}
 
 }  // namespace
 
@@ -115,31 +80,35 @@ absl::StatusOr<EncodedPrompt> EncodePrompt(const ChatTemplate& chat, const Token
                                            const ModelConfig& config,
                                            absl::Span<const Message> messages,
                                            absl::Span<const image::Grid> grids) {
-  CHORD_ASSIGN_OR_RETURN(const MarkerIds ids, FindMarkers(tokenizer, config));
-  Writer writer(tokenizer, ids, config, grids);
-  if (messages.empty())
-    return errors::ParameterInvalid("messages", "a list of at least one message");
-  if (messages[0].role != "system" && chat.default_system) {
-    writer.OpenTurn("system");
-    writer.Text(*chat.default_system);
-    writer.CloseTurn();
-  }
-  for (const Message& message : messages) {
-    if (message.role != "system" && message.role != "user" && message.role != "assistant") {
-      return errors::ParameterInvalid("role", "system, user or assistant");
+  const int merge = config.geometry.merge_size;
+  CHORD_RETURN_IF_ERROR(CheckImageToken(tokenizer, config));
+  CHORD_RETURN_IF_ERROR(CheckMessages(messages, grids.size()));
+  CHORD_RETURN_IF_ERROR(CheckGrids(grids, merge));
+  CHORD_ASSIGN_OR_RETURN(const jinja::Text text, chat.Render(messages));
+
+  EncodedPrompt out;
+  for (const int32_t id : EncodeRendered(tokenizer, text)) {
+    if (id != config.image_token_id) {
+      out.ids.push_back(id);
+      continue;
     }
-    writer.OpenTurn(message.role);
-    for (const Part& part : message.parts) {
-      if (const auto* text = std::get_if<std::string>(&part)) {
-        writer.Text(*text);
-      } else {
-        CHORD_RETURN_IF_ERROR(writer.Image(std::get<ImagePart>(part).index));
-      }
-    }
-    writer.CloseTurn();
+    const size_t index = out.images.size();
+    const int64_t tokens = index < grids.size() ? grids[index].tokens(merge) : 0;
+    const auto begin = static_cast<int64_t>(out.ids.size());
+    out.images.push_back({begin, index < grids.size() ? grids[index] : image::Grid{}, tokens});
+    out.ids.insert(out.ids.end(), static_cast<size_t>(tokens), id);
   }
-  writer.OpenTurn("assistant");
-  return writer.Finish();
+  if (out.images.size() != grids.size()) {
+    return errors::CheckpointInvalid(absl::StrCat("chat template: it writes ", kImagePad, " ",
+                                                  out.images.size(), " times for ", grids.size(),
+                                                  " images"));
+  }
+  const auto size = static_cast<int64_t>(out.ids.size());
+  if (size > kMaxPromptTokens) return errors::ContextLimit(size, kMaxPromptTokens);
+  Positions positions = ComputePositions(size, out.images, merge);
+  out.positions = std::move(positions.thw);
+  out.rope_delta = positions.rope_delta;
+  return out;
 }
 
 Positions ComputePositions(int64_t length, absl::Span<const ImageSpan> images, int merge_size) {

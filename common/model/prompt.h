@@ -1,30 +1,19 @@
-// Conversations -> ids and positions. The prompt is a list of pieces: template pieces carry ids,
-// user pieces are encoded with special parsing off, an image's place is an index and never a
-// search (spec §4.2, §5.7, §6).
+// Conversations -> ids and positions. The checkpoint's chat template is evaluated to text; special
+// tokens, image places among them, are found in the template's own text only, never in a user's
+// (spec §4.2, §5.7, §6).
 #pragma once
 
 #include <cstdint>
-#include <optional>
-#include <string>
-#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/image/frame_plan.h"
+#include "common/model/chat_template.h"
 #include "common/model/model_config.h"
 #include "common/model/tokenizer.h"
 
 namespace chord::model {
-
-struct ImagePart {
-  int index = 0;  // into the images of the request, in order of use
-};
-using Part = std::variant<std::string, ImagePart>;
-struct Message {
-  std::string role;  // "system", "user" or "assistant"
-  std::vector<Part> parts;
-};
 
 // Where one image sits in the ids.
 struct ImageSpan {
@@ -41,16 +30,10 @@ struct EncodedPrompt {
   int64_t rope_delta = 0;
 };
 
-// What the checkpoint's chat template amounts to. Recognised by its content, in
-// processor_config.json, chat_template.json, chat_template.jinja or tokenizer_config.json (the
-// first that has one), all of the ChatML form of spec §6.1.
-struct ChatTemplate {
-  // Used when no system message leads; nullopt: then there is none.
-  std::optional<std::string> default_system = "You are a helpful assistant.";
-};
-absl::StatusOr<ChatTemplate> LoadChatTemplate(const std::string& dir);
-
-// Renders `messages` + the generation prompt. grids[i] belongs to image i.
+// Renders `messages` + the generation prompt. grids[i] belongs to image i, and each image is used
+// once, in order. PARAMETER_INVALID: other images, an unknown role, no message, or the template
+// refuses the conversation. CHECKPOINT_INVALID: config.json and tokenizer.json disagree about
+// <|image_pad|>, or the template does not write it once for each image.
 absl::StatusOr<EncodedPrompt> EncodePrompt(const ChatTemplate& chat, const Tokenizer& tokenizer,
                                            const ModelConfig& config,
                                            absl::Span<const Message> messages,

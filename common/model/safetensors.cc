@@ -1,26 +1,20 @@
 #include "common/model/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/atomic_file.h"
 #include "common/base/checked_math.h"
 #include "common/base/errors.h"
 #include "common/base/files.h"
-#include "common/base/ids.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/json/strict_json.h"
@@ -244,18 +238,6 @@ int TypeRank(DType dtype) {
   return 4;
 }
 
-bool WriteAll(int fd, const void* data, size_t size) {
-  const char* at = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t n = write(fd, at, std::min<size_t>(size, 1 << 30));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    at += n;
-    size -= n;
-  }
-  return true;
-}
-
 }  // namespace
 
 int64_t SizeOf(DType dtype) {
@@ -388,31 +370,11 @@ absl::Status WriteSafetensors(const std::string& path, absl::Span<const NamedTen
   const uint64_t header_bytes = header.size() - sizeof(uint64_t);
   std::memcpy(header.data(), &header_bytes, sizeof(header_bytes));
 
-  const auto write_to = [&](int fd) {
-    bool ok = WriteAll(fd, header.data(), header.size());
-    for (const NamedTensor* tensor : order) {
-      ok = ok && WriteAll(fd, tensor->data.data(), tensor->data.size());
-    }
-    const int error = errno;
-    if (close(fd) != 0 && ok) return errno;
-    return ok ? 0 : error;
-  };
-  // A device or a pipe is written to, not replaced.
-  struct stat info;
-  if (stat(path.c_str(), &info) == 0 && (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode))) {
-    const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
-    const int error = fd < 0 ? errno : write_to(fd);
-    return error == 0 ? absl::OkStatus() : NotWritten(path, strerror(error));
+  std::vector<absl::string_view> pieces = {header};
+  for (const NamedTensor* tensor : order) {
+    pieces.emplace_back(reinterpret_cast<const char*>(tensor->data.data()), tensor->data.size());
   }
-  // Beside the target, so that the rename stays within one file system.
-  const std::string temporary = absl::StrCat(path, ".", NewRequestId());
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0) return NotWritten(path, strerror(errno));
-  auto discard = absl::MakeCleanup([&] { unlink(temporary.c_str()); });
-  if (const int error = write_to(fd); error != 0) return NotWritten(path, strerror(error));
-  if (rename(temporary.c_str(), path.c_str()) != 0) return NotWritten(path, strerror(errno));
-  std::move(discard).Cancel();
-  return absl::OkStatus();
+  return WriteFileAtomically(path, pieces);
 }
 
 }  // namespace chord::model

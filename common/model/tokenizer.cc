@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/model/pretokenize.h"
 #include "common/model/tokenizer_file.h"
@@ -112,12 +113,22 @@ class Matcher {
               [](const auto& a, const auto& b) { return a.content.size() > b.content.size(); });
   }
 
+  bool empty() const {
+    return std::all_of(by_first_byte_.begin(), by_first_byte_.end(),
+                       [](const auto& bucket) { return bucket.empty(); });
+  }
+
   // Calls text(view) for what lies between matches (never empty) and token(id) for matches.
   template <typename Text, typename Token>
   void Cut(absl::string_view input, Text text, Token token) const {
+    Cut(input, text, token, [&input](size_t) { return input.size(); });
+  }
+  // The same, where a match that begins at `at` may not reach behind reach(at); `at` only rises.
+  template <typename Text, typename Token, typename Reach>
+  void Cut(absl::string_view input, Text text, Token token, Reach reach) const {
     size_t begin = 0, at = 0;
     while (at < input.size()) {
-      const TokenizerFile::AddedToken* hit = Longest(input.substr(at));
+      const TokenizerFile::AddedToken* hit = Longest(input.substr(at, reach(at) - at));
       if (hit == nullptr) {
         ++at;
         continue;
@@ -153,6 +164,7 @@ class Matcher {
 
  private:
   const TokenizerFile::AddedToken* Longest(absl::string_view rest) const {
+    if (rest.empty()) return nullptr;
     for (const auto& entry : by_first_byte_[static_cast<uint8_t>(rest[0])]) {
       if (absl::StartsWith(rest, entry.content)) return &entry;
     }
@@ -161,6 +173,12 @@ class Matcher {
 
   std::array<std::vector<TokenizerFile::AddedToken>, 256> by_first_byte_;
 };
+
+absl::Span<const Tokenizer::Run>::iterator FirstRunBehind(absl::Span<const Tokenizer::Run> runs,
+                                                          size_t byte) {
+  return std::upper_bound(runs.begin(), runs.end(), byte,
+                          [](size_t b, const Tokenizer::Run& run) { return b < run.end; });
+}
 
 bool IsMarker(absl::string_view content) {
   for (const absl::string_view marker :
@@ -258,6 +276,40 @@ std::vector<int32_t> Tokenizer::EncodeWithAddedTokens(absl::string_view text) co
       text::ToValidUtf8(text),
       [&](absl::string_view s) { impl_->normalized.Cut(impl_->Normalize(s), segment, token); },
       token);
+  return ids;
+}
+
+std::vector<int32_t> Tokenizer::EncodeRuns(absl::string_view text,
+                                           absl::Span<const Run> runs) const {
+  std::vector<int32_t> ids;
+  std::string pending;  // text since the last token
+  const auto token = [&](int32_t id) {
+    impl_->EncodeSegment(impl_->Normalize(pending), ids);
+    pending.clear();
+    ids.push_back(id);
+  };
+  const auto keep = [&pending](absl::string_view s) { absl::StrAppend(&pending, s); };
+  // Tokens that are looked for in normalized text are looked for in each trusted run by itself.
+  const auto between = [&](absl::string_view s) {
+    const auto from = static_cast<size_t>(s.data() - text.data());
+    size_t begin = from;
+    for (auto run = FirstRunBehind(runs, from); begin < from + s.size(); ++run) {
+      const size_t end = std::min(run->end, from + s.size());
+      const absl::string_view part = text.substr(begin, end - begin);
+      if (run->trusted && !impl_->normalized.empty()) {
+        impl_->normalized.Cut(impl_->Normalize(part), keep, token);
+      } else {
+        keep(part);
+      }
+      begin = end;
+    }
+  };
+  const auto reach = [run = runs.begin()](size_t at) mutable {
+    while (run->end <= at) ++run;
+    return run->trusted ? run->end : at;
+  };
+  impl_->raw.Cut(text, between, token, reach);
+  impl_->EncodeSegment(impl_->Normalize(pending), ids);
   return ids;
 }
 

@@ -29,6 +29,15 @@ class Tokenizer {
   // As transformers does by default: added tokens anywhere in `text` become their ids.
   std::vector<int32_t> EncodeWithAddedTokens(absl::string_view text) const;
 
+  // A stretch of a text up to byte `end`; added tokens are looked for in trusted ones only.
+  struct Run {
+    size_t end = 0;
+    bool trusted = false;
+  };
+  // Added tokens that lie within trusted text become their ids, all other text is ordinary, also
+  // across the runs' borders. The runs are in order and reach to the end of `text`.
+  std::vector<int32_t> EncodeRuns(absl::string_view text, absl::Span<const Run> runs) const;
+
   // The bytes of one id ("" for ids of padding rows); may be a part of a character.
   absl::string_view TokenBytes(int32_t id) const;
   bool IsSpecial(int32_t id) const;  // special=true in tokenizer.json

@@ -14,6 +14,7 @@
 #include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/model/model_folder.h"
 #include "common/model/pretokenize.h"
 #include "common/text/unicode.h"
 
@@ -23,6 +24,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxDepth = 32;
+constexpr int kMaxProcessorDepth = 8;        // of post-processors in each other
 constexpr size_t kMaxTreeNodes = 1'000'000;  // everything but vocabulary and merges
 
 absl::Status Bad(absl::string_view what) {
@@ -195,7 +197,7 @@ bool IsOff(const json& v) {
          (v.is_number() && v.get<double>() == 0) || (v.is_string() && TextOf(v).empty());
 }
 
-// A list of one is as good as the one itself.
+// A list of one stands for its item.
 const json& Unwrapped(const json& v, const char* list_name) {
   const json& list = Member(v, list_name);
   return TypeOf(v) == "Sequence" && list.is_array() && list.size() == 1 ? list[0] : v;
@@ -207,6 +209,47 @@ bool IsNone(const json& v, const char* list_name) {
   return v.is_null() || (TypeOf(v) == "Sequence" && list.is_array() && list.empty());
 }
 
+// What a template adds to one sequence: nothing but the sequence itself, once.
+absl::Status CheckTemplate(const json& post) {
+  const json& single = Member(post, "single");
+  if (!single.is_array()) return Bad("post_processor: TemplateProcessing has no list \"single\"");
+  int sequences = 0;
+  for (const json& piece : single) {
+    if (const json& token = Member(piece, "SpecialToken"); !token.is_null()) {
+      return Bad(absl::StrCat("post_processor: TemplateProcessing adds the token \"",
+                              Printable(TextOf(Member(token, "id"))),
+                              "\" to every text, which is not supported"));
+    }
+    if (Member(piece, "Sequence").is_null()) {
+      return Bad("post_processor: TemplateProcessing has a piece of an unknown kind");
+    }
+    ++sequences;
+  }
+  if (sequences == 1) return absl::OkStatus();
+  return Bad("post_processor: TemplateProcessing does not keep the text once");
+}
+
+// Chord encodes as the processor does without special tokens; what would add one to a plain
+// encoding is refused by name, what adds none loads, in whatever order and nesting.
+absl::Status CheckPostProcessor(const json& post, int depth) {
+  if (post.is_null()) return absl::OkStatus();
+  const std::string type = TypeOf(post);
+  if (type == "ByteLevel") return absl::OkStatus();  // moves offsets only
+  if (type == "TemplateProcessing") return CheckTemplate(post);
+  if (type != "Sequence") {
+    return Bad(absl::StrCat("post_processor: \"", Printable(type),
+                            "\" adds tokens to every text, which is not supported"));
+  }
+  const json& list = Member(post, "processors");
+  if (!list.is_array() || depth > kMaxProcessorDepth) {
+    return Bad("post_processor: a Sequence has no list of processors, or nests too deeply");
+  }
+  for (const json& one : list) {
+    CHORD_RETURN_IF_ERROR(CheckPostProcessor(one, depth + 1));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckPipeline(const json& root) {
   const json& normalizer = Member(root, "normalizer");
   if (!IsNone(normalizer, "normalizers") && TypeOf(Unwrapped(normalizer, "normalizers")) != "NFC") {
@@ -215,10 +258,7 @@ absl::Status CheckPipeline(const json& root) {
   if (TypeOf(Unwrapped(Member(root, "decoder"), "decoders")) != "ByteLevel") {
     return Bad("decoder: only ByteLevel is supported");
   }
-  const json& post = Unwrapped(Member(root, "post_processor"), "processors");
-  if (!post.is_null() && TypeOf(post) != "ByteLevel") {
-    return Bad("post_processor: only ByteLevel, or none, is supported");
-  }
+  CHORD_RETURN_IF_ERROR(CheckPostProcessor(Member(root, "post_processor"), 0));
   const json& pre = Member(root, "pre_tokenizer");
   const json& steps = Member(pre, "pretokenizers");
   if (TypeOf(pre) != "Sequence" || !steps.is_array() || steps.size() != 2 ||
@@ -251,8 +291,7 @@ absl::Status CheckModel(const json& model) {
   return absl::OkStatus();
 }
 
-// --- the byte <-> character map of spec §5.3 ---------------------------------------------------
-
+// The byte <-> character map of spec §5.3.
 constexpr int32_t kMappedCharacters = 0x144;
 
 struct ByteMap {
@@ -296,8 +335,6 @@ std::string ByteCharacter(int byte) {
   if (c < 0x80) return std::string(1, static_cast<char>(c));
   return {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
 }
-
-// --- tables --------------------------------------------------------------------------------------
 
 absl::Status FillVocabulary(const Reader& reader, TokenizerFile& file, std::vector<bool>& used) {
   int32_t last = -1;
@@ -393,6 +430,11 @@ absl::StatusOr<std::string> ReadTokenizerFile(const std::string& path) {
   CHORD_ASSIGN_OR_RETURN(std::optional<std::string> content,
                          ReadOptionalFile(dir, name, limits::kMaxTokenizerBytes));
   if (content) return *std::move(content);
+  // A folder of the Hugging Face cache has its files one level down.
+  if (CheckFolder(dir).ok()) {
+    CHORD_ASSIGN_OR_RETURN(const std::string folder, ResolveModelFolder(dir));
+    if (folder != dir) return ReadTokenizerFile(folder + "/" + name);
+  }
   return errors::CheckpointInvalid(
       absl::StrCat("cannot open ", Printable(path), ": there is no such file"));
 }

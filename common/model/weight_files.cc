@@ -9,6 +9,7 @@
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/json/strict_json.h"
+#include "common/model/model_folder.h"
 
 namespace chord::model {
 namespace {
@@ -16,29 +17,6 @@ namespace {
 constexpr char kSingle[] = "model.safetensors";
 constexpr char kIndex[] = "model.safetensors.index.json";
 constexpr size_t kMaxShards = 4096;
-
-absl::Status NoWeights(const std::string& dir) {
-  const auto refuse = [](absl::string_view why) {
-    return errors::CheckpointInvalid(
-        absl::StrCat("No model.safetensors and no model.safetensors.index.json here. ", why));
-  };
-  for (const char* pickle :
-       {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "consolidated.00.pth"}) {
-    if (FileExists(dir, pickle)) {
-      return refuse(
-          "The folder has pickle weights only, which are never loaded. Convert them to "
-          "safetensors.");
-    }
-  }
-  if (FileExists(dir, "adapter_model.safetensors")) {
-    return refuse("The folder holds an adapter (LoRA). Merge it into its base model first.");
-  }
-  if (FileExists(dir, "model-00001-of-00001.safetensors") ||
-      FileExists(dir, "model-00001-of-00002.safetensors")) {
-    return refuse("There are shards without their index. Copy the index file too.");
-  }
-  return refuse("Is the folder complete?");
-}
 
 absl::Status IndexError(absl::string_view why) {
   return errors::CheckpointInvalid(absl::StrCat(kIndex, ": ", why));
@@ -90,7 +68,7 @@ absl::StatusOr<WeightFiles> FindWeightFiles(const std::string& dir) {
     return files;
   }
   CHORD_ASSIGN_OR_RETURN(const auto text, ReadOptionalFile(dir, kIndex, limits::kMaxConfigBytes));
-  if (!text) return NoWeights(dir);
+  if (!text) return MissingWeights(dir);
   return ReadIndex(*text);
 }
 

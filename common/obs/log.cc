@@ -75,7 +75,7 @@ class FdSink final : public spdlog::sinks::base_sink<std::mutex> {
       if (n > 0) {
         rest.remove_prefix(static_cast<size_t>(n));
       } else if (errno != EINTR && errno != EAGAIN) {
-        break;  // the reader is gone, or its disk is full
+        break;  // the reader has closed, or its disk is full
       }
     }
     if (!rest.empty()) ++dropped_;

@@ -77,7 +77,7 @@ struct RequestLog {
   int64_t new_tokens = 0;
   int64_t boxes = -1;                          // -1: not an answer with boxes
   absl::string_view cache;                     // a literal: which cache served, or ""
-  std::string language_worker, vision_worker;  // names of who worked on it; empty: nobody
+  std::string language_worker, vision_worker;  // which workers took part; empty: none
 };
 void LogRequest(const RequestLog& request);
 

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -21,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/errors.h"
 
 namespace chord::obs {
 namespace {
@@ -30,27 +32,123 @@ using prometheus::Family;
 using prometheus::Gauge;
 using prometheus::Histogram;
 
-using Names = std::vector<const char*>;  // of an enum, in its order
+template <typename E>
+constexpr size_t Index(E value) {
+  return static_cast<size_t>(value);
+}
 
-const Names kMethods = {"ground",           "ground_stream", "ground_batch",   "upload_image",
-                        "chat_completions", "list_models",   "admin",          "batch_item",
-                        "encode",           "decode",        "push_embeddings"};
-const Names kStages = {"queue",    "probe",   "decode_pixels", "preprocess", "vision", "push",
-                       "tokenize", "reserve", "receive",       "prefill",    "decode", "parse"};
-const Names kQueues = {"admission", "encode", "prefill", "decode"};
-const Names kPoints = {"queue",   "decode_pixels", "preprocess", "vision", "push",
-                       "receive", "prefill",       "decode",     "reply"};
-const Names kDirections = {"sent", "received"};
-const Names kKvStates = {"capacity", "used", "kept"};
-const Names kTokenKinds = {"image", "prompt", "generated", "forced"};
-const Names kImageEvents = {"uploaded", "asked",   "hit",     "miss",
-                            "evicted",  "expired", "deleted", "refused"};
-const Names kImageCaches = {"none", "embeddings", "kv"};
-const Names kRetryOutcomes = {"answered", "failed", "over_budget", "no_worker"};
-const Names kSessionEvents = {"created", "hit", "miss", "evicted", "expired"};
-const Names kModelStates = {"loading", "ready", "draining", "error"};
-const Names kLogLevels = {"debug", "info", "warning", "error"};
-const Names kRoles = {"gateway", "vision_worker", "llm_worker"};
+// The label value of one enumerator.
+template <typename E>
+struct Label {
+  E value;
+  const char* name;
+};
+template <typename E>
+using Labels = std::array<Label<E>, Index(E::kMaxValue) + 1>;
+
+// One row for each enumerator, in their order. (A table that is too short ends in null names.)
+template <typename E>
+constexpr bool IsComplete(const Labels<E>& labels) {
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (labels[i].name == nullptr || Index(labels[i].value) != i) return false;
+  }
+  return true;
+}
+
+constexpr Labels<Method> kMethods = {{{Method::kGround, "ground"},
+                                      {Method::kGroundStream, "ground_stream"},
+                                      {Method::kGroundBatch, "ground_batch"},
+                                      {Method::kUploadImage, "upload_image"},
+                                      {Method::kChatCompletions, "chat_completions"},
+                                      {Method::kListModels, "list_models"},
+                                      {Method::kAdmin, "admin"},
+                                      {Method::kBatchItem, "batch_item"},
+                                      {Method::kEncode, "encode"},
+                                      {Method::kDecode, "decode"},
+                                      {Method::kPushEmbeddings, "push_embeddings"}}};
+static_assert(IsComplete(kMethods));
+constexpr Labels<Stage> kStages = {{{Stage::kQueue, "queue"},
+                                    {Stage::kProbe, "probe"},
+                                    {Stage::kDecodePixels, "decode_pixels"},
+                                    {Stage::kPreprocess, "preprocess"},
+                                    {Stage::kVision, "vision"},
+                                    {Stage::kPush, "push"},
+                                    {Stage::kTokenize, "tokenize"},
+                                    {Stage::kReceive, "receive"},
+                                    {Stage::kPrefill, "prefill"},
+                                    {Stage::kDecode, "decode"},
+                                    {Stage::kParse, "parse"}}};
+static_assert(IsComplete(kStages));
+constexpr Labels<Queue> kQueues = {{{Queue::kEncode, "encode"}, {Queue::kPrefill, "prefill"}}};
+static_assert(IsComplete(kQueues));
+constexpr Labels<Point> kPoints = {{{Point::kQueue, "queue"},
+                                    {Point::kDecodePixels, "decode_pixels"},
+                                    {Point::kPreprocess, "preprocess"},
+                                    {Point::kVision, "vision"},
+                                    {Point::kPush, "push"},
+                                    {Point::kReceive, "receive"},
+                                    {Point::kPrefill, "prefill"},
+                                    {Point::kDecode, "decode"},
+                                    {Point::kReply, "reply"}}};
+static_assert(IsComplete(kPoints));
+constexpr Labels<Direction> kDirections = {
+    {{Direction::kSent, "sent"}, {Direction::kReceived, "received"}}};
+static_assert(IsComplete(kDirections));
+constexpr Labels<KvState> kKvStates = {
+    {{KvState::kCapacity, "capacity"}, {KvState::kUsed, "used"}, {KvState::kKept, "kept"}}};
+static_assert(IsComplete(kKvStates));
+constexpr Labels<TokenKind> kTokenKinds = {{{TokenKind::kImage, "image"},
+                                            {TokenKind::kPrompt, "prompt"},
+                                            {TokenKind::kGenerated, "generated"},
+                                            {TokenKind::kForced, "forced"}}};
+static_assert(IsComplete(kTokenKinds));
+constexpr Labels<ImageEvent> kImageEvents = {{{ImageEvent::kUploaded, "uploaded"},
+                                              {ImageEvent::kAsked, "asked"},
+                                              {ImageEvent::kHit, "hit"},
+                                              {ImageEvent::kMiss, "miss"},
+                                              {ImageEvent::kEvicted, "evicted"},
+                                              {ImageEvent::kExpired, "expired"},
+                                              {ImageEvent::kDeleted, "deleted"},
+                                              {ImageEvent::kRefused, "refused"}}};
+static_assert(IsComplete(kImageEvents));
+constexpr Labels<CacheTier> kCacheTiers = {
+    {{CacheTier::kNone, "none"}, {CacheTier::kEmbeddings, "embeddings"}, {CacheTier::kKv, "kv"}}};
+static_assert(IsComplete(kCacheTiers));
+constexpr Labels<RetryOutcome> kRetryOutcomes = {{{RetryOutcome::kAnswered, "answered"},
+                                                  {RetryOutcome::kFailed, "failed"},
+                                                  {RetryOutcome::kOverBudget, "over_budget"},
+                                                  {RetryOutcome::kNoWorker, "no_worker"}}};
+static_assert(IsComplete(kRetryOutcomes));
+constexpr Labels<SessionEvent> kSessionEvents = {{{SessionEvent::kCreated, "created"},
+                                                  {SessionEvent::kHit, "hit"},
+                                                  {SessionEvent::kMiss, "miss"},
+                                                  {SessionEvent::kEvicted, "evicted"},
+                                                  {SessionEvent::kExpired, "expired"}}};
+static_assert(IsComplete(kSessionEvents));
+constexpr Labels<ModelState> kModelStates = {{{ModelState::kLoading, "loading"},
+                                              {ModelState::kReady, "ready"},
+                                              {ModelState::kDraining, "draining"},
+                                              {ModelState::kError, "error"}}};
+static_assert(IsComplete(kModelStates));
+constexpr Labels<LogLevel> kLogLevels = {{{LogLevel::kDebug, "debug"},
+                                          {LogLevel::kInfo, "info"},
+                                          {LogLevel::kWarning, "warning"},
+                                          {LogLevel::kError, "error"}}};
+static_assert(IsComplete(kLogLevels));
+constexpr Labels<Role> kRoles = {{{Role::kGateway, "gateway"},
+                                  {Role::kVisionWorker, "vision_worker"},
+                                  {Role::kLlmWorker, "llm_worker"}}};
+static_assert(IsComplete(kRoles));
+
+using Names = std::vector<const char*>;  // null: not exported
+
+template <typename E>
+Names NamesOf(const Labels<E>& labels) {
+  Names out;
+  for (const Label<E>& label : labels) out.push_back(label.name);
+  return out;
+}
+
 const Names kHttpClasses = {"1xx", "2xx", "3xx", "4xx", "5xx"};
 // The canonical codes, in the order of their numbers.
 const Names kCodes = {
@@ -58,66 +156,17 @@ const Names kCodes = {
     "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
     "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
     "DATA_LOSS", "UNAUTHENTICATED"};
-// The reasons a client can meet (common/base/errors.h); the last one takes the rest.
-const Names kReasons = {"IMAGE_MISSING",
-                        "IMAGE_EMPTY",
-                        "IMAGE_TOO_MANY_BYTES",
-                        "IMAGE_FORMAT_UNKNOWN",
-                        "IMAGE_FORMAT_UNSUPPORTED",
-                        "IMAGE_ANIMATED",
-                        "IMAGE_CORRUPT",
-                        "IMAGE_CODING_UNSUPPORTED",
-                        "IMAGE_TOO_LARGE",
-                        "IMAGE_ZERO_SIDE",
-                        "IMAGE_ASPECT_RATIO",
-                        "IMAGE_METADATA_TOO_LARGE",
-                        "IMAGE_URL_REFUSED",
-                        "IMAGE_ID_UNKNOWN",
-                        "IMAGE_SOURCE_CONFLICT",
-                        "IMAGE_STORE_FULL",
-                        "UPLOAD_MISMATCH",
-                        "PROMPT_MISSING",
-                        "PROMPT_EMPTY",
-                        "PROMPT_TOO_LONG",
-                        "PROMPT_TOO_MANY_TOKENS",
-                        "PROMPT_NOT_UTF8",
-                        "PROMPT_HAS_NUL",
-                        "PARAMETER_INVALID",
-                        "FIELD_UNKNOWN",
-                        "BODY_TOO_LARGE",
-                        "BODY_MALFORMED",
-                        "ROUTE_UNKNOWN",
-                        "CALL_UNKNOWN",
-                        "SERVICE_UNKNOWN",
-                        "METHOD_NOT_ALLOWED",
-                        "NOT_IMPLEMENTED",
-                        "CONTENT_TYPE_UNSUPPORTED",
-                        "REQUEST_MALFORMED",
-                        "HEADERS_TOO_LARGE",
-                        "HTTP_VERSION_UNSUPPORTED",
-                        "EXPECTATION_UNSUPPORTED",
-                        "REQUEST_TIMEOUT",
-                        "CONNECTION_LIMIT",
-                        "DEADLINE_EXCEEDED",
-                        "CANCELLED",
-                        "OVERLOADED",
-                        "CLIENT_LIMIT",
-                        "BATCH_TOO_LONG",
-                        "SESSION_BUSY",
-                        "SHUTTING_DOWN",
-                        "WORKER_UNAVAILABLE",
-                        "WORKER_LOST",
-                        "MODEL_MISMATCH",
-                        "DEVICE_MEMORY",
-                        "CONTEXT_TOO_LONG",
-                        "INTERNAL",
-                        "TICKET_UNKNOWN",
-                        "TICKET_REUSED",
-                        "EMBEDDING_MISMATCH",
-                        "EMBEDDING_NOT_FINITE",
-                        "FRAME_MISMATCH",
-                        "PEER_UNKNOWN",
-                        "OTHER"};
+
+// Every reason that a process reports while it serves; the last one takes the rest.
+Names ReasonNames() {
+  Names out;
+  for (const ReasonInfo& info : kReasons) {
+    const bool serving = info.reason < Reason::kCheckpointInvalid;
+    out.push_back(serving ? info.name.data() : nullptr);
+  }
+  out.push_back("OTHER");
+  return out;
+}
 
 // Seconds from 1 ms to 30 s: the targets of the service lie between 1 ms and 200 ms.
 const Histogram::BucketBoundaries kSeconds = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
@@ -128,11 +177,6 @@ const Histogram::BucketBoundaries kSmallCounts = {0, 1, 2, 3, 4, 6, 8, 12, 16, 2
 // The two thresholds of the answer contract, 0.7 and 0.75, are boundaries.
 const Histogram::BucketBoundaries kRatios = {0.1, 0.2,  0.3, 0.4, 0.5,  0.6,
                                              0.7, 0.75, 0.8, 0.9, 0.95, 0.99};
-
-template <typename E>
-size_t Index(E value) {
-  return static_cast<size_t>(value);
-}
 
 // One child per value of a closed label; empty where the role lacks the family, null where it lacks
 // the value.
@@ -201,10 +245,10 @@ ProcessFigures ReadProcess() {
 
 }  // namespace
 
-absl::string_view Name(Role role) { return kRoles[Index(role)]; }
-absl::string_view Name(Method method) { return kMethods[Index(method)]; }
-absl::string_view Name(Stage stage) { return kStages[Index(stage)]; }
-absl::string_view Name(LogLevel level) { return kLogLevels[Index(level)]; }
+absl::string_view Name(Role role) { return kRoles[Index(role)].name; }
+absl::string_view Name(Method method) { return kMethods[Index(method)].name; }
+absl::string_view Name(Stage stage) { return kStages[Index(stage)].name; }
+absl::string_view Name(LogLevel level) { return kLogLevels[Index(level)].name; }
 
 struct Metrics::Impl {
   Impl(Role process_role, absl::string_view version);
@@ -230,11 +274,9 @@ struct Metrics::Impl {
   Family<Counter>* requests = nullptr;  // two labels: children are made when first met
   Family<Gauge>* model_states = nullptr;
   Labelled<Gauge> inflight_requests, queue_depth, workers, kv_bytes;
-  Labelled<Gauge> device_bytes;  // nobody measures it yet: not exported
   Labelled<Histogram> request_seconds, stage_seconds;
   Labelled<Counter> rejected, cancelled, expired, http, tokens, session, embedding_bytes, log_lines,
       image_events, image_cache, retries;
-  Labelled<Counter> embedding_cache;  // the vision worker has none yet: not exported
   Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
   Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
   Gauge *image_cache_images = nullptr, *image_cache_bytes = nullptr;
@@ -264,7 +306,7 @@ Metrics::Impl::Impl(Role process_role, absl::string_view version) : role(process
 void Metrics::Impl::MakeCommon() {
   ready = &GaugeFamily("chord_ready", "1 while this process can serve requests.").Add({});
   requests = &CounterFamily("chord_requests_total", "Requests by method and canonical code.");
-  Names served = kMethods;  // null: never happens in this role
+  Names served = NamesOf(kMethods);  // null: never happens in this role
   const auto workers_own = served.begin() + static_cast<int64_t>(Index(Method::kEncode));
   if (role == Role::kGateway) {
     std::fill(workers_own, served.end(), nullptr);
@@ -276,16 +318,16 @@ void Metrics::Impl::MakeCommon() {
   inflight_requests.Make(GaugeFamily("chord_inflight_requests", "Requests being worked on."),
                          "method", served);
   stage_seconds.Make(HistogramFamily("chord_stage_seconds", "Time of one stage of a request."),
-                     "stage", kStages, kSeconds);
+                     "stage", NamesOf(kStages), kSeconds);
   rejected.Make(CounterFamily("chord_rejected_total", "Requests refused, by reason."), "reason",
-                kReasons);
+                ReasonNames());
   cancelled.Make(CounterFamily("chord_cancelled_total", "Cancellations, by where noticed."), "at",
-                 kPoints);
+                 NamesOf(kPoints));
   expired.Make(
       CounterFamily("chord_deadline_exceeded_total", "Deadlines passed, by where noticed."), "at",
-      kPoints);
+      NamesOf(kPoints));
   log_lines.Make(CounterFamily("chord_log_lines_total", "Log lines handed to the writer."), "level",
-                 kLogLevels);
+                 NamesOf(kLogLevels));
   log_dropped =
       &CounterFamily("chord_log_dropped_total", "Log lines lost because the writer was behind.")
            .Add({});
@@ -304,7 +346,7 @@ void Metrics::Impl::MakeCommon() {
 void Metrics::Impl::MakeGateway() {
   http.Make(CounterFamily("chord_http_responses_total", "HTTP answers by class of status."),
             "class", kHttpClasses);
-  Names worker_roles = kRoles;
+  Names worker_roles = NamesOf(kRoles);
   worker_roles[Index(Role::kGateway)] = nullptr;
   workers.Make(GaugeFamily("chord_workers", "Workers that are ready and hold our model."), "role",
                worker_roles);
@@ -317,27 +359,27 @@ void Metrics::Impl::MakeGateway() {
       &GaugeFamily("chord_image_store_bytes", "Memory of images kept for prompts.").Add({});
   store_images = &GaugeFamily("chord_image_store_images", "Images kept for prompts.").Add({});
   image_events.Make(CounterFamily("chord_image_store_total", "Life of images kept."), "event",
-                    kImageEvents);
+                    NamesOf(kImageEvents));
   sessions = &GaugeFamily("chord_sessions", "Conversations kept.").Add({});
-  Names session_events = kSessionEvents;
+  Names session_events = NamesOf(kSessionEvents);
   session_events[Index(SessionEvent::kMiss)] = nullptr;  // a new name begins a conversation
   session.Make(CounterFamily("chord_session_total", "Life of conversations."), "event",
                session_events);
   image_cache.Make(CounterFamily("chord_image_cache_requests_total",
                                  "Answers, by the cache that served the image."),
-                   "cache", kImageCaches);
+                   "cache", NamesOf(kCacheTiers));
   retries.Make(CounterFamily("chord_retries_total", "Requests whose worker was lost, by outcome."),
-               "outcome", kRetryOutcomes);
+               "outcome", NamesOf(kRetryOutcomes));
 }
 
 void Metrics::Impl::MakeWorker() {
   Names queues(kQueues.size(), nullptr);
   const size_t own = Index(role == Role::kVisionWorker ? Queue::kEncode : Queue::kPrefill);
-  queues[own] = kQueues[own];
+  queues[own] = kQueues[own].name;
   queue_depth.Make(GaugeFamily("chord_queue_depth", "Requests that wait."), "queue", queues);
   embedding_bytes.Make(
       CounterFamily("chord_embedding_bytes_total", "Bytes of embeddings between the workers."),
-      "direction", kDirections);
+      "direction", NamesOf(kDirections));
   model_states = &GaugeFamily("chord_model_state", "1 for the state a model version is in.");
 }
 
@@ -349,7 +391,8 @@ void Metrics::Impl::MakeVision() {
 }
 
 void Metrics::Impl::MakeLanguage() {
-  tokens.Make(CounterFamily("chord_tokens_total", "Tokens worked on."), "kind", kTokenKinds);
+  tokens.Make(CounterFamily("chord_tokens_total", "Tokens worked on."), "kind",
+              NamesOf(kTokenKinds));
   prompt_tokens = &HistogramFamily("chord_prompt_tokens", "Tokens of one prompt, image included.")
                        .Add({}, kPowersOfTwo);
   answer_tokens =
@@ -361,11 +404,11 @@ void Metrics::Impl::MakeLanguage() {
   inflight_tokens =
       &GaugeFamily("chord_inflight_tokens", "Tokens reserved by requests being worked on.").Add({});
   kv_bytes.Make(GaugeFamily("chord_kv_bytes", "Memory of the key/value cache."), "state",
-                kKvStates);
+                NamesOf(kKvStates));
   tickets = &GaugeFamily("chord_tickets", "Tickets alive.").Add({});
   image_cache.Make(CounterFamily("chord_image_cache_requests_total",
                                  "Answers, by the cache that served the image."),
-                   "cache", kImageCaches);
+                   "cache", NamesOf(kCacheTiers));
   image_cache_images =
       &GaugeFamily("chord_image_cache_images", "Images known for more prompts.").Add({});
   image_cache_bytes =
@@ -384,7 +427,7 @@ void Metrics::RequestEnded(Method method, absl::StatusCode code, absl::Duration 
   if (Gauge* gauge = impl_->inflight_requests[Index(method)]) gauge->Decrement();
   const size_t number = std::min<size_t>(static_cast<size_t>(code), kCodes.size());
   const char* name = number < kCodes.size() ? kCodes[number] : "UNKNOWN";
-  impl_->requests->Add({{"method", kMethods[Index(method)]}, {"code", name}}).Increment();
+  impl_->requests->Add({{"method", std::string(Name(method))}, {"code", name}}).Increment();
   Observe(impl_->request_seconds[Index(method)], absl::ToDoubleSeconds(took));
 }
 void Metrics::StageTook(Stage stage, absl::Duration took) {
@@ -393,9 +436,10 @@ void Metrics::StageTook(Stage stage, absl::Duration took) {
 void Metrics::SetQueueDepth(Queue queue, int64_t waiting) {
   Set(impl_->queue_depth[Index(queue)], static_cast<double>(waiting));
 }
-void Metrics::Rejected(absl::string_view reason) {
-  const auto found = std::find(kReasons.begin(), kReasons.end() - 1, reason);
-  Increment(impl_->rejected[static_cast<size_t>(found - kReasons.begin())]);
+void Metrics::Rejected(const absl::Status& status) {
+  const std::optional<Reason> reason = ReasonOf(status);
+  Counter* counter = reason ? impl_->rejected[Index(*reason)] : nullptr;
+  Increment(counter != nullptr ? counter : impl_->rejected[kReasonCount]);
 }
 void Metrics::Cancelled(Point at) { Increment(impl_->cancelled[Index(at)]); }
 void Metrics::DeadlineExceeded(Point at) { Increment(impl_->expired[Index(at)]); }
@@ -427,7 +471,6 @@ void Metrics::ImageEncoded(int64_t patches) {
 void Metrics::EncodeBatch(int64_t images) {
   Observe(impl_->encode_batch, static_cast<double>(images));
 }
-void Metrics::EmbeddingCache(CacheEvent event) { Increment(impl_->embedding_cache[Index(event)]); }
 
 void Metrics::Tokens(TokenKind kind, int64_t count) {
   Increment(impl_->tokens[Index(kind)], static_cast<double>(count));
@@ -460,9 +503,6 @@ void Metrics::Session(SessionEvent event) { Increment(impl_->session[Index(event
 void Metrics::EmbeddingBytes(Direction direction, int64_t bytes) {
   Increment(impl_->embedding_bytes[Index(direction)], static_cast<double>(bytes));
 }
-void Metrics::SetDeviceBytes(DeviceBytes kind, int64_t bytes) {
-  Set(impl_->device_bytes[Index(kind)], static_cast<double>(bytes));
-}
 void Metrics::SetModelState(absl::string_view version, ModelState state) {
   constexpr size_t kMaxVersions = 16;
   if (impl_->model_states == nullptr) return;
@@ -472,7 +512,7 @@ void Metrics::SetModelState(absl::string_view version, ModelState state) {
   }
   impl_->versions.emplace(version);
   for (size_t i = 0; i < kModelStates.size(); ++i) {
-    impl_->model_states->Add({{"version", std::string(version)}, {"state", kModelStates[i]}})
+    impl_->model_states->Add({{"version", std::string(version)}, {"state", kModelStates[i].name}})
         .Set(i == Index(state) ? 1 : 0);
   }
 }

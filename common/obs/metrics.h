@@ -16,10 +16,12 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/base/cache_tier.h"
+#include "common/base/reasons.h"
 
 namespace chord::obs {
 
-enum class Role { kGateway, kVisionWorker, kLlmWorker };
+enum class Role { kGateway, kVisionWorker, kLlmWorker, kMaxValue = kLlmWorker };
 
 // What was called. Public methods are the gateway's, the last three the workers'.
 enum class Method {
@@ -34,6 +36,7 @@ enum class Method {
   kEncode,
   kDecode,
   kPushEmbeddings,
+  kMaxValue = kPushEmbeddings,
 };
 // Where the time of a request goes; the parts do not overlap within one process.
 enum class Stage {
@@ -44,13 +47,13 @@ enum class Stage {
   kVision,        // patches -> embeddings
   kPush,          // embeddings on their way to the llm_worker
   kTokenize,      // prompt -> ids and positions
-  kReserve,       // KV reserved for the request
   kReceive,       // waiting for embeddings
   kPrefill,
   kDecode,
   kParse,
+  kMaxValue = kParse,
 };
-enum class Queue { kAdmission, kEncode, kPrefill, kDecode };
+enum class Queue { kEncode, kPrefill, kMaxValue = kPrefill };
 // Where cancellation or an expired deadline was noticed.
 enum class Point {
   kQueue,
@@ -61,20 +64,28 @@ enum class Point {
   kReceive,
   kPrefill,
   kDecode,
-  kReply
+  kReply,
+  kMaxValue = kReply,
 };
-enum class Direction { kSent, kReceived };
+enum class Direction { kSent, kReceived, kMaxValue = kReceived };
 // kUsed: requests run through it; kKept: of earlier requests, makes room when needed.
-enum class KvState { kCapacity, kUsed, kKept };
-enum class DeviceBytes { kPlanned, kUsed, kPeak };
-enum class TokenKind { kImage, kPrompt, kGenerated, kForced };
-enum class CacheEvent { kHit, kMiss, kEvicted };
-enum class ImageEvent { kUploaded, kAsked, kHit, kMiss, kEvicted, kExpired, kDeleted, kRefused };
-enum class CacheTier { kNone, kEmbeddings, kKv };
-enum class RetryOutcome { kAnswered, kFailed, kOverBudget, kNoWorker };
-enum class SessionEvent { kCreated, kHit, kMiss, kEvicted, kExpired };
-enum class ModelState { kLoading, kReady, kDraining, kError };
-enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class KvState { kCapacity, kUsed, kKept, kMaxValue = kKept };
+enum class TokenKind { kImage, kPrompt, kGenerated, kForced, kMaxValue = kForced };
+enum class ImageEvent {
+  kUploaded,
+  kAsked,
+  kHit,
+  kMiss,
+  kEvicted,
+  kExpired,
+  kDeleted,
+  kRefused,
+  kMaxValue = kRefused
+};
+enum class RetryOutcome { kAnswered, kFailed, kOverBudget, kNoWorker, kMaxValue = kNoWorker };
+enum class SessionEvent { kCreated, kHit, kMiss, kEvicted, kExpired, kMaxValue = kExpired };
+enum class ModelState { kLoading, kReady, kDraining, kError, kMaxValue = kError };
+enum class LogLevel { kDebug, kInfo, kWarning, kError, kMaxValue = kError };
 
 // The label values, also the words of the log: "vision_worker", "chat_completions", "prefill", …
 absl::string_view Name(Role role);
@@ -91,18 +102,18 @@ class Metrics {
   Metrics& operator=(const Metrics&) = delete;
   Role role() const;
 
-  // --- requests ---------------------------------------------------------------------------------
+  // Requests.
   void RequestBegan(Method method);  // chord_inflight_requests
   void RequestEnded(Method method, absl::StatusCode code, absl::Duration took);
   void StageTook(Stage stage, absl::Duration took);  // chord_stage_seconds
   void SetQueueDepth(Queue queue, int64_t waiting);  // chord_queue_depth
-  // `reason` is one of the error catalogue's (common/base/errors.h); another one counts as OTHER.
-  void Rejected(absl::string_view reason);  // chord_rejected_total
-  void Cancelled(Point at);                 // chord_cancelled_total
-  void DeadlineExceeded(Point at);          // chord_deadline_exceeded_total
-  void SetReady(bool ready);                // chord_ready
+  // By the reason of `status` (common/base/reasons.h); without one that we know it counts as OTHER.
+  void Rejected(const absl::Status& status);  // chord_rejected_total
+  void Cancelled(Point at);                   // chord_cancelled_total
+  void DeadlineExceeded(Point at);            // chord_deadline_exceeded_total
+  void SetReady(bool ready);                  // chord_ready
 
-  // --- gateway ----------------------------------------------------------------------------------
+  // Gateway.
   void HttpResponse(int http_status);                 // chord_http_responses_total{class="2xx"}
   void SetWorkers(Role role, int64_t alive);          // chord_workers
   void Answered(int64_t boxes);                       // chord_answer_boxes
@@ -114,12 +125,11 @@ class Metrics {
   void Session(SessionEvent event);                   // chord_session_total
   void Retried(RetryOutcome outcome);                 // chord_retries_total
 
-  // --- vision_worker ----------------------------------------------------------------------------
-  void ImageEncoded(int64_t patches);     // chord_image_patches
-  void EncodeBatch(int64_t images);       // chord_encode_batch_images
-  void EmbeddingCache(CacheEvent event);  // chord_embedding_cache_total
+  // Vision_worker.
+  void ImageEncoded(int64_t patches);  // chord_image_patches
+  void EncodeBatch(int64_t images);    // chord_encode_batch_images
 
-  // --- llm_worker -------------------------------------------------------------------------------
+  // Llm_worker.
   void Tokens(TokenKind kind, int64_t count);     // chord_tokens_total
   void PromptLength(int64_t tokens);              // chord_prompt_tokens
   void AnswerLength(int64_t tokens);              // chord_answer_tokens
@@ -131,16 +141,15 @@ class Metrics {
   // Embeddings kept for more prompts; chord_image_cache_images, chord_image_cache_bytes.
   void SetImageCache(int64_t images, int64_t bytes);
 
-  // --- gateway and llm_worker -------------------------------------------------------------------
+  // Gateway and llm_worker.
   void ServedBy(CacheTier cache);  // chord_image_cache_requests_total
 
-  // --- both workers -----------------------------------------------------------------------------
+  // Both workers.
   void EmbeddingBytes(Direction direction, int64_t bytes);  // chord_embedding_bytes_total
-  void SetDeviceBytes(DeviceBytes kind, int64_t bytes);     // chord_device_bytes
   // 1 for `state`, 0 for the other states of `version`. At most 16 versions are remembered.
   void SetModelState(absl::string_view version, ModelState state);  // chord_model_state
 
-  // --- logs (called by obs/log) -----------------------------------------------------------------
+  // Logs (called by obs/log).
   void LogLine(LogLevel level);                // chord_log_lines_total
   void SetLogDropped(int64_t dropped_so_far);  // chord_log_dropped_total
 

@@ -1,5 +1,5 @@
-// Who may come in: nobody while the model loads, everybody while the worker serves, nobody once it
-// drains; and how many are inside.
+// Admits calls to a worker: none while the model loads, all while the worker serves, none once it
+// drains; and counts those inside.
 #pragma once
 
 #include <string>

@@ -17,7 +17,7 @@ class Worker {
   // Loads and warms up; the worker is ready when it returns OK. May take minutes.
   virtual absl::Status Load() = 0;
   // At once not ready; requests inside end by themselves or at `drain_seconds`; returns when the
-  // worker serves nobody any more. Called once, after Load.
+  // worker serves no request any more. Called once, after Load.
   virtual void Drain() = 0;
   // Called every two seconds while it serves.
   virtual void Maintain() {}

@@ -83,9 +83,9 @@ void StatusService::Tick(absl::Time now) {
   std::vector<std::shared_ptr<Watcher>> watchers;
   {
     absl::MutexLock lock(&mu_);
-    auto gone = std::remove_if(watchers_.begin(), watchers_.end(),
-                               [](const auto& watcher) { return watcher.expired(); });
-    watchers_.erase(gone, watchers_.end());
+    auto ended = std::remove_if(watchers_.begin(), watchers_.end(),
+                                [](const auto& watcher) { return watcher.expired(); });
+    watchers_.erase(ended, watchers_.end());
     for (const auto& weak : watchers_) {
       if (auto watcher = weak.lock()) watchers.push_back(std::move(watcher));
     }

@@ -1,5 +1,5 @@
 // What every worker process is around its model: the server and its health, the gate, the status
-// stream, /metrics and probes, housekeeping, loading and draining.
+// stream, /metrics and probes, maintenance, loading and draining.
 #pragma once
 
 #include <atomic>

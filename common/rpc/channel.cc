@@ -27,7 +27,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);  // calls that carry images must not be buffered
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  // Also the time one attempt has: a peer that is busy for a moment is not gone.
+  // Also the time one attempt has: a peer that is busy for a moment is not lost.
   args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // Both ends of every connection are ours and agree on these (see server.cc).

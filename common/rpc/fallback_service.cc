@@ -12,6 +12,7 @@
 #include "common/base/ids.h"
 #include "common/rpc/raw_call.h"
 #include "grpc/reflection/v1/reflection.pb.h"
+#include "grpc/reflection/v1alpha/reflection.pb.h"
 
 namespace chord::rpc {
 namespace {
@@ -109,7 +110,10 @@ class Reflection final : public grpc::ServerGenericBidiReactor {
 
 }  // namespace
 
-Fallback::Fallback(std::vector<std::string> reflect) : reflect_(std::move(reflect)) {}
+Fallback::Fallback(std::vector<std::string> reflect) : reflect_(std::move(reflect)) {
+  // Not used otherwise, and so not linked: tools ask for the description of v1alpha, too.
+  grpc::reflection::v1alpha::ServerReflectionRequest::descriptor();
+}
 
 grpc::ServerGenericBidiReactor* Fallback::CreateReactor(
     grpc::GenericCallbackServerContext* context) {

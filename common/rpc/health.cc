@@ -48,7 +48,7 @@ class Health::Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
     wanted_ = status;
     Advance();
   }
-  // Once what was said is on its way.
+  // Once the last status is on its way.
   void End(const grpc::Status& status) {
     absl::MutexLock lock(&mu_);
     if (!end_) end_ = status;
@@ -59,7 +59,7 @@ class Health::Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
     writing_ = false;
     if (!ok) {
       if (!end_) end_ = grpc::Status::CANCELLED;
-      said_ = wanted_;
+      sent_ = wanted_;
     }
     Advance();
   }
@@ -69,8 +69,8 @@ class Health::Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
  private:
   void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (writing_ || finished_) return;
-    if (said_ != wanted_) {
-      said_ = wanted_;
+    if (sent_ != wanted_) {
+      sent_ = wanted_;
       response_ = Response(*wanted_);
       writing_ = true;
       StartWrite(&response_);
@@ -83,7 +83,7 @@ class Health::Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
   const std::string service_;
   std::shared_ptr<Watcher> self_;  // until OnDone
   absl::Mutex mu_;
-  std::optional<Status> wanted_ ABSL_GUARDED_BY(mu_), said_ ABSL_GUARDED_BY(mu_);
+  std::optional<Status> wanted_ ABSL_GUARDED_BY(mu_), sent_ ABSL_GUARDED_BY(mu_);
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mu_);
   ByteBuffer response_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;

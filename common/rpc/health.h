@@ -47,7 +47,7 @@ class Health final : public HealthBase {
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   std::map<std::string, bool> serving_ ABSL_GUARDED_BY(mu_);
   std::vector<std::weak_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mu_);
-  // So many are looked through for those that have ended.
+  // That many are looked through for those that have ended.
   size_t look_at_ ABSL_GUARDED_BY(mu_) = 64;
 };
 

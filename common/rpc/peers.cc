@@ -20,19 +20,11 @@ namespace chord::rpc {
 
 std::optional<HostPort> SplitDnsAddress(absl::string_view address) {
   if (!absl::ConsumePrefix(&address, "dns:")) return std::nullopt;
-  const size_t colon = address.rfind(':');
-  HostPort out;
-  if (colon == absl::string_view::npos || !absl::SimpleAtoi(address.substr(colon + 1), &out.port) ||
-      out.port < 1 || out.port > 65535) {
+  absl::StatusOr<HostPort> where = ParseHostPort(address);
+  if (!where.ok() || where->host.empty() || where->host.size() > 253 || where->port < 1) {
     return std::nullopt;
   }
-  absl::string_view host = address.substr(0, colon);
-  const bool v6 = absl::ConsumePrefix(&host, "[");
-  if (v6 && !absl::ConsumeSuffix(&host, "]")) return std::nullopt;
-  if (host.empty() || host.size() > 253) return std::nullopt;
-  if (!v6 && host.find(':') != absl::string_view::npos) return std::nullopt;
-  out.host = std::string(host);
-  return out;
+  return *std::move(where);
 }
 
 std::string PeerName(absl::string_view name, absl::string_view ip_and_port) {

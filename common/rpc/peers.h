@@ -12,13 +12,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/base/host_port.h"
 
 namespace chord::rpc {
 
-struct HostPort {
-  std::string host;
-  int port = 0;
-};
 // Of "dns:host:port" ("dns:[v6]:port"); nullopt when it is not of that form.
 std::optional<HostPort> SplitDnsAddress(absl::string_view address);
 

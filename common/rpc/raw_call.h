@@ -12,7 +12,7 @@
 
 namespace chord::rpc {
 
-// kFew: `message` is what `bytes` held, which are gone then. Otherwise it was not parsed, or not
+// kFew: `message` is what `bytes` held, which are consumed. Otherwise it was not parsed, or not
 // to its end.
 template <typename Message>
 FieldCount ParseRaw(grpc::ByteBuffer* bytes, int max_fields, Message* message) {

@@ -105,14 +105,18 @@ void AppendComposed(std::vector<utf8proc_int32_t>& buffer, std::string& out) {
       utf8proc_normalize_utf32(buffer.data(), static_cast<utf8proc_ssize_t>(buffer.size()),
                                static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
   for (utf8proc_ssize_t i = 0; i < composed; ++i) {
-    utf8proc_uint8_t bytes[4];
-    const auto n = utf8proc_encode_char(buffer[static_cast<size_t>(i)], bytes);
-    out.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(n));
+    AppendUtf8(buffer[static_cast<size_t>(i)], &out);
   }
   buffer.clear();
 }
 
 }  // namespace
+
+void AppendUtf8(int32_t code_point, std::string* out) {
+  utf8proc_uint8_t bytes[4];
+  const auto n = utf8proc_encode_char(code_point, bytes);
+  out->append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(n));
+}
 
 Rune FirstRune(absl::string_view text) {
   constexpr Rune kIllFormed1{0xFFFD, 1, false};

@@ -20,6 +20,9 @@ struct Rune {
 };
 Rune FirstRune(absl::string_view text);
 
+// Appends the UTF-8 form of a code point (not a surrogate, at most U+10FFFF).
+void AppendUtf8(int32_t code_point, std::string* out);
+
 // `text` with every maximal ill-formed subpart replaced by U+FFFD.
 std::string ToValidUtf8(absl::string_view text);
 

@@ -195,8 +195,12 @@ absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view
   }
   v1::GroundResponse out;
   const Json& objects = Field(json, "objects");
-  const double confidence = NumberOf(Field(json, "confidence"));
-  if (!objects.is_array() || !std::isfinite(confidence)) return NotChord();
+  // Absent when a truncated answer has no box.
+  const Json& confidence = Field(json, "confidence");
+  const bool has_confidence = !confidence.is_null();
+  if (!objects.is_array() || (has_confidence && !std::isfinite(NumberOf(confidence)))) {
+    return NotChord();
+  }
   for (const Json& item : objects) {
     const auto box = item.is_object() ? ReadBox(Field(item, "box")) : std::nullopt;
     const double sure = box ? NumberOf(Field(item, "confidence")) : std::nan("");
@@ -205,12 +209,17 @@ absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view
     *object.mutable_box() = *box;
     object.set_label(TextOf(Field(item, "label")));
     object.set_confidence(sure);
+    object.set_needs_review(Field(item, "needs_review") == true);
     *out.add_boxes() = *box;
   }
-  out.set_confidence(confidence);
+  if (has_confidence) out.set_confidence(NumberOf(confidence));
   out.set_calibrated(Field(json, "calibrated") == true);
   out.set_text(TextOf(Field(json, "text")));
   out.set_model(TextOf(Field(json, "model")));
+  out.set_advice(TextOf(Field(json, "advice")));
+  if (Field(json, "finish_reason") == "length") {
+    out.set_finish_reason(v1::FINISH_REASON_LENGTH);
+  }
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -17,14 +18,26 @@ struct CommandLine::Impl {
   std::string group = "Options";
   ::CLI::App app;
 
+  ::CLI::MultiOptionPolicy policy = ::CLI::MultiOptionPolicy::Throw;
+
   ::CLI::Option* Describe(::CLI::Option* option, const std::string& value) {
-    return option->option_text(value)->group(group);
+    return option->option_text(value)->group(group)->multi_option_policy(policy);
   }
 };
 
 namespace {
 
 std::string Flag(const std::string& option) { return absl::StrCat("--", option); }
+
+// CLI11's words for a missing and for a repeated value speak of its own types and counts.
+std::string Explain(const ::CLI::ParseError& error) {
+  const std::string text = error.what();
+  const std::string option = text.substr(0, text.find(':'));
+  if (absl::StrContains(text, "required TEXT missing"))
+    return absl::StrCat(option, " needs a value");
+  if (absl::StrContains(text, "At Most 1 required")) return absl::StrCat(option, " is given twice");
+  return text;
+}
 
 }  // namespace
 
@@ -103,14 +116,18 @@ void CommandLine::Repeated(const std::string& option, std::vector<std::string>* 
       impl_->app.add_option(Flag(option), *out, help)->allow_extra_args(false)->take_all(), value);
 }
 
-void CommandLine::Positional(const std::string& name, std::string* out, const std::string& help) {
-  impl_->app.add_option(name, *out, help)->required()->option_text("");
+void CommandLine::Positional(const std::string& name, std::string* out, const std::string& help,
+                             bool required) {
+  impl_->app.add_option(name, *out, help)->required(required)->option_text("");
 }
+
+void CommandLine::AllowOverrides() { impl_->policy = ::CLI::MultiOptionPolicy::TakeLast; }
 
 void CommandLine::Group(const std::string& heading) { impl_->group = heading; }
 
-bool CommandLine::Has(const std::string& option) const {
-  return impl_->app.count(Flag(option)) > 0;
+bool CommandLine::Has(const std::string& name) const {
+  const bool positional = impl_->app.get_option_no_throw(name) != nullptr;
+  return impl_->app.count(positional ? name : Flag(name)) > 0;
 }
 
 std::optional<int> CommandLine::Parse(const std::vector<std::string>& args) {
@@ -122,7 +139,7 @@ std::optional<int> CommandLine::Parse(const std::vector<std::string>& args) {
     std::fputs(impl_->app.help().c_str(), stdout);
     return kExitOk;
   } catch (const ::CLI::ParseError& error) {
-    return Fail(absl::StrCat(error.what(), "; see ", impl_->name, " --help."), kExitUsage);
+    return Fail(absl::StrCat(Explain(error), "; see ", impl_->name, " --help."), kExitUsage);
   }
 }
 

@@ -39,12 +39,18 @@ class CommandLine {
   // May be given any number of times.
   void Repeated(const std::string& option, std::vector<std::string>* out, const std::string& value,
                 const std::string& help);
-  // Positional arguments, in the order of these calls. All are required.
-  void Positional(const std::string& name, std::string* out, const std::string& help);
+  // Positional arguments, in the order of these calls. One that is not required comes last, and is
+  // empty when it is not given.
+  void Positional(const std::string& name, std::string* out, const std::string& help,
+                  bool required = true);
+  // From here on a later value of the same option replaces an earlier one; otherwise giving an option
+  // twice is an error.
+  void AllowOverrides();
   // Options that follow are listed under this heading.
   void Group(const std::string& heading);
 
-  bool Has(const std::string& option) const;
+  // Whether an option or a positional argument was given.
+  bool Has(const std::string& name) const;
 
   // nullopt: go on. Otherwise the exit code: kExitOk after --help, kExitUsage after an error, which
   // has been printed to standard error as one sentence.

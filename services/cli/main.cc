@@ -9,6 +9,7 @@
 
 #include "services/cli/commands.h"
 #include "services/cli/install_paths.h"
+#include "services/cli/mcp/mcp_command.h"
 #include "services/cli/tokenize.h"
 
 namespace {
@@ -18,6 +19,7 @@ constexpr char kHelp[] =
     "\n"
     "  chord serve      run gateway, vision worker and language worker on this host\n"
     "  chord ground     find what a prompt describes in an image or a folder of images\n"
+    "  chord mcp        offer locate, annotate and zoom to agents (Model Context Protocol)\n"
     "  chord eval       measure a running server on a data set with known boxes\n"
     "  chord calibrate  fit a model's confidences on such a data set\n"
     "  chord bench      offer a load to a running server and measure how it answers\n"
@@ -49,6 +51,7 @@ int Run(int argc, char** argv) {
   const std::vector<std::string> args(argv + (argc > 1 ? 2 : 1), argv + argc);
   if (command == "serve") return chord::cli::RunServe(args);
   if (command == "ground") return chord::cli::RunGround(args);
+  if (command == "mcp") return chord::cli::RunMcp(args, CHORD_VERSION);
   if (command == "eval") return chord::cli::RunEval(args);
   if (command == "calibrate") return chord::cli::RunCalibrate(args);
   if (command == "bench") return chord::cli::RunBenchCommand(args);

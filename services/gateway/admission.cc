@@ -24,15 +24,17 @@ Admission::Slot& Admission::Slot::operator=(Slot&& other) noexcept {
   Release();
   admission_ = std::exchange(other.admission_, nullptr);
   client_ = std::move(other.client_);
-  bytes_ = other.bytes_;
-  grown_ = other.grown_;
+  bytes_ = std::move(other.bytes_);
   request_ = other.request_;
   return *this;
 }
 
-absl::Status Admission::Slot::Grow(int64_t bytes) { return admission_->Grow(*this, bytes); }
+absl::Status Admission::Slot::Grow(int64_t bytes) {
+  return bytes_.Receive(bytes) ? absl::OkStatus() : errors::Overloaded(admission_->RetryAfter());
+}
 
 void Admission::Slot::Release() {
+  bytes_.Release();
   if (admission_ != nullptr) std::exchange(admission_, nullptr)->Return(*this);
 }
 
@@ -47,40 +49,16 @@ absl::StatusOr<Admission::Slot> Admission::EnterAs(absl::string_view client, int
                                                    bool request) {
   absl::MutexLock lock(&mu_);
   if (absl::Status refusal = Refusal(client, request); !refusal.ok()) return refusal;
-  if (bytes_ > 0 && bytes_ + bytes > options_.max_bytes) {
-    return errors::Overloaded(RetryAfterLocked());
-  }
+  ByteBudget::Hold hold = bytes_.Open(client);
+  if (!hold.Take(bytes)) return errors::Overloaded(RetryAfterLocked());
   if (request) ++requests_;
-  bytes_ += bytes;
-  if (!client.empty()) ++clients_[std::string(client)].places;
+  if (!client.empty()) ++clients_[std::string(client)];
   Slot slot;
   slot.admission_ = this;
   slot.client_ = std::string(client);
-  slot.bytes_ = bytes;
+  slot.bytes_ = std::move(hold);
   slot.request_ = request;
   return slot;
-}
-
-absl::Status Admission::Grow(Slot& slot, int64_t bytes) {
-  absl::MutexLock lock(&mu_);
-  // As Enter does: what is alone may have any size.
-  if (bytes_ > slot.bytes_ && bytes_ + bytes > options_.max_bytes) {
-    return errors::Overloaded(RetryAfterLocked());
-  }
-  if (!slot.client_.empty()) {
-    Client& client = clients_[slot.client_];
-    // How long an image takes to arrive is its client's to say, so one client's arriving images
-    // leave half of the room to all others.
-    if (client.arriving_bytes > slot.grown_ &&
-        client.arriving_bytes + bytes > options_.max_bytes / 2) {
-      return errors::Overloaded(RetryAfterLocked());
-    }
-    client.arriving_bytes += bytes;
-  }
-  bytes_ += bytes;
-  slot.bytes_ += bytes;
-  slot.grown_ += bytes;
-  return absl::OkStatus();
 }
 
 absl::Status Admission::Check(absl::string_view client) const {
@@ -96,7 +74,7 @@ absl::Status Admission::CheckUpload(absl::string_view client) const {
 absl::Status Admission::Refusal(absl::string_view client, bool request) const {
   if (request && requests_ >= options_.max_requests) return errors::Overloaded(RetryAfterLocked());
   const auto found = clients_.find(std::string(client));
-  if (found != clients_.end() && found->second.places >= options_.client_requests) {
+  if (found != clients_.end() && found->second >= options_.client_requests) {
     return errors::ClientLimit(options_.client_requests, RetryAfterLocked());
   }
   return absl::OkStatus();
@@ -125,11 +103,9 @@ int Admission::in_flight() const {
 void Admission::Return(const Slot& slot) {
   absl::MutexLock lock(&mu_);
   if (slot.request_) --requests_;
-  bytes_ -= slot.bytes_;
   if (slot.client_.empty()) return;
   const auto found = clients_.find(slot.client_);
-  found->second.arriving_bytes -= slot.grown_;
-  if (--found->second.places == 0) clients_.erase(found);
+  if (--found->second == 0) clients_.erase(found);
 }
 
 void RetryBudget::Earn() {

@@ -1,5 +1,5 @@
-// Who may come in: how many requests at once in all and of one client, and how many bytes of
-// images. Every answer is immediate, so that a refusal never waits behind work.
+// Admission: how many requests at once in all and of one client, and how many bytes of images.
+// Every answer is immediate, so that a refusal never waits behind work.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,12 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/base/byte_budget.h"
 
 namespace chord::gateway {
 
 // The client behind a gRPC peer ("ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711", "unix:…"): its
-// address without port, as the HTTP door names it; "local" behind a unix socket.
+// address without port, as the HTTP endpoint names it; "local" behind a unix socket.
 std::string ClientOfGrpcPeer(absl::string_view peer);
 
 // Thread-safe.
@@ -27,19 +28,20 @@ class Admission {
     int client_requests = 32;         // of those, of one client; uploads count with them
     int64_t max_bytes = 256LL << 20;  // images of all requests and uploads under way together
   };
-  explicit Admission(const Options& options) : options_(options) {}
+  explicit Admission(const Options& options)
+      : options_(options), bytes_({.limit = options.max_bytes, .oversize_alone = true}) {}
   Admission(const Admission&) = delete;
   Admission& operator=(const Admission&) = delete;
 
-  // One request's place; gives it back when it goes. Its Admission must outlive it.
+  // One request's slot; returns it when destroyed. Its Admission must outlive it.
   class Slot {
    public:
     Slot() = default;
     Slot(Slot&& other) noexcept { *this = std::move(other); }
     Slot& operator=(Slot&& other) noexcept;
     ~Slot() { Release(); }
-    // More bytes of it have come. OVERLOADED when all bytes, or those of this client's arriving
-    // images, are as many as may be; nothing is taken then.
+    // More of its bytes have arrived. OVERLOADED, and nothing is taken, when the budget of all
+    // bytes, or this client's share of arriving ones (ByteBudget), is used up.
     absl::Status Grow(int64_t bytes);
 
    private:
@@ -47,12 +49,11 @@ class Admission {
     void Release();
     Admission* admission_ = nullptr;
     std::string client_;
-    int64_t bytes_ = 0;
-    int64_t grown_ = 0;  // of those, by Grow
+    ByteBudget::Hold bytes_;
     bool request_ = false;
   };
 
-  // OVERLOADED or CLIENT_LIMIT, each with the time after which a place is likely to be free.
+  // OVERLOADED or CLIENT_LIMIT, each with the time after which a slot is likely to be free.
   // `client` may be empty: of no client. A request that alone has more bytes than the limit is let
   // in when no other is there.
   absl::StatusOr<Slot> Enter(absl::string_view client, int64_t bytes);
@@ -70,23 +71,18 @@ class Admission {
 
  private:
   absl::StatusOr<Slot> EnterAs(absl::string_view client, int64_t bytes, bool request);
-  absl::Status Grow(Slot& slot, int64_t bytes);
   absl::Status Refusal(absl::string_view client, bool request) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
   absl::Duration RetryAfterLocked() const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Return(const Slot& slot);
 
   const Options options_;
+  ByteBudget bytes_;
   mutable absl::Mutex mu_;
   int requests_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t bytes_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Duration mean_ ABSL_GUARDED_BY(mu_) = absl::Milliseconds(500);
-  struct Client {
-    int places = 0;
-    int64_t arriving_bytes = 0;  // that Grow has added
-  };
-  // Only those with something under way.
-  std::unordered_map<std::string, Client> clients_ ABSL_GUARDED_BY(mu_);
+  // Slots of each client that has one.
+  std::unordered_map<std::string, int> clients_ ABSL_GUARDED_BY(mu_);
 };
 
 // Retries may be a share of the traffic, never a storm: every request earns `share` of a retry, up

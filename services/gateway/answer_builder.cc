@@ -21,13 +21,29 @@ std::string Advice(bool found, bool chinese) {
                    "or place.";
 }
 
+std::string TruncationAdvice(bool found, bool chinese) {
+  if (chinese) {
+    return found
+               ? "回答被截断：已达到 max_new_tokens，可能还有其他目标。请增大 max_new_tokens "
+                 "再问一次。"
+               : "回答在给出第一个框之前被截断：已达到 max_new_tokens。这不表示目标不存在，请增大 "
+                 "max_new_tokens 再问一次。";
+  }
+  return found
+             ? "The answer was cut at max_new_tokens: there may be more objects. Ask again with a "
+               "larger max_new_tokens."
+             : "The answer was cut at max_new_tokens before its first box, which does not mean "
+               "that "
+               "the thing is absent. Ask again with a larger max_new_tokens.";
+}
+
 }  // namespace
 
-void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chinese,
+void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool chinese,
                 const Thresholds& thresholds, const grounding::ConfidenceMap* map,
                 GroundResult& out) {
-  const grounding::ParsedAnswer parsed = grounding::ParseAnswer(said.text);
-  const grounding::Evidence all = grounding::GatherEvidence(said.text, parsed, said);
+  const grounding::ParsedAnswer parsed = grounding::ParseAnswer(answer.text);
+  const grounding::Evidence all = grounding::GatherEvidence(answer.text, parsed, answer);
   grounding::Evidence kept = all;
   kept.boxes.clear();
   kept.raw_boxes.clear();
@@ -52,7 +68,7 @@ void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chi
     confidences.push_back(object.confidence);
     out.objects.push_back(std::move(object));
   }
-  out.text = grounding::RenderText(said.text, parsed, boxes);
+  out.text = grounding::RenderText(answer.text, parsed, boxes);
 
   const auto least = [](const std::vector<double>& values) {
     return values.empty() ? 0.0 : *std::min_element(values.begin(), values.end());
@@ -63,8 +79,12 @@ void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chi
     out.confidence = least(confidences);
     if (map != nullptr) {
       const auto evidence = grounding::MakeAnswerEvidence(confidences, all.ends, all.cut);
-      out.confidence = std::min(out.confidence, grounding::Probability(map->answer, evidence));
+      out.confidence = std::min(*out.confidence, grounding::Probability(map->answer, evidence));
     }
+  } else if (answer.cut) {
+    // The model has not come to the point: neither a box nor an absence.
+    out.confidence.reset();
+    map = nullptr;
   } else {
     // Boxes that lie nowhere are no evidence of absence, and a text without a list is none either.
     const bool says_absent = parsed.objects.empty() && all.raw_absent > 0;
@@ -73,7 +93,11 @@ void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chi
         says_absent && map != nullptr ? grounding::Probability(map->absent, all.absent) : raw;
   }
   out.calibrated = map != nullptr;
-  out.advice = out.confidence < thresholds.advice ? Advice(!out.objects.empty(), chinese) : "";
+  out.truncated = answer.cut;
+  const bool found = !out.objects.empty();
+  out.advice = out.truncated                         ? TruncationAdvice(found, chinese)
+               : *out.confidence < thresholds.advice ? Advice(found, chinese)
+                                                     : "";
   out.evidence.reset();
   if (all.usable) out.evidence = GroundEvidence{std::move(kept), raw, ""};
 }

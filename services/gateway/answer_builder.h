@@ -1,5 +1,5 @@
-// What a language worker said -> the answer's boxes, text and confidences. Pure: the worker's words
-// and numbers are not trusted, whatever they are the result is well-formed.
+// What a language worker returned -> the answer's boxes, text and confidences. Pure: the worker's
+// text and numbers are not trusted, whatever they are the result is well-formed.
 #pragma once
 
 #include <string>
@@ -20,15 +20,18 @@ struct Thresholds {
   double review = 0.7;
 };
 
-// Fills text, objects, confidences, calibrated, advice and evidence of `out`.
+// Fills text, objects, confidence, calibrated, truncated, advice and evidence of `out`.
 //
 // With a map (common/grounding/confidence.h) an object's confidence is the fitted probability that
 // its box is right; the answer's, that its boxes are right and all there are, never above the least
 // of its objects'; without objects, that the thing is absent. Without a map (`map` null) they are
 // the raw scores, and the answer's is the least of its objects'. Where the worker sent no
-// probabilities that fit the text there is no evidence: objects have confidence 0. Words without
-// any list say nothing about absence, and neither do boxes that lie nowhere: confidence 0.
-void FillAnswer(const ModelAnswer& said, const image::FramePlan& frame, bool chinese,
+// probabilities that fit the text there is no evidence: objects have confidence 0. Text without any
+// list is no evidence of absence, and neither are boxes outside the image: confidence 0.
+//
+// A truncated answer keeps the objects that were complete. Without any it has no confidence: it
+// says nothing about absence. Its advice names max_new_tokens.
+void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool chinese,
                 const Thresholds& thresholds, const grounding::ConfidenceMap* map,
                 GroundResult& out);
 

@@ -1,4 +1,4 @@
-// The gateway as one object: pool, core, doors.
+// The gateway as one object: worker pool, core, endpoints.
 #pragma once
 
 #include <memory>

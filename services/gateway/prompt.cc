@@ -1,39 +1,19 @@
 #include "services/gateway/prompt.h"
 
+#include <algorithm>
 #include <fstream>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
-#include "common/base/limits.h"
+#include "common/text/unicode.h"
 
 namespace chord::gateway {
 namespace {
-
-// Takes the first character of `text`; nullopt when it is ill-formed.
-std::optional<char32_t> TakeCharacter(absl::string_view& text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(0);
-  const size_t length = first < 0x80                     ? 1
-                        : first >= 0xC2 && first <= 0xDF ? 2
-                        : first >= 0xE0 && first <= 0xEF ? 3
-                        : first >= 0xF0 && first <= 0xF4 ? 4
-                                                         : 0;
-  if (length == 0 || length > text.size()) return std::nullopt;
-  char32_t c = length == 1 ? first : first & (0xFF >> (length + 1));
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return std::nullopt;
-    c = (c << 6) | (byte(i) & 0x3F);
-  }
-  const bool overlong = (length == 3 && c < 0x800) || (length == 4 && c < 0x10000);
-  if (overlong || (c >= 0xD800 && c <= 0xDFFF) || c > 0x10FFFF) return std::nullopt;
-  text.remove_prefix(length);
-  return c;
-}
 
 bool IsBlank(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
@@ -66,17 +46,56 @@ bool StartsWithAny(absl::string_view text, const Words& words) {
   return false;
 }
 
-// A phrase takes no full stop inside a sentence.
-absl::string_view WithoutEnd(absl::string_view text) {
-  text = absl::StripAsciiWhitespace(text);
-  for (bool more = true; more;) {
-    more = false;
-    for (absl::string_view mark : {".", "!", "?", "。", "！", "？", "．"}) {
-      while (absl::ConsumeSuffix(&text, mark)) more = true;
+// A word that says in which form to answer, unless one of `nouns` follows: then it belongs to the
+// name of a thing ("the coordinate axes", "坐标轴").
+struct FormWord {
+  absl::string_view word;
+  std::initializer_list<absl::string_view> nouns;
+};
+constexpr std::initializer_list<absl::string_view> kCoordinateNouns = {
+    "axis", "axes", "system", "plane", "grid", "paper", "轴", "系", "纸",
+    "图",   "平面", "网",     "原点",  "仪",   "尺",    "线", "板"};
+constexpr std::initializer_list<absl::string_view> kFileNouns = {
+    "file", "files", "icon", "icons", "logo", "document", "文件", "图标", "文档", "标志"};
+const FormWord kFormWords[] = {{"bbox", {}},
+                               {"bboxes", {}},
+                               {"bbox_2d", {}},
+                               {"bounding box", {}},
+                               {"bounding boxes", {}},
+                               {"json", kFileNouns},
+                               {"coordinate", kCoordinateNouns},
+                               {"coordinates", kCoordinateNouns},
+                               {"坐标", kCoordinateNouns},
+                               {"座標", {"軸", "系", "紙", "図", "圖", "平面", "原点", "原點"}}};
+
+bool IsWordByte(char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+bool StartsWithAnyWord(absl::string_view text, std::initializer_list<absl::string_view> words) {
+  return std::any_of(words.begin(), words.end(), [text](absl::string_view word) {
+    return absl::StartsWith(text, word) &&
+           (!IsWordByte(word.back()) || text.size() == word.size() ||
+            !IsWordByte(text[word.size()]));
+  });
+}
+
+// Whether the prompt says itself in which form to answer. Words of Latin letters count as whole
+// words; Chinese has no blanks between words, so there the following noun decides.
+bool NamesOutputForm(absl::string_view prompt) {
+  const std::string lowered = absl::AsciiStrToLower(prompt);
+  const absl::string_view lower = lowered;
+  for (const FormWord& form : kFormWords) {
+    const bool latin = IsWordByte(form.word.front());
+    for (size_t at = 0; (at = lower.find(form.word, at)) != absl::string_view::npos; ++at) {
+      const size_t end = at + form.word.size();
+      if (latin && ((at > 0 && IsWordByte(lower[at - 1])) ||
+                    (end < lower.size() && IsWordByte(lower[end])))) {
+        continue;
+      }
+      const absl::string_view rest = absl::StripLeadingAsciiWhitespace(lower.substr(end));
+      if (!StartsWithAnyWord(rest, form.nouns)) return true;
     }
-    text = absl::StripTrailingAsciiWhitespace(text);
   }
-  return text;
+  return false;
 }
 
 std::string WrapChinese(absl::string_view phrase) {
@@ -116,23 +135,17 @@ std::string WrapEnglish(absl::string_view phrase) {
 
 }  // namespace
 
-bool IsUtf8(absl::string_view text) {
-  while (!text.empty()) {
-    if (!TakeCharacter(text)) return false;
-  }
-  return true;
-}
-
 absl::Status CheckPrompt(absl::string_view prompt, int64_t max_bytes) {
   if (static_cast<int64_t>(prompt.size()) > max_bytes) {
     return errors::PromptBytesLimit(static_cast<int64_t>(prompt.size()), max_bytes);
   }
   bool blank = true, nul = false;
   while (!prompt.empty()) {
-    const auto c = TakeCharacter(prompt);
-    if (!c) return errors::PromptNotUtf8();
-    nul |= *c == 0;
-    blank &= IsBlank(*c);
+    const text::Rune rune = text::FirstRune(prompt);
+    if (!rune.valid) return errors::PromptNotUtf8();
+    prompt.remove_prefix(rune.bytes);
+    nul |= rune.code_point == 0;
+    blank &= IsBlank(static_cast<char32_t>(rune.code_point));
   }
   if (nul) return errors::PromptHasNul();
   if (blank) return errors::PromptEmpty();
@@ -141,20 +154,28 @@ absl::Status CheckPrompt(absl::string_view prompt, int64_t max_bytes) {
 
 bool HasCjk(absl::string_view utf8) {
   while (!utf8.empty()) {
-    const auto c = TakeCharacter(utf8);
-    if (!c) return false;
-    if (IsCjk(*c)) return true;
+    const text::Rune rune = text::FirstRune(utf8);
+    if (IsCjk(static_cast<char32_t>(rune.code_point))) return true;
+    utf8.remove_prefix(rune.bytes);
   }
   return false;
 }
 
-std::string WrapPrompt(PromptWrapper wrapper, absl::string_view prompt) {
-  if (wrapper == PromptWrapper::kNone) return std::string(prompt);
-  const std::string lower = absl::AsciiStrToLower(prompt);
-  for (absl::string_view word : {"bbox", "json", "coordinate", "bounding box", "坐标", "座標"}) {
-    if (absl::StrContains(lower, word)) return std::string(prompt);
+absl::string_view WithoutEndMarks(absl::string_view text) {
+  text = absl::StripAsciiWhitespace(text);
+  for (bool more = true; more;) {
+    more = false;
+    for (absl::string_view mark : {".", "!", "?", "。", "！", "？", "．"}) {
+      while (absl::ConsumeSuffix(&text, mark)) more = true;
+    }
+    text = absl::StripTrailingAsciiWhitespace(text);
   }
-  const absl::string_view phrase = WithoutEnd(prompt);
+  return text;
+}
+
+std::string WrapPrompt(PromptWrapper wrapper, absl::string_view prompt) {
+  if (wrapper == PromptWrapper::kNone || NamesOutputForm(prompt)) return std::string(prompt);
+  const absl::string_view phrase = WithoutEndMarks(prompt);
   if (phrase.empty()) return std::string(prompt);
   return HasCjk(prompt) ? WrapChinese(phrase) : WrapEnglish(phrase);
 }

@@ -9,22 +9,23 @@
 
 namespace chord::gateway {
 
-// Well-formed UTF-8: no overlong forms, no surrogates, nothing beyond U+10FFFF.
-bool IsUtf8(absl::string_view text);
-
 // PROMPT_EMPTY (also when all is blank), PROMPT_TOO_LONG, PROMPT_NOT_UTF8, PROMPT_HAS_NUL.
 absl::Status CheckPrompt(absl::string_view prompt, int64_t max_bytes);
 
 // Whether the text holds Chinese, Japanese or Korean writing.
 bool HasCjk(absl::string_view utf8);
 
+// The text without blanks around it and without the marks that end a sentence.
+absl::string_view WithoutEndMarks(absl::string_view text);
+
 enum class PromptWrapper {
   kNone,  // verbatim
   kJson,  // the wording of the Qwen2.5-VL cookbook (spec §8.4), in the prompt's language
 };
 
-// `prompt` passed CheckPrompt. A prompt that already says how to answer (it mentions bbox, JSON,
-// coordinates, 坐标) stays as it is.
+// `prompt` passed CheckPrompt. A prompt that already says in which form to answer stays as it is:
+// one with the words bbox, bounding box, JSON, coordinates or 坐标, unless such a word is part of
+// the name of a thing ("the coordinate axes", "坐标轴", "the JSON file icon").
 std::string WrapPrompt(PromptWrapper wrapper, absl::string_view prompt);
 
 // chord.json of a model folder: what Chord wants to know beyond the Hugging Face files.

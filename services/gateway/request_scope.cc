@@ -50,9 +50,7 @@ void RequestScope::Finish(const absl::Status& status, const GroundResult* result
     line.prompt_tokens = result->usage.prompt_tokens;
     line.new_tokens = result->usage.completion_tokens;
     line.boxes = static_cast<int64_t>(result->objects.size());
-    line.cache = result->usage.image == Served::kKv           ? "kv"
-                 : result->usage.image == Served::kEmbeddings ? "embeddings"
-                                                              : "none";
+    line.cache = Name(result->usage.image);
   } else if (status.ok()) {
     // Counted above.
   } else if (absl::IsCancelled(status)) {
@@ -60,7 +58,7 @@ void RequestScope::Finish(const absl::Status& status, const GroundResult* result
   } else if (absl::IsDeadlineExceeded(status)) {
     metrics_.DeadlineExceeded(obs::Point::kReply);
   } else {
-    metrics_.Rejected(ErrorReason(status));
+    metrics_.Rejected(status);
   }
   obs::LogRequest(line);
   if (!client_id_.empty()) {
@@ -69,12 +67,17 @@ void RequestScope::Finish(const absl::Status& status, const GroundResult* result
 }
 
 void Refused(obs::Metrics& metrics, absl::string_view request_id, const absl::Status& status) {
-  metrics.Rejected(ErrorReason(status));
-  LogRefusal(request_id, ErrorReason(status));
+  metrics.Rejected(status);
+  LogRefusal(request_id, status);
 }
 
-void LogRefusal(absl::string_view request_id, absl::string_view reason) {
-  obs::Log(obs::LogLevel::kInfo, "refused", request_id, {{"reason", reason}});
+void LogRefusal(absl::string_view request_id, const absl::Status& status) {
+  const std::optional<Reason> reason = ReasonOf(status);
+  const absl::LogSeverity level = reason ? Info(*reason).log_level : absl::LogSeverity::kError;
+  obs::Log(level == absl::LogSeverity::kInfo      ? obs::LogLevel::kInfo
+           : level == absl::LogSeverity::kWarning ? obs::LogLevel::kWarning
+                                                  : obs::LogLevel::kError,
+           "refused", request_id, {{"reason", ErrorReason(status)}});
 }
 
 }  // namespace chord::gateway

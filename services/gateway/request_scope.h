@@ -1,4 +1,4 @@
-// What one request leaves behind whatever its door: metrics and the log line.
+// What one request leaves behind, whatever its endpoint: metrics and the log line.
 #pragma once
 
 #include <string>
@@ -32,9 +32,9 @@ class RequestScope {
   bool ended_ = false;
 };
 
-// Of a call that is answered at once and no request of a method: who asks about the id of a refusal
-// finds it in the log.
+// Of a call that is answered at once and is no request of a method: the id of a refusal can be
+// found in the log.
 void Refused(obs::Metrics& metrics, absl::string_view request_id, const absl::Status& status);
-void LogRefusal(absl::string_view request_id, absl::string_view reason);
+void LogRefusal(absl::string_view request_id, const absl::Status& status);
 
 }  // namespace chord::gateway

@@ -10,6 +10,7 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/http/cors.h"
 #include "common/rpc/peers.h"
 
 namespace chord::gateway {
@@ -80,6 +81,10 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::Gateway& config) {
       InRange<int64_t>("max_image_pixels", config.max_image_pixels(), limits::kDefaultImagePixels,
                        1, limits::kCeilingImagePixels));
   CHORD_ASSIGN_OR_RETURN(
+      out.max_image_metadata_bytes,
+      InRange<int64_t>("max_image_metadata_bytes", config.max_image_metadata_bytes(),
+                       limits::kDefaultImageMetadataBytes, 1, limits::kCeilingImageMetadataBytes));
+  CHORD_ASSIGN_OR_RETURN(
       out.max_prompt_bytes,
       InRange<int64_t>("max_prompt_bytes", config.max_prompt_bytes(), limits::kDefaultPromptBytes,
                        1, limits::kCeilingPromptBytes));
@@ -120,6 +125,13 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::Gateway& config) {
   CHORD_ASSIGN_OR_RETURN(
       out.max_batch, InRange<int>("max_batch", config.max_batch(), 64, 1, limits::kCeilingBatch));
   CHORD_ASSIGN_OR_RETURN(out.dns_every, Seconds("dns_seconds", config.dns_seconds(), 5));
+  for (const std::string& origin : config.cors_allowed_origins()) {
+    if (!http::IsCorsOrigin(origin)) {
+      return Must("cors_allowed_origins",
+                  "\"*\" or origins as browsers send them: https://app.example, without a path");
+    }
+    out.cors_origins.push_back(origin);
+  }
   out.model_name = config.model_name();
   out.prompt_wrapper = config.prompt_wrapper().empty() ? "auto" : config.prompt_wrapper();
   if (out.prompt_wrapper != "auto" && out.prompt_wrapper != "none" &&

@@ -24,6 +24,7 @@ struct Settings {
   std::vector<Peer> language_workers;
   int64_t max_image_bytes = 0;
   int64_t max_image_pixels = 0;
+  int64_t max_image_metadata_bytes = 0;
   int64_t max_prompt_bytes = 0;
   int default_new_tokens = 0;
   int max_new_tokens = 0;
@@ -41,6 +42,7 @@ struct Settings {
   int client_requests = 0;  // at most max_in_flight
   int max_batch = 0;
   absl::Duration dns_every;
+  std::vector<std::string> cors_origins;
   std::string model_name;      // empty: chord.json's, else the folder's
   std::string prompt_wrapper;  // "auto", "none" or "json"
 };

@@ -1,11 +1,13 @@
 #include "services/llm_worker/decode_input.h"
 
+#include <algorithm>
 #include <variant>
 
 #include "common/base/errors.h"
 #include "common/base/ids.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "services/llm_worker/stop_scan.h"
 
 namespace chord::llm_worker {
 namespace {
@@ -47,7 +49,7 @@ absl::Status CheckMessages(const DecodeInput& input) {
         text_bytes += static_cast<int64_t>(text->size());
         continue;
       }
-      // In order of use and each once: the first rows that arrive belong to the first place.
+      // In order of use and each once: the first embeddings that arrive belong to the first image.
       if (std::get<model::ImagePart>(part).index != next_image++) {
         return errors::ParameterInvalid("image", "each index of images once, in order");
       }
@@ -71,6 +73,26 @@ absl::Status CheckUses(const DecodeInput& input) {
     if (!(use.keep_seconds >= 0 && use.keep_seconds <= kMaxKeepSeconds)) {
       return errors::ParameterInvalid("keep_seconds", "a number from 0 to 86400");
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDecoding(const DecodeInput& input) {
+  const engine::Randomness& randomness = input.randomness;
+  if (!(randomness.temperature >= 0 && randomness.temperature <= 2)) {
+    return errors::ParameterInvalid("temperature", "a number from 0 to 2");
+  }
+  if (!(randomness.top_p >= 0 && randomness.top_p <= 1)) {
+    return errors::ParameterInvalid("top_p", "a number from 0 to 1");
+  }
+  if (input.stop.size() > kMaxStops ||
+      std::any_of(input.stop.begin(), input.stop.end(), [](const std::string& stop) {
+        return stop.empty() || stop.size() > kMaxStopBytes;
+      })) {
+    return errors::ParameterInvalid("stop", "at most 4 texts of 1 to 256 bytes");
+  }
+  if (input.top_tokens < 0 || input.top_tokens > engine::kMaxTop) {
+    return errors::ParameterInvalid("top_tokens", "an integer from 0 to 20");
   }
   return absl::OkStatus();
 }
@@ -99,6 +121,7 @@ absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const Pro
   }
   CHORD_RETURN_IF_ERROR(CheckMessages(input));
   CHORD_RETURN_IF_ERROR(CheckUses(input));
+  CHORD_RETURN_IF_ERROR(CheckDecoding(input));
 
   PreparedPrompt out;
   std::vector<image::Grid> grids;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/engine/sampler.h"
 #include "common/image/frame_plan.h"
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
@@ -25,7 +26,11 @@ struct DecodeInput {
   std::vector<image::FramePlan> images;
   int max_new_tokens = 0;
   bool grammar = false;
-  // Of the images, one each; or none: nothing is kept or found, and their rows are on their way.
+  engine::Randomness randomness;
+  std::vector<std::string> stop;  // at most kMaxStops, of 1 – kMaxStopBytes bytes
+  int top_tokens = 0;             // 0 – engine::kMaxTop
+  // Of the images, one each; or none: nothing is cached or found, and their embeddings are on their
+  // way.
   struct Use {
     std::string key;  // 32 bytes, or empty: nothing of the image may outlive the request
     bool pushed = true;
@@ -47,7 +52,7 @@ struct PromptFacts {
 struct PreparedPrompt {
   model::EncodedPrompt prompt;
   EmbeddingShape embeddings;
-  // Of the image; the last user turn's words. Unset without an image.
+  // Of the image; the text of the last user turn. Unset without an image.
   std::optional<grammar::BoxRequest> box_request;
 };
 

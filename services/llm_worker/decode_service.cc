@@ -8,309 +8,214 @@
 #include "common/base/errors.h"
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
-#include "common/obs/log.h"
+#include "common/rpc/cache_tier.h"
+#include "common/rpc/call.h"
 #include "common/rpc/deadline.h"
-#include "common/rpc/frame_codec.h"
 #include "common/rpc/status_map.h"
+#include "services/llm_worker/decode_codec.h"
 
 namespace chord::llm_worker {
-namespace {
 
 namespace v1 = internal::v1;
 
 // The gateway always sets a deadline; a caller that does not gets this one.
 constexpr absl::Duration kLongestCall = absl::Minutes(10);
 
-absl::StatusOr<DecodeInput> FromProto(const v1::DecodeRequest& request) {
-  DecodeInput out;
-  out.ticket_id = request.ticket().id();
-  out.request_id = request.ticket().request_id().substr(0, 64);
-  out.model_fingerprint = request.ticket().model_fingerprint();
-  out.max_new_tokens = request.max_new_tokens();
-  for (const v1::Turn& turn : request.turns()) {
-    model::Message message{turn.role(), {}};
-    for (const v1::Part& part : turn.parts()) {
-      if (part.has_text()) {
-        message.parts.emplace_back(part.text());
-      } else if (part.has_image()) {
-        message.parts.emplace_back(model::ImagePart{part.image()});
-      } else {
-        return errors::ParameterInvalid("parts", "texts and images");
-      }
-    }
-    out.messages.push_back(std::move(message));
-  }
-  for (const v1::FramePlan& image : request.images()) {
-    CHORD_ASSIGN_OR_RETURN(auto plan, rpc::FromProto(image));
-    out.images.push_back(plan);
-  }
-  out.grammar = request.grammar();
-  for (const v1::ImageUse& use : request.uses()) {
-    out.uses.push_back({use.key(), use.pushed(), use.pin(), use.keep_seconds()});
-  }
-  return out;
-}
-
-v1::CacheTier ToProto(CacheTier from) {
-  switch (from) {
-    case CacheTier::kNoImage:
-      break;
-    case CacheTier::kRows:
-      return v1::CACHE_TIER_NONE;
-    case CacheTier::kEmbeddings:
-      return v1::CACHE_TIER_EMBEDDINGS;
-    case CacheTier::kKv:
-      return v1::CACHE_TIER_KV;
-  }
-  return v1::CACHE_TIER_UNSPECIFIED;
-}
-
-v1::DecodeDone ToProto(DecodeResult result) {
-  v1::DecodeDone out;
-  out.set_text(std::move(result.text));
-  out.mutable_token_ends()->Assign(result.token_ends.begin(), result.token_ends.end());
-  out.mutable_log_probabilities()->Assign(result.log_probabilities.begin(),
-                                          result.log_probabilities.end());
-  out.mutable_forced()->Assign(result.forced.begin(), result.forced.end());
-  for (const ListChoice& choice : result.choices) {
-    v1::ListChoice& to = *out.add_choices();
-    to.set_offset(choice.offset);
-    to.set_log_close(choice.log_close);
-    to.set_log_more(choice.log_more);
-  }
-  out.set_image(ToProto(result.image));
-  out.set_grammar(result.grammar);
-  out.set_cached_tokens(result.cached_tokens);
-  out.set_cut(result.cut);
-  out.set_prompt_tokens(result.prompt_tokens);
-  out.set_completion_tokens(static_cast<int>(result.ids.size()));
-  out.set_decode_steps(result.decode_steps);
-  out.set_queue_ms(absl::ToDoubleMilliseconds(result.queue));
-  out.set_wait_embeddings_ms(absl::ToDoubleMilliseconds(result.wait_embeddings));
-  out.set_prefill_ms(absl::ToDoubleMilliseconds(result.prefill));
-  out.set_ttft_ms(absl::ToDoubleMilliseconds(result.ttft));
-  out.set_decode_ms(absl::ToDoubleMilliseconds(result.decode));
-  if (result.log_probability_empty) out.set_log_probability_empty(*result.log_probability_empty);
-  return out;
-}
-
-}  // namespace
-
-// Lives from the call's arrival until gRPC and everybody who was handed a share let go of it. The
-// call has one end, whoever brings it first: the loop, the client, the deadline, the push.
-class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
-                            public std::enable_shared_from_this<Call> {
+// Ends with what comes first: the loop's result, the client, the deadline, the ticket (which the
+// writer of the embeddings and the table's timer can cancel).
+class DecodeService::Call final
+    : public rpc::ServerCall<grpc::ServerWriteReactor<v1::DecodeEvent>> {
  public:
-  Call(const Deps& deps, grpc::CallbackServerContext* context)
-      : deps_(deps),
-        received_(absl::Now()),
-        source_(std::min(rpc::DeadlineOf(*context), received_ + kLongestCall)) {}
+  // `request` stays valid until Begin returns.
+  Call(const Deps& deps, grpc::CallbackServerContext* context, const v1::DecodeRequest* request)
+      : ServerCall(rpc::DeadlineOf(*context), kLongestCall),
+        deps_(deps),
+        request_(request),
+        request_id_(request->ticket().request_id().substr(0, 64)),
+        ticket_id_(request->ticket().id().substr(0, 32)),
+        report_(deps.metrics, obs::Method::kDecode, received()) {
+    absl::MutexLock lock(&mu_);
+    report_.log().request_id = request_id_;
+  }
 
-  void Begin(const v1::DecodeRequest& request) {
-    self_ = shared_from_this();
-    deps_.metrics->RequestBegan(obs::Method::kDecode);
-    log_.request_id = request.ticket().request_id().substr(0, 64);
-    ticket_id_ = request.ticket().id().substr(0, 32);
-    if (auto status = deps_.gate->Enter(); !status.ok()) return End(status);
+  void OnWriteDone(bool ok) override {
+    if (!ok) OnClientCancel(errors::Cancelled());
+    absl::MutexLock lock(&mu_);
+    writing_ = false;
+    WriteNext();
+  }
+
+ protected:
+  void Begin() override {
+    if (auto status = deps_.gate->Enter(); !status.ok()) return (void)End(status);
     entered_ = true;
-    auto input = FromProto(request);
-    if (!input.ok()) return End(input.status());
-    auto prepare = [self = shared_from_this(), input = *std::move(input)] {
+    core_ = deps_.loaded->get();
+    auto input = FromProto(*std::exchange(request_, nullptr));
+    if (!input.ok()) return (void)End(input.status());
+    auto prepare = [self = Shared(this), input = *std::move(input)] {
       if (auto status = self->Prepare(input); !status.ok()) self->End(status);
     };
     if (!deps_.executor->TryRun(std::move(prepare))) End(errors::Overloaded(absl::Seconds(1)));
   }
 
-  void OnWriteDone(bool ok) override {
-    if (!ok) Stop(errors::Cancelled());
+  // The loop and the writer of the embeddings learn of it through the token; before there is a
+  // ticket, nothing but this ends the call.
+  void OnClientCancel(const absl::Status& reason) override {
+    CancelWork(reason);
+    End(reason);
+  }
+
+  void OnEnd(const absl::Status& status) override {
+    Report(status);
+    Release();
     absl::MutexLock lock(&mu_);
-    writing_ = false;
-    WriteNext();
-  }
-  void OnCancel() override {
-    Stop(absl::Now() >= source_.token().deadline() ? errors::DeadlineExceeded()
-                                                   : errors::Cancelled());
-  }
-  void OnDone() override {
-    CancelToken::Registration last;
-    {
-      absl::MutexLock lock(&mu_);
-      std::swap(last, on_cancel_);
+    if (status.ok()) {
+      done_ = ToProto(*std::move(result_));
+    } else {
+      pending_text_.clear();
+      failure_ = rpc::ToGrpc(status, request_id_);
     }
-    auto self = std::move(self_);
+    WriteNext();
   }
 
  private:
-  // On a thread of the executor.
+  // Runs on a thread of the executor.
   absl::Status Prepare(const DecodeInput& input) {
-    CHORD_RETURN_IF_ERROR(source_.token().Check());
-    core_ = deps_.core();
+    CHORD_RETURN_IF_ERROR(token().Check());
     const absl::Time began = absl::Now();
     CHORD_ASSIGN_OR_RETURN(PreparedPrompt prepared, PreparePrompt(input, core_->facts()));
     deps_.metrics->StageTook(obs::Stage::kTokenize, absl::Now() - began);
     const EmbeddingShape& shape = prepared.embeddings;
     const DecodeInput::Use use = input.uses.empty() ? DecodeInput::Use() : input.uses.front();
-    row_bytes_ = shape.rows * shape.width * model::SizeOf(core_->model->options().dtype);
-    if (use.pushed) CHORD_RETURN_IF_ERROR(TakeRowBytes());
-    CHORD_ASSIGN_OR_RETURN(auto ticket, deps_.tickets->Reserve(input.ticket_id, shape, source_,
+    shape_bytes_ = shape.rows * shape.width * model::SizeOf(core_->model->options().dtype);
+    if (use.pushed) CHORD_RETURN_IF_ERROR(ReserveEmbeddingBytes());
+    CHORD_ASSIGN_OR_RETURN(auto ticket, deps_.tickets->Reserve(input.ticket_id, shape, source(),
                                                                absl::Now(), use.pushed));
     const auto prompt_tokens = static_cast<int>(prepared.prompt.ids.size());
-    const bool held = Hold([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      ticket_ = ticket;
-      log_.prompt_tokens = prompt_tokens;
-      log_.image_tokens = shape.rows;
-    });
-    if (!held) {
+    if (!SetTicket(ticket, prompt_tokens)) {
       deps_.tickets->Release(input.ticket_id, absl::Now());
       return errors::Cancelled();
     }
-    Watch(ticket->token());
+    EndWith(ticket->token());
+    return core_->loop->Submit(MakeJob(input, use, std::move(prepared), std::move(ticket)));
+  }
+
+  DecodeJob MakeJob(const DecodeInput& input, const DecodeInput::Use& use, PreparedPrompt prepared,
+                    std::shared_ptr<Reservation> ticket) {
     DecodeJob job;
     job.request_id = input.request_id;
     job.prompt = std::move(prepared.prompt);
     job.max_new_tokens = input.max_new_tokens;
+    job.sampling = core_->sampling;
     job.image = {use.key, use.pin, absl::Seconds(use.keep_seconds)};
-    job.pushed = use.pushed;
+    job.push_expected = use.pushed;
     if (input.grammar) job.grammar = std::move(prepared.box_request);
+    job.sampling.randomness = input.randomness;
+    job.sampling.top_tokens = input.top_tokens;
+    job.stop = input.stop;
     job.ticket = std::move(ticket);
-    job.received = received_;
-    job.on_accepted = [self = shared_from_this(), prompt_tokens](CacheTier from, bool needs_rows) {
-      return self->Accepted(prompt_tokens, from, needs_rows);
+    job.received = received();
+    job.on_accepted = [self = Shared(this)](std::optional<CacheTier> image, bool needs_embeddings) {
+      return self->Accept(image, needs_embeddings);
     };
-    job.on_delta = [self = shared_from_this()](std::string text) { self->Delta(std::move(text)); };
-    job.on_end = [self = shared_from_this()](absl::StatusOr<DecodeResult> result) {
-      self->End(std::move(result));
+    job.on_delta = [self = Shared(this)](std::string text) { self->Delta(std::move(text)); };
+    job.on_end = [self = Shared(this)](absl::StatusOr<DecodeResult> result) {
+      self->EndWithResult(std::move(result));
     };
-    return core_->loop->Submit(std::move(job));
+    return job;
   }
 
-  // What the rows will need, taken before their writer may come.
-  absl::Status TakeRowBytes() {
-    if (!core_->embeddings->TryTake(row_bytes_)) return errors::Overloaded(absl::Seconds(1));
-    // The call may end at any time; what is taken after that is given back here.
-    if (Hold([&] { embedding_bytes_ = row_bytes_; })) return absl::OkStatus();
-    core_->embeddings->Give(row_bytes_);
+  // Takes the memory that the embeddings will need before their writer may come.
+  absl::Status ReserveEmbeddingBytes() {
+    if (!core_->embeddings->TryTake(shape_bytes_)) return errors::Overloaded(absl::Seconds(1));
+    {
+      absl::MutexLock lock(&mu_);
+      if (!released_) {
+        embedding_bytes_ = shape_bytes_;
+        return absl::OkStatus();
+      }
+    }
+    core_->embeddings->Give(shape_bytes_);
     return errors::Cancelled();
   }
 
-  // On the loop's thread.
-  absl::Status Accepted(int prompt_tokens, CacheTier from, bool needs_rows) {
-    if (needs_rows) CHORD_RETURN_IF_ERROR(TakeRowBytes());
+  // False when the call has released what it holds; the ticket is the caller's to release then.
+  bool SetTicket(std::shared_ptr<Reservation> ticket, int prompt_tokens) {
     absl::MutexLock lock(&mu_);
-    if (ended_) return errors::Cancelled();
-    accepted_.emplace();
-    accepted_->set_prompt_tokens(prompt_tokens);
-    accepted_->set_image(ToProto(from));
-    accepted_->set_needs_rows(needs_rows);
-    WriteNext();
-    return absl::OkStatus();
-  }
-
-  template <typename Fn>
-  bool Hold(Fn fn) {
-    absl::MutexLock lock(&mu_);
-    if (ended_) return false;
-    fn();
+    if (released_) return false;
+    report_.log().prompt_tokens = prompt_tokens;
+    report_.log().image_tokens = ticket->shape().rows;
+    prompt_tokens_ = prompt_tokens;
+    ticket_ = std::move(ticket);
     return true;
   }
 
-  // Ends the call when its ticket is cancelled, for whatever reason.
-  void Watch(const CancelToken& token) {
-    auto registration = token.OnCancel([weak = weak_from_this(), token] {
-      if (auto self = weak.lock()) self->End(token.Check());
-    });
+  // The loop's callbacks; they run on its thread.
+  absl::Status Accept(std::optional<CacheTier> image, bool needs_embeddings) {
+    if (needs_embeddings) CHORD_RETURN_IF_ERROR(ReserveEmbeddingBytes());
     absl::MutexLock lock(&mu_);
-    if (!ended_) std::swap(on_cancel_, registration);
+    if (released_) return errors::Cancelled();
+    accepted_.emplace();
+    accepted_->set_prompt_tokens(prompt_tokens_);
+    accepted_->set_image(rpc::ToProto(image));
+    accepted_->set_needs_embeddings(needs_embeddings);
+    WriteNext();
+    return absl::OkStatus();
   }
-
-  void Stop(absl::Status reason) {
-    source_.Cancel(reason);  // the loop and the push hear of it
-    End(std::move(reason));  // also before there is a ticket
-  }
-
   void Delta(std::string text) {
     absl::MutexLock lock(&mu_);
-    if (ended_) return;
+    if (released_) return;
     pending_text_ += text;
     has_text_ = true;
     WriteNext();
   }
-
-  void End(absl::StatusOr<DecodeResult> result) {
-    {
+  void EndWithResult(absl::StatusOr<DecodeResult> result) {
+    const absl::Status status = result.status();
+    if (status.ok()) {
       absl::MutexLock lock(&mu_);
-      if (ended_) return;
-      ended_ = true;
+      result_ = *std::move(result);
     }
-    Report(result);
-    LetGo();
-    absl::MutexLock lock(&mu_);
-    if (result.ok()) {
-      done_ = ToProto(*std::move(result));
-    } else {
-      pending_text_.clear();
-      failure_ = rpc::ToGrpc(result.status(), log_.request_id);
-    }
-    WriteNext();
+    End(status);
   }
 
-  // Nobody else touches log_ once the call has ended.
-  void Report(const absl::StatusOr<DecodeResult>& result) {
+  void Report(const absl::Status& status) {
+    absl::MutexLock lock(&mu_);
+    if (status.ok()) ReportResult(*result_);
+    report_.End(status, WhereNow());
+  }
+
+  void ReportResult(const DecodeResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     obs::Metrics& metrics = *deps_.metrics;
-    log_.method = obs::Method::kDecode;
-    log_.status = result.status();
-    log_.took = absl::Now() - received_;
-    if (result.ok()) {
-      log_.new_tokens = static_cast<int64_t>(result->ids.size());
-      log_.stages = {{obs::Stage::kQueue, result->queue},
-                     {obs::Stage::kReceive, result->wait_embeddings},
-                     {obs::Stage::kPrefill, result->prefill},
-                     {obs::Stage::kDecode, result->decode}};
-      for (const auto& [stage, took] : log_.stages) metrics.StageTook(stage, took);
-      metrics.TimeToFirstToken(result->ttft);
-      metrics.PromptLength(log_.prompt_tokens);
-      metrics.AnswerLength(log_.new_tokens);
-      metrics.Tokens(obs::TokenKind::kImage, log_.image_tokens);
-      metrics.Tokens(obs::TokenKind::kPrompt, log_.prompt_tokens - log_.image_tokens);
-      const auto forced = std::count(result->forced.begin(), result->forced.end(), true);
-      metrics.Tokens(obs::TokenKind::kForced, forced);
-      metrics.Tokens(obs::TokenKind::kGenerated, log_.new_tokens - forced);
-      switch (result->image) {
-        case CacheTier::kNoImage:
-          break;
-        case CacheTier::kRows:
-          metrics.ServedBy(obs::CacheTier::kNone);
-          break;
-        case CacheTier::kEmbeddings:
-          metrics.ServedBy(obs::CacheTier::kEmbeddings);
-          break;
-        case CacheTier::kKv:
-          metrics.ServedBy(obs::CacheTier::kKv);
-          break;
-      }
-    } else if (absl::IsCancelled(result.status())) {
-      metrics.Cancelled(WhereNow());
-    } else if (absl::IsDeadlineExceeded(result.status())) {
-      metrics.DeadlineExceeded(WhereNow());
-    } else {
-      metrics.Rejected(ErrorReason(result.status()));
-    }
-    metrics.RequestEnded(obs::Method::kDecode, ForClient(result.status()).code(), log_.took);
-    obs::LogRequest(log_);
+    obs::RequestLog& log = report_.log();
+    log.new_tokens = static_cast<int64_t>(result.ids.size());
+    log.stages = {{obs::Stage::kQueue, result.queue},
+                  {obs::Stage::kReceive, result.wait_embeddings},
+                  {obs::Stage::kPrefill, result.prefill},
+                  {obs::Stage::kDecode, result.decode}};
+    metrics.TimeToFirstToken(result.ttft);
+    metrics.PromptLength(log.prompt_tokens);
+    metrics.AnswerLength(log.new_tokens);
+    metrics.Tokens(obs::TokenKind::kImage, log.image_tokens);
+    metrics.Tokens(obs::TokenKind::kPrompt, log.prompt_tokens - log.image_tokens);
+    const auto forced = std::count(result.jump_forward.begin(), result.jump_forward.end(), true);
+    metrics.Tokens(obs::TokenKind::kForced, forced);
+    metrics.Tokens(obs::TokenKind::kGenerated, log.new_tokens - forced);
+    if (result.image) metrics.ServedBy(*result.image);
   }
 
-  obs::Point WhereNow() {
-    absl::MutexLock lock(&mu_);
+  obs::Point WhereNow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (ticket_ == nullptr) return obs::Point::kQueue;
     if (has_text_) return obs::Point::kDecode;
     return ticket_->state() == TicketState::kTaken ? obs::Point::kPrefill : obs::Point::kReceive;
   }
 
-  void LetGo() {
+  // Returns the ticket, the memory and the place inside the gate.
+  void Release() {
     int64_t bytes;
     bool reserved;
     {
       absl::MutexLock lock(&mu_);
+      released_ = true;
       bytes = std::exchange(embedding_bytes_, 0);
       reserved = ticket_ != nullptr;
     }
@@ -323,7 +228,7 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
     if (entered_) deps_.gate->Leave();
   }
 
-  // One write at a time; text that piles up meanwhile goes as one event, so a slow reader holds no
+  // One write at a time. Text that arrives meanwhile goes as one event, so a slow reader holds no
   // more than its own answer.
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (writing_ || finished_) return;
@@ -349,21 +254,20 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
   }
 
   const Deps& deps_;
-  const absl::Time received_;
-  CancelSource source_;
-  std::shared_ptr<Call> self_;  // until OnDone
+  const v1::DecodeRequest* request_;
+  const std::string request_id_, ticket_id_;
   Core* core_ = nullptr;
-  std::string ticket_id_;
-  int64_t row_bytes_ = 0;
+  int64_t shape_bytes_ = 0;
   bool entered_ = false;
 
   absl::Mutex mu_;
-  CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
-  obs::RequestLog log_ ABSL_GUARDED_BY(mu_);
+  rpc::CallReport report_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<Reservation> ticket_ ABSL_GUARDED_BY(mu_);
-  bool has_text_ ABSL_GUARDED_BY(mu_) = false;
+  int prompt_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t embedding_bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  bool ended_ ABSL_GUARDED_BY(mu_) = false;     // the outcome is known
+  std::optional<DecodeResult> result_ ABSL_GUARDED_BY(mu_);
+  bool has_text_ ABSL_GUARDED_BY(mu_) = false;
+  bool released_ ABSL_GUARDED_BY(mu_) = false;  // nothing may be taken for the call any more
   bool finished_ ABSL_GUARDED_BY(mu_) = false;  // gRPC was told
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   v1::DecodeEvent event_ ABSL_GUARDED_BY(mu_);  // being written
@@ -375,9 +279,7 @@ class DecodeService::Call : public grpc::ServerWriteReactor<v1::DecodeEvent>,
 
 grpc::ServerWriteReactor<v1::DecodeEvent>* DecodeService::Decode(
     grpc::CallbackServerContext* context, const v1::DecodeRequest* request) {
-  auto call = std::make_shared<Call>(deps_, context);
-  call->Begin(*request);
-  return call.get();
+  return rpc::StartCall<Call>(nullptr, deps_, context, request);
 }
 
 grpc::ServerUnaryReactor* DecodeService::DropImage(grpc::CallbackServerContext* context,
@@ -387,7 +289,7 @@ grpc::ServerUnaryReactor* DecodeService::DropImage(grpc::CallbackServerContext* 
   absl::Status status = deps_.gate->Enter();
   if (status.ok()) {
     if (request->key().size() == kKeyBytes) {
-      deps_.core()->loop->DropImage(request->key());
+      deps_.loaded->get()->loop->DropImage(request->key());
     } else {
       status = errors::ParameterInvalid("key", "32 bytes");
     }

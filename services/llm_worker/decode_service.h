@@ -1,13 +1,11 @@
-// Language: from the wire to the decode loop and back. gRPC types stop here.
+// Language: from the wire to the decode loop and back.
 #pragma once
-
-#include <functional>
-#include <memory>
 
 #include "chord/internal/v1/decode.grpc.pb.h"
 #include "common/base/executor.h"
 #include "common/obs/metrics.h"
 #include "common/process/call_gate.h"
+#include "common/process/loaded_model.h"
 #include "services/llm_worker/language_core.h"
 #include "services/llm_worker/reservation.h"
 
@@ -18,11 +16,11 @@ class DecodeService final : public internal::v1::Language::CallbackService {
   struct Deps {  // not owned; outlive the service
     process::CallGate* gate;
     TicketTable* tickets;
-    Executor* executor;           // tokenizes prompts
-    std::function<Core*()> core;  // called once the gate is open; outlives all calls
+    Executor* executor;                        // tokenizes prompts
+    const process::LoadedModel<Core>* loaded;  // not null once the gate is open
     obs::Metrics* metrics;
   };
-  explicit DecodeService(Deps deps) : deps_(std::move(deps)) {}
+  explicit DecodeService(const Deps& deps) : deps_(deps) {}
 
   grpc::ServerWriteReactor<internal::v1::DecodeEvent>* Decode(
       grpc::CallbackServerContext* context, const internal::v1::DecodeRequest* request) override;

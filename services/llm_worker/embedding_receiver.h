@@ -1,4 +1,5 @@
-// The receiving half of a push: header and chunks checked against the reservation, rows collected.
+// The receiving half of a push: checks header and chunks against the reservation, collects the
+// embeddings.
 // Free of gRPC.
 #pragma once
 
@@ -27,19 +28,19 @@ struct PushHeader {
 // dtype, bytes.
 absl::Status CheckHeader(const PushHeader& header, const EmbeddingShape& reserved);
 
-// The one writer of a reservation. Not thread-safe: chunks come one after another. Whatever goes
-// wrong ends the request of this ticket, and no other, with the same status.
+// The one writer of a reservation. Not thread-safe: chunks come one after another. Any error
+// ends the request of this ticket, and no other, with the same status.
 class EmbeddingReceiver {
  public:
   using Allocate = std::function<absl::StatusOr<std::unique_ptr<engine::EmbeddingBuffer>>(
       int64_t rows, model::DType dtype)>;
 
   // Checks the header, then takes the ticket. A header that does not fit its ticket ends the
-  // request; a ticket that is taken, gone or used is only refused. No memory is taken before the
+  // request; a ticket that is taken, unknown or used is only refused. No memory is taken before the
   // first chunk.
   static absl::StatusOr<std::unique_ptr<EmbeddingReceiver>> Begin(
       std::shared_ptr<Reservation> reservation, const PushHeader& header, Allocate allocate);
-  // Leaves the ticket with Abort(INTERNAL) if nobody said otherwise.
+  // Aborts with INTERNAL unless Finish, Abort or an error came before.
   ~EmbeddingReceiver();
 
   // EMBEDDING_MISMATCH (chunk size, chunk order, bytes, checksum), EMBEDDING_NOT_FINITE, the
@@ -49,7 +50,7 @@ class EmbeddingReceiver {
   int64_t received() const { return received_; }
   // The writer is done. EMBEDDING_MISMATCH (bytes) when some are missing.
   absl::Status Finish();
-  // The writer is gone. No-op after an error or Finish.
+  // The writer has failed or disconnected. No-op after an error or Finish.
   void Abort(absl::Status reason);
 
  private:

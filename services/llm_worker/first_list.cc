@@ -7,44 +7,50 @@
 
 namespace chord::llm_worker {
 
-ListFate ClassifyToken(absl::string_view bytes, bool open) {
+ListEffect ClassifyToken(absl::string_view bytes, bool open) {
   if (!open) {
     const size_t at = bytes.find('[');
-    if (at == absl::string_view::npos) return ListFate::kUndecided;
+    if (at == absl::string_view::npos) return ListEffect::kNone;
     bytes.remove_prefix(at + 1);
   }
   const absl::string_view rest = absl::StripLeadingAsciiWhitespace(bytes);
-  if (rest.empty()) return open ? ListFate::kUndecided : ListFate::kOpened;
-  return rest[0] == ']' ? ListFate::kEmpty : ListFate::kFilled;
+  if (rest.empty()) return open ? ListEffect::kNone : ListEffect::kOpens;
+  return rest[0] == ']' ? ListEffect::kEmpties : ListEffect::kFills;
 }
 
-ListFates::ListFates(const model::Tokenizer& tokenizer, int vocab_size)
-    : before_(vocab_size, ListFate::kUndecided), after_(vocab_size, ListFate::kUndecided) {
-  for (int32_t id = 0; id < std::min(vocab_size, tokenizer.size()); ++id) {
-    if (tokenizer.IsSpecial(id)) continue;
-    before_[id] = ClassifyToken(tokenizer.TokenBytes(id), false);
-    after_[id] = ClassifyToken(tokenizer.TokenBytes(id), true);
+ListEffects::ListEffects(const model::Tokenizer& tokenizer, int vocab_size) {
+  for (const bool open : {false, true}) {
+    State& state = by_state_[open ? 1 : 0];
+    state.effects.assign(vocab_size, ListEffect::kNone);
+    state.empties.assign((vocab_size + 63) / 64, 0);
+    state.fills.assign((vocab_size + 63) / 64, 0);
+    for (int32_t id = 0; id < std::min(vocab_size, tokenizer.size()); ++id) {
+      if (tokenizer.IsSpecial(id)) continue;
+      const ListEffect effect = ClassifyToken(tokenizer.TokenBytes(id), open);
+      state.effects[id] = effect;
+      const uint64_t bit = uint64_t{1} << (id % 64);
+      if (effect == ListEffect::kEmpties) state.empties[id / 64] |= bit;
+      if (effect == ListEffect::kFills) state.fills[id / 64] |= bit;
+    }
   }
 }
 
-void FirstList::Observe(absl::Span<const float> logits, int32_t chosen) {
-  if (decided_ || steps_ >= kMaxSteps) return;
-  ++steps_;
-  const absl::Span<const ListFate> fates = fates_->of(open_);
-  const float top = *std::max_element(logits.begin(), logits.end());
-  double all = 0, empty = 0, filled = 0;
-  for (size_t id = 0; id < logits.size(); ++id) {
-    const double weight = std::exp(static_cast<double>(logits[id]) - top);
-    all += weight;
-    if (fates[id] == ListFate::kEmpty) empty += weight;
-    if (fates[id] == ListFate::kFilled) filled += weight;
-  }
+void FirstList::Observe(int32_t chosen, double log_probability, double log_empties,
+                        double log_fills) {
+  if (!undecided()) return;
   const double path = std::exp(log_path_);
-  empty_ += path * empty / all;
-  filled_ += path * filled / all;
-  log_path_ += static_cast<double>(logits[chosen]) - top - std::log(all);
-  if (fates[chosen] == ListFate::kOpened) open_ = true;
-  if (fates[chosen] == ListFate::kEmpty || fates[chosen] == ListFate::kFilled) decided_ = true;
+  empty_ += path * std::exp(log_empties);
+  filled_ += path * std::exp(log_fills);
+  log_path_ += log_probability;
+  Advance(chosen);
+}
+
+void FirstList::Advance(int32_t chosen) {
+  if (!undecided()) return;
+  ++steps_;
+  const ListEffect effect = effects_->of(open_, chosen);
+  if (effect == ListEffect::kOpens) open_ = true;
+  if (effect == ListEffect::kEmpties || effect == ListEffect::kFills) decided_ = true;
 }
 
 std::optional<double> FirstList::log_probability_empty() const {

@@ -18,44 +18,44 @@ uint64_t ImageCache::Use(absl::string_view key, image::Grid grid, bool pin, absl
   }
   if (it == by_key_.end()) {
     if (by_key_.size() >= options_.max_images) {
-      Erase(LeastRecent(/*with_rows=*/false, /*except=*/0));
+      Erase(LeastRecent(/*with_embeddings=*/false, /*except=*/0));
     }
     it = by_key_.emplace(name, Entry()).first;
-    it->second.number = next_number_++;
-    by_number_.emplace(it->second.number, it);
+    it->second.id = next_id_++;
+    by_id_.emplace(it->second.id, it);
   }
   it->second.pinned = pin;
   it->second.keep = keep;
   it->second.last_use = now;
-  return it->second.number;
+  return it->second.id;
 }
 
-std::shared_ptr<const engine::EmbeddingBuffer> ImageCache::Embeddings(uint64_t number) const {
-  auto it = by_number_.find(number);
-  return it == by_number_.end() ? nullptr : it->second->second.rows;
+std::shared_ptr<const engine::EmbeddingBuffer> ImageCache::Embeddings(uint64_t id) const {
+  auto it = by_id_.find(id);
+  return it == by_id_.end() ? nullptr : it->second->second.embeddings;
 }
 
-void ImageCache::Keep(uint64_t number, std::shared_ptr<const engine::EmbeddingBuffer> rows,
-                      int64_t bytes) {
-  auto found = by_number_.find(number);
-  if (found == by_number_.end() || rows == nullptr) return;
+void ImageCache::Store(uint64_t id, std::shared_ptr<const engine::EmbeddingBuffer> embeddings,
+                       int64_t bytes) {
+  auto found = by_id_.find(id);
+  if (found == by_id_.end() || embeddings == nullptr) return;
   Entry& entry = found->second->second;
-  DropRows(entry);
-  // What is pinned gives way to what is pinned, never to less. Nothing goes for what will not fit.
-  int64_t stays = 0;
+  DropEmbeddings(entry);
+  // Pinned embeddings are evicted only for pinned ones. Nothing is evicted for what will not fit.
+  int64_t protected_bytes = 0;
   for (const auto& [name, other] : by_key_) {
-    if (other.pinned && !entry.pinned) stays += other.bytes;
+    if (other.pinned && !entry.pinned) protected_bytes += other.bytes;
   }
-  if (bytes > options_.max_bytes - stays) return;
+  if (bytes > options_.max_bytes - protected_bytes) return;
   while (bytes > options_.max_bytes - bytes_) {
-    DropRows(LeastRecent(/*with_rows=*/true, number)->second);
+    DropEmbeddings(LeastRecent(/*with_embeddings=*/true, id)->second);
   }
-  entry.rows = std::move(rows);
+  entry.embeddings = std::move(embeddings);
   entry.bytes = bytes;
   bytes_ += bytes;
 }
 
-void ImageCache::Drop(absl::string_view key) {
+void ImageCache::Invalidate(absl::string_view key) {
   const std::string prefix = absl::StrCat(key, "/");
   for (auto it = by_key_.lower_bound(prefix);
        it != by_key_.end() && absl::string_view(it->first).substr(0, prefix.size()) == prefix;) {
@@ -63,8 +63,8 @@ void ImageCache::Drop(absl::string_view key) {
   }
 }
 
-void ImageCache::DropNumber(uint64_t number) {
-  if (auto it = by_number_.find(number); it != by_number_.end()) Erase(it->second);
+void ImageCache::InvalidateId(uint64_t id) {
+  if (auto it = by_id_.find(id); it != by_id_.end()) Erase(it->second);
 }
 
 void ImageCache::Expire(absl::Time now) {
@@ -75,18 +75,18 @@ void ImageCache::Expire(absl::Time now) {
   }
 }
 
-std::vector<uint64_t> ImageCache::TakeGone() { return std::exchange(gone_, {}); }
+std::vector<uint64_t> ImageCache::TakeEvicted() { return std::exchange(evicted_, {}); }
 
-bool ImageCache::pinned(uint64_t number) const {
-  auto it = by_number_.find(number);
-  return it != by_number_.end() && it->second->second.pinned;
+bool ImageCache::pinned(uint64_t id) const {
+  auto it = by_id_.find(id);
+  return it != by_id_.end() && it->second->second.pinned;
 }
 
-ImageCache::ByKey::iterator ImageCache::LeastRecent(bool with_rows, uint64_t except) {
+ImageCache::ByKey::iterator ImageCache::LeastRecent(bool with_embeddings, uint64_t except) {
   auto best = by_key_.end();
   for (auto it = by_key_.begin(); it != by_key_.end(); ++it) {
     const Entry& entry = it->second;
-    if (entry.number == except || (with_rows && entry.rows == nullptr)) continue;
+    if (entry.id == except || (with_embeddings && entry.embeddings == nullptr)) continue;
     if (best == by_key_.end() || std::pair(entry.pinned, entry.last_use) <
                                      std::pair(best->second.pinned, best->second.last_use)) {
       best = it;
@@ -95,15 +95,15 @@ ImageCache::ByKey::iterator ImageCache::LeastRecent(bool with_rows, uint64_t exc
   return best;
 }
 
-void ImageCache::DropRows(Entry& entry) {
-  entry.rows = nullptr;
+void ImageCache::DropEmbeddings(Entry& entry) {
+  entry.embeddings = nullptr;
   bytes_ -= std::exchange(entry.bytes, 0);
 }
 
 void ImageCache::Erase(ByKey::iterator it) {
-  DropRows(it->second);
-  gone_.push_back(it->second.number);
-  by_number_.erase(it->second.number);
+  DropEmbeddings(it->second);
+  evicted_.push_back(it->second.id);
+  by_id_.erase(it->second.id);
   by_key_.erase(it);
 }
 

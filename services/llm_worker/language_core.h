@@ -57,10 +57,12 @@ struct Core {
   const model::ChatTemplate chat;
   std::string fingerprint;
   std::string device, dtype;  // as WorkerState shows them
+  int max_sequences = 0;
   int max_sequence_tokens = 0;
+  SamplingParams sampling;  // of the model's generation_config.json
   std::shared_ptr<const grammar::BoxGrammar> grammar;
   std::unique_ptr<engine::LanguageModel> model;
-  std::unique_ptr<ByteBudget> embeddings;  // rows reserved or received, not yet prefilled
+  std::unique_ptr<ByteBudget> embeddings;  // reserved or received, not yet prefilled
   std::unique_ptr<DecodeLoop> loop;        // last: its thread uses the rest
 };
 

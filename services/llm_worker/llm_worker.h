@@ -1,4 +1,4 @@
-// The language worker as one object: services, model, decode loop, housekeeping.
+// The language worker as one object: services, model, decode loop, maintenance.
 #pragma once
 
 #include <memory>
@@ -26,9 +26,9 @@ class LlmWorker : public process::Worker {
     int pushes = 0;               // Push
     int running = 0;              // sequences
     int queued = 0;               // waiting to be admitted
-    int64_t tokens = 0;           // rows of KV that both may need
-    int kv_pages_used = 0;        // what is kept for more prompts is not counted
-    int64_t embedding_bytes = 0;  // reserved for rows
+    int64_t tokens = 0;           // KV rows that both may need
+    int kv_pages_used = 0;        // without what is cached for later requests
+    int64_t embedding_bytes = 0;  // reserved for embeddings
     int tickets = 0;              // live ones
     bool operator==(const Counts&) const = default;
   };

@@ -57,9 +57,6 @@ absl::string_view TicketStateName(TicketState state) {
   return "?";
 }
 
-// --- Reservation
-// -----------------------------------------------------------------------------------
-
 Reservation::Reservation(std::string id, const EmbeddingShape& shape, absl::Time expires,
                          CancelSource source)
     : id_(std::move(id)), shape_(shape), expires_(expires), source_(std::move(source)) {
@@ -83,7 +80,7 @@ absl::Status Reservation::BeginReceive() {
   absl::MutexLock lock(&mu_);
   switch (state_) {
     case TicketState::kReserved:
-      if (!awaited_) return errors::TicketUnknown();
+      if (!writer_expected_) return errors::TicketUnknown();
       Move(TicketState::kReceiving);
       return absl::OkStatus();
     case TicketState::kReceiving:
@@ -95,12 +92,12 @@ absl::Status Reservation::BeginReceive() {
   }
 }
 
-absl::Status Reservation::Complete(std::unique_ptr<engine::EmbeddingBuffer> rows) {
+absl::Status Reservation::Complete(std::unique_ptr<engine::EmbeddingBuffer> embeddings) {
   {
     absl::MutexLock lock(&mu_);
     if (state_ != TicketState::kCancelPending) {
       Move(TicketState::kComplete);
-      if (needed_) rows_ = std::move(rows);
+      if (needed_) embeddings_ = std::move(embeddings);
       return absl::OkStatus();
     }
     Move(TicketState::kCancelled);
@@ -122,26 +119,26 @@ std::optional<std::unique_ptr<engine::EmbeddingBuffer>> Reservation::Take() {
   absl::MutexLock lock(&mu_);
   if (state_ != TicketState::kComplete) return std::nullopt;
   Move(TicketState::kTaken);
-  return std::move(rows_);
+  return std::move(embeddings_);
 }
 
-void Reservation::RowsNotNeeded(bool pushed) {
-  std::unique_ptr<engine::EmbeddingBuffer> rows;  // freed outside the lock
+void Reservation::EmbeddingsNotNeeded(bool push_expected) {
+  std::unique_ptr<engine::EmbeddingBuffer> embeddings;  // freed outside the lock
   absl::MutexLock lock(&mu_);
   needed_ = false;
-  awaited_ = pushed;
-  rows = std::move(rows_);
+  writer_expected_ = push_expected;
+  embeddings = std::move(embeddings_);
 }
 
 void Reservation::Cancel(absl::Status reason) {
-  std::unique_ptr<engine::EmbeddingBuffer> rows;  // freed outside the lock
+  std::unique_ptr<engine::EmbeddingBuffer> embeddings;  // freed outside the lock
   {
     absl::MutexLock lock(&mu_);
     if (state_ == TicketState::kReceiving) {
       Move(TicketState::kCancelPending);
     } else if (state_ == TicketState::kReserved || state_ == TicketState::kComplete) {
       Move(TicketState::kCancelled);
-      rows = std::move(rows_);
+      embeddings = std::move(embeddings_);
     }
   }
   source_.Cancel(std::move(reason));
@@ -157,19 +154,17 @@ bool Reservation::ExpireIfDue(absl::Time now, const absl::Status& reason) {
   return true;
 }
 
-// --- TicketTable
-// -----------------------------------------------------------------------------------
-
 absl::StatusOr<std::shared_ptr<Reservation>> TicketTable::Reserve(const std::string& id,
                                                                   const EmbeddingShape& shape,
                                                                   CancelSource source,
-                                                                  absl::Time now, bool pushed) {
+                                                                  absl::Time now,
+                                                                  bool push_expected) {
   std::shared_ptr<Reservation> reservation;
   std::vector<Waiter> waiters;
   {
     absl::MutexLock lock(&mu_);
     if (live_.count(id) > 0 || tombstones_.count(id) > 0) return errors::TicketReused();
-    const absl::Time expires = pushed ? now + options_.ttl : absl::InfiniteFuture();
+    const absl::Time expires = push_expected ? now + options_.ttl : absl::InfiniteFuture();
     reservation = std::make_shared<Reservation>(id, shape, expires, std::move(source));
     live_.emplace(id, reservation);
     waiters = TakeWaiters(id);
@@ -186,7 +181,7 @@ void TicketTable::Release(const std::string& id, absl::Time now) {
     if (it == live_.end()) return;
     reservation = std::move(it->second);
     live_.erase(it);
-    Bury(id, reservation->state() == TicketState::kTaken, now);
+    AddTombstone(id, reservation->state() == TicketState::kTaken, now);
   }
   reservation->Cancel(errors::Cancelled());
 }
@@ -196,7 +191,7 @@ void TicketTable::Refuse(const std::string& id, absl::Time now) {
   {
     absl::MutexLock lock(&mu_);
     if (live_.count(id) > 0 || tombstones_.count(id) > 0) return;
-    Bury(id, /*was_taken=*/false, now);
+    AddTombstone(id, /*was_taken=*/false, now);
     waiters = TakeWaiters(id);
   }
   for (Waiter& waiter : waiters) waiter(errors::TicketUnknown());
@@ -242,12 +237,12 @@ void TicketTable::Sweep(absl::Time now, const absl::Status& no_writer) {
   for (Waiter& waiter : late) waiter(errors::TicketUnknown());
   for (const auto& reservation : live) {
     if (reservation->ExpireIfDue(now, no_writer)) continue;
-    // A deadline that passes fires nobody's callback by itself.
+    // A deadline that passes fires no callback by itself.
     if (auto status = reservation->token().Check(); !status.ok()) reservation->Cancel(status);
   }
 }
 
-void TicketTable::Bury(const std::string& id, bool was_taken, absl::Time now) {
+void TicketTable::AddTombstone(const std::string& id, bool was_taken, absl::Time now) {
   if (tombstone_order_.size() >= options_.max_tombstones) {
     tombstones_.erase(tombstone_order_.front());
     tombstone_order_.pop_front();

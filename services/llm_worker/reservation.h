@@ -1,5 +1,5 @@
-// A ticket's life on the receiving side: the place where a reservation, a remote writer, a cancel
-// and a timer meet. No gRPC, no tensors; time comes in as an argument.
+// A ticket's life on the receiving side, where a reservation, a remote writer, a cancellation and a
+// timer meet. No gRPC, no tensors; time comes in as an argument.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@
 
 namespace chord::llm_worker {
 
-// kNew ─► kReserved ─► kReceiving ─► kComplete ─► kTaken          (prefill owns the rows)
+// kNew ─► kReserved ─► kReceiving ─► kComplete ─► kTaken          (prefill owns the embeddings)
 //   │         │             └─► kCancelPending ─► kCancelled      (a writer is inside until then)
 //   │         ├─► kExpired
 //   │         └─────────────► kCancelled ◄── kComplete
@@ -28,9 +28,9 @@ namespace chord::llm_worker {
 enum class TicketState {
   kNew,
   kReserved,       // waits for its writer, not longer than its time to live
-  kReceiving,      // a writer is inside; it owns the rows it has written
-  kComplete,       // the rows are here and nobody uses them yet
-  kTaken,          // terminal: the rows were handed out, once
+  kReceiving,      // a writer is inside; it owns what it has written
+  kComplete,       // the embeddings are here and not used yet
+  kTaken,          // terminal: the embeddings were handed out, once
   kCancelPending,  // cancelled, but the writer has not left
   kCancelled,      // terminal
   kExpired,        // terminal
@@ -39,7 +39,7 @@ bool CanMove(TicketState from, TicketState to);
 bool IsTerminal(TicketState state);
 absl::string_view TicketStateName(TicketState state);
 
-// What the writer must bring. rows 0: the request has no image and no writer.
+// What the writer must send. rows 0: the request has no image and no writer.
 struct EmbeddingShape {
   image::Grid grid;
   int64_t rows = 0;
@@ -47,7 +47,7 @@ struct EmbeddingShape {
   std::string model_fingerprint;
 };
 
-// One request's harness. Thread-safe. Never calls out while it holds its lock.
+// The ticket of one request. Thread-safe. Never calls out while it holds its lock.
 class Reservation {
  public:
   // `source` is the request's own; it is fired with the reason when the writer fails.
@@ -58,28 +58,28 @@ class Reservation {
   CancelToken token() const { return source_.token(); }
   TicketState state() const;
 
-  // --- the writer -------------------------------------------------------------------------------
+  // For the writer.
   // kReserved -> kReceiving. TICKET_REUSED when a writer came before, TICKET_UNKNOWN when the
   // ticket is cancelled or expired.
   absl::Status BeginReceive();
   // REQUIRES: BeginReceive succeeded, neither Complete nor WriterLeft was called.
-  // kReceiving -> kComplete; a cancelled ticket drops `rows` and answers with the reason.
-  absl::Status Complete(std::unique_ptr<engine::EmbeddingBuffer> rows);
+  // kReceiving -> kComplete; a cancelled ticket drops them and returns the reason.
+  absl::Status Complete(std::unique_ptr<engine::EmbeddingBuffer> embeddings);
   // Same requirement. The writer gives up for `reason`, the request ends with it; a ticket that was
   // cancelled before keeps its own reason.
   void WriterLeft(absl::Status reason);
 
-  // --- the reader -------------------------------------------------------------------------------
+  // For the reader.
   bool complete() const { return state() == TicketState::kComplete; }
-  // kComplete -> kTaken; null rows: no image. nullopt, and nothing moves, in any other state: the
-  // rows are not here yet, or the ticket was cancelled, which may happen at any time.
+  // kComplete -> kTaken; null: no image. nullopt, and nothing moves, in any other state: the
+  // embeddings are not here yet, or the ticket was cancelled, which may happen at any time.
   std::optional<std::unique_ptr<engine::EmbeddingBuffer>> Take();
-  // The request goes on with what was kept. Rows that are here are dropped, those that come are,
-  // and whether their writer comes, stays or goes no longer matters. One that was not announced
-  // (`pushed`) is refused.
-  void RowsNotNeeded(bool pushed);
+  // The request is served from the cache. Embeddings that are here or still arrive are dropped, and
+  // a writer that fails does not matter. A writer that was not announced (`push_expected` false) is
+  // refused.
+  void EmbeddingsNotNeeded(bool push_expected);
 
-  // --- anybody ----------------------------------------------------------------------------------
+  // For any thread.
   // Idempotent; a taken ticket only fires the source.
   void Cancel(absl::Status reason);
   // kReserved -> kExpired when its time has come; the request ends with `reason`.
@@ -94,9 +94,9 @@ class Reservation {
   CancelSource source_;
   mutable absl::Mutex mu_;
   TicketState state_ ABSL_GUARDED_BY(mu_) = TicketState::kNew;
-  std::unique_ptr<engine::EmbeddingBuffer> rows_ ABSL_GUARDED_BY(mu_);
-  bool needed_ ABSL_GUARDED_BY(mu_) = true;   // the request waits for rows
-  bool awaited_ ABSL_GUARDED_BY(mu_) = true;  // a writer may come
+  std::unique_ptr<engine::EmbeddingBuffer> embeddings_ ABSL_GUARDED_BY(mu_);
+  bool needed_ ABSL_GUARDED_BY(mu_) = true;           // the request waits for embeddings
+  bool writer_expected_ ABSL_GUARDED_BY(mu_) = true;  // a writer may come
 };
 
 // All tickets of this worker. What has ended leaves a tombstone, bounded in number and age, so that
@@ -113,12 +113,12 @@ class TicketTable {
 
   explicit TicketTable(const Options& options) : options_(options) {}
 
-  // TICKET_REUSED when `id` is live or has a tombstone. `pushed`: a writer is on its way and late
-  // after the time to live; else the reservation lives as long as its request.
+  // TICKET_REUSED when `id` is live or has a tombstone. `push_expected`: a writer is on its way and
+  // late after the time to live; else the reservation lives as long as its request.
   absl::StatusOr<std::shared_ptr<Reservation>> Reserve(const std::string& id,
                                                        const EmbeddingShape& shape,
                                                        CancelSource source, absl::Time now,
-                                                       bool pushed = true);
+                                                       bool push_expected = true);
   // The request has ended: the entry becomes a tombstone. Cancels what is not terminal. A writer
   // still inside keeps the Reservation alive until it leaves. Unknown ids are ignored.
   void Release(const std::string& id, absl::Time now);
@@ -146,7 +146,7 @@ class TicketTable {
     absl::Time until;
     Waiter waiter;
   };
-  void Bury(const std::string& id, bool was_taken, absl::Time now)
+  void AddTombstone(const std::string& id, bool was_taken, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<Waiter> TakeWaiters(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

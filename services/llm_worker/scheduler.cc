@@ -6,17 +6,18 @@ namespace chord::llm_worker {
 
 namespace {
 
-// Cuts what the items want to guess down to `limit` in all, alike for all: who sits in a low slot
-// must not decode faster than the others. What one does not want goes to those that want more.
-void ShareGuesses(int limit, std::vector<StepItem>* items) {
-  std::vector<StepItem*> modest_first;
-  for (StepItem& item : *items) modest_first.push_back(&item);
-  std::stable_sort(modest_first.begin(), modest_first.end(),
-                   [](const StepItem* a, const StepItem* b) { return a->guessed < b->guessed; });
-  auto left = static_cast<int>(modest_first.size());
-  for (StepItem* item : modest_first) {
-    item->guessed = std::min(item->guessed, limit / left--);
-    limit -= item->guessed;
+// Reduces the draft tokens to `limit` in all, evenly: a low slot must not decode faster than the
+// others. What one item does not need goes to those that want more.
+void ShareDraftTokens(int limit, std::vector<StepItem>* items) {
+  std::vector<StepItem*> fewest_first;
+  for (StepItem& item : *items) fewest_first.push_back(&item);
+  std::stable_sort(
+      fewest_first.begin(), fewest_first.end(),
+      [](const StepItem* a, const StepItem* b) { return a->draft_tokens < b->draft_tokens; });
+  auto left = static_cast<int>(fewest_first.size());
+  for (StepItem* item : fewest_first) {
+    item->draft_tokens = std::min(item->draft_tokens, limit / left--);
+    limit -= item->draft_tokens;
   }
 }
 
@@ -28,7 +29,7 @@ std::vector<StepItem> PlanStep(absl::Span<const SlotView> slots, const StepLimit
   for (const SlotView& slot : slots) {
     if (!slot.runnable) continue;
     if (slot.prompt_left == 0) {
-      out.push_back({slot.slot, slot.pending, slot.guessed});
+      out.push_back({slot.slot, slot.pending, slot.draft_tokens});
     } else {
       prompts.push_back(&slot);
     }
@@ -40,10 +41,10 @@ std::vector<StepItem> PlanStep(absl::Span<const SlotView> slots, const StepLimit
     if (room <= 0) break;
     const int tokens = std::min(prompt->prompt_left, room);
     const bool last = tokens == prompt->prompt_left;
-    out.push_back({prompt->slot, tokens, last ? prompt->guessed : 0});
+    out.push_back({prompt->slot, tokens, last ? prompt->draft_tokens : 0});
     room -= tokens;
   }
-  ShareGuesses(limits.guessed_tokens, &out);
+  ShareDraftTokens(limits.draft_tokens, &out);
   return out;
 }
 
@@ -51,7 +52,7 @@ absl::Duration EstimateStart(const Load& load) {
   const int before = load.queued + load.running;
   const bool fits = load.capacity == 0 || load.tokens <= load.capacity;
   if (before < load.slots && (load.queued == 0 || fits)) return absl::ZeroDuration();
-  // Those in the line may not wait for anything but the loop's next look at it.
+  // Queued requests may wait for nothing but the next round of the loop.
   int64_t together = std::min(before, load.slots);
   if (!fits) together = std::min(together, load.capacity * (before + 1) / load.tokens);
   together = std::max<int64_t>({together, load.running, 1});

@@ -1,5 +1,5 @@
-// What runs in the next step, who may enter, and how long a refused client should wait. Integers
-// and times given as arguments: no tensors, no threads, no clock.
+// What runs in the next step, and how long a new request has to wait. Integers and times given as
+// arguments: no tensors, no threads, no clock.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,10 @@ namespace chord::llm_worker {
 struct StepLimits {
   // Prompt tokens of one step: bounds how long a cancel waits for the step to end.
   int prefill_tokens = 512;
-  // The same while somebody decodes: a long prompt must not hold up their next token for long.
+  // The same while a sequence decodes: a long prompt must not delay the next tokens for long.
   int prefill_tokens_beside_decode = 256;
-  // Guessed tokens of one step, of all sequences together: rows that may be for nothing. Shared
-  // evenly.
-  int guessed_tokens = 64;
+  // Draft tokens of one step, of all sequences together: their rows may be wasted. Shared evenly.
+  int draft_tokens = 64;
 };
 
 struct SlotView {
@@ -26,14 +25,14 @@ struct SlotView {
   int64_t order = 0;      // admission number: lower came first
   int prompt_left = 0;    // prompt tokens that have no KV yet; 0: decoding
   int pending = 1;        // decoding: tokens of the answer that have no KV yet, >= 1
-  int guessed = 0;        // what may be tried after them, or after the end of the prompt
+  int draft_tokens = 0;   // to be verified after them, or after the end of the prompt
   bool runnable = false;  // everything the next chunk needs is here
 };
 
 struct StepItem {
   int slot = 0;
-  int tokens = 0;   // pending ones, or a chunk of the prompt
-  int guessed = 0;  // on top of them
+  int tokens = 0;        // pending ones, or a chunk of the prompt
+  int draft_tokens = 0;  // on top of them
   bool operator==(const StepItem&) const = default;
 };
 
@@ -42,7 +41,7 @@ struct StepItem {
 // order.
 std::vector<StepItem> PlanStep(absl::Span<const SlotView> slots, const StepLimits& limits);
 
-// What is known about the load when a request comes.
+// What is known about the load when a request arrives.
 struct Load {
   int queued = 0;  // before it
   int running = 0;
@@ -51,9 +50,9 @@ struct Load {
   int64_t tokens = 0;    // that the queued, the running and the new one may need together
   int64_t capacity = 0;  // tokens that fit into memory; 0: slots are the only bound
 };
-// Expected wait until a request is admitted behind the queued ones: they leave as many at a time as
-// run together, which are those that run now, or more where others have only just come and memory
-// has room for them. Zero when it can start at once.
+// Expected wait until a request is admitted behind the queued ones. Requests end as many at a time
+// as run together: those that run now, or more where others have just arrived and fit into memory.
+// Zero when it can start at once.
 absl::Duration EstimateStart(const Load& load);
 // How long a refused client should wait: between 100 ms and 30 s.
 absl::Duration RetryTime(const Load& load);

@@ -72,9 +72,9 @@ enum class Fate {
 };
 
 // The fate of each image of `line`, which is in the order of arrival. First come, first served:
-// the pass takes images from the front while they fit into `max_patches`, and nobody overtakes. A
+// the pass takes images from the front while they fit into `max_patches`, and none overtakes. A
 // image that is larger than that runs alone. A pass never grows beyond what the deadlines of its
-// images allow, so company makes nobody late. Unless all leave, somebody runs.
+// images allow, so sharing a batch makes no image late. Unless all leave, one runs.
 std::vector<Fate> PlanBatch(absl::Span<const WaitingImage> line, int64_t max_patches,
                             const PassCost& cost);
 

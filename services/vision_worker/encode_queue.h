@@ -50,7 +50,7 @@ class EncodeQueue {
     // waits, 4.6 KiB each. The default is two of the largest images, 620 MB.
     int64_t max_patches = 131'072;
   };
-  // `tower` and `metrics` are not owned; the tower is used by nobody else.
+  // `tower` and `metrics` are not owned; only the queue uses the tower.
   EncodeQueue(engine::VisionTower* tower, const Options& options, obs::Metrics* metrics);
   // Ends what waits with SHUTTING_DOWN. All shares of Admit must be back.
   ~EncodeQueue();

@@ -1,6 +1,5 @@
 #include "services/vision_worker/encode_service.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -8,7 +7,6 @@
 #include "common/base/ids.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/obs/log.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_map.h"
@@ -23,86 +21,85 @@ namespace v1 = internal::v1;
 constexpr absl::Duration kLongestCall = absl::Minutes(10);
 
 // header (the push opens) -> chunks -> executor: pixels and patches -> queue: tower -> push -> end.
-// One end, whoever brings it first: the client, the deadline, a stage, the push. Stages hold a
-// share of the call and look at its token.
-class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
-                            public std::enable_shared_from_this<Call> {
+// Ends with what comes first: the client, the deadline, a stage that fails, the push. Each stage
+// keeps the call alive and checks its token.
+class EncodeService::Call final
+    : public rpc::ServerCall<grpc::ServerReadReactor<v1::EncodeRequest>> {
  public:
-  Call(EncodeService* service, absl::Time deadline, v1::EncodeResponse* response)
-      : service_(*service),
-        deps_(service->deps_),
+  Call(const Options& options, const Deps& deps, absl::Time deadline, v1::EncodeResponse* response)
+      : ServerCall(deadline, kLongestCall),
+        options_(options),
+        deps_(deps),
         response_(response),
-        began_(absl::Now()),
-        source_(std::min(deadline, began_ + kLongestCall)) {}
+        report_(deps.metrics, obs::Method::kEncode, received()) {}
 
-  void Begin() {
-    self_ = shared_from_this();
-    deps_.metrics->RequestBegan(obs::Method::kEncode);
-    if (auto status = deps_.gate->Enter(); !status.ok()) return End(status);
+  void OnReadDone(bool ok) override {
+    absl::Status status = !ok ? OnUploaded() : has_header_ ? OnChunk() : OnHeader();
+    if (!status.ok()) return (void)End(status);
+    if (ok) ReadNext();
+  }
+
+ protected:
+  void Begin() override {
+    if (auto status = deps_.gate->Enter(); !status.ok()) return (void)End(status);
     {
       absl::MutexLock lock(&mu_);
       entered_ = true;
     }
-    if (deps_.gate->inside() > service_.options_.max_inside) {
-      return End(errors::Overloaded(deps_.core()->queue->EstimateWait()));
+    core_ = deps_.loaded->get();
+    if (deps_.gate->inside() > options_.max_inside) {
+      return (void)End(errors::Overloaded(core_->queue->EstimateWait()));
     }
     ReadNext();
   }
 
-  void OnReadDone(bool ok) override {
-    absl::Status status = !ok ? OnUploaded() : has_header_ ? OnChunk() : OnHeader();
-    if (!status.ok()) return End(status);
-    if (ok) ReadNext();
-  }
-  void OnCancel() override {
-    const bool late = absl::Now() >= source_.token().deadline();
-    End(late ? errors::DeadlineExceeded() : errors::Cancelled());
-  }
-  void OnDone() override { auto self = std::move(self_); }
-
-  void CheckStall(absl::Time now) {
-    absl::Status reason;
+  void OnEnd(const absl::Status& status) override {
+    std::shared_ptr<EmbeddingPush> push;
     {
       absl::MutexLock lock(&mu_);
-      if (finished_ || now < stalls_at_) return;
-      reason = stall_reason_;
+      released_ = true;
+      push = std::move(push_);
+      share_.Return();
+      slot_.Return();
+      if (entered_) deps_.gate->Leave();
+      response_->set_queue_ms(absl::ToDoubleMilliseconds(took_.queue));
+      response_->set_decode_ms(absl::ToDoubleMilliseconds(took_.pixels + took_.patches));
+      response_->set_vision_ms(absl::ToDoubleMilliseconds(took_.vision));
+      response_->set_push_ms(absl::ToDoubleMilliseconds(took_.push));
+      Report(status);
+      // Before the push is cancelled: the caller should learn the cause from this call, not from
+      // the language worker's view of it.
+      Finish(rpc::ToGrpc(status, report_.log().request_id));
     }
-    End(reason);
+    CancelWork(status.ok() ? errors::Cancelled() : status);
+    if (push != nullptr) push->Cancel();
   }
 
  private:
-  void ReadNext() {
-    absl::MutexLock lock(&mu_);
-    if (finished_) return;
-    stalls_at_ = absl::Now() + service_.options_.stall_timeout;
-    StartRead(&request_);
-  }
+  void ReadNext() { Read(&request_, options_.stall_timeout, errors::DeadlineExceeded()); }
 
-  // --- reading: one message at a time
-  // ---------------------------------------------------------------
   absl::Status OnHeader() {
     has_header_ = true;
     if (!request_.has_header()) return errors::BodyMalformed("the header first");
     const v1::EncodeHeader& header = request_.header();
-    Core& core = *deps_.core();
+    Core& core = *core_;
     {
       absl::MutexLock lock(&mu_);
-      log_.request_id = header.ticket().request_id().substr(0, 64);
+      report_.log().request_id = header.ticket().request_id().substr(0, 64);
     }
     if (!IsTicketId(header.ticket().id())) return errors::TicketUnknown();
     if (header.ticket().model_fingerprint() != core.fingerprint) return errors::ModelMismatch();
     if (header.image_bytes() <= 0) return errors::ImageEmpty();
-    if (header.image_bytes() > service_.options_.max_image_bytes) {
-      return errors::ImageBytesLimit(header.image_bytes(), service_.options_.max_image_bytes);
+    if (header.image_bytes() > options_.max_image_bytes) {
+      return errors::ImageBytesLimit(header.image_bytes(), options_.max_image_bytes);
     }
     CHORD_ASSIGN_OR_RETURN(plan_, rpc::FromProto(header.plan()));
     CHORD_RETURN_IF_ERROR(image::VerifyFrame(plan_, core.config.geometry));
     target_ = core.language_workers->Find(header.target());
     if (target_ == nullptr) return errors::PeerUnknown();
 
-    // Before the first byte of the image: a client that cannot be served hears it at once.
-    CHORD_ASSIGN_OR_RETURN(auto place,
-                           core.queue->Admit(plan_.grid.patches(), source_.token().deadline()));
+    // Before the first byte of the image, so that a client that cannot be served learns it early.
+    CHORD_ASSIGN_OR_RETURN(auto slot, core.queue->Admit(plan_.grid.patches(), deadline()));
     image_bytes_ = header.image_bytes();
     auto share = deps_.bytes->TryTake(image_bytes_);
     if (!share) return errors::Overloaded(core.queue->EstimateWait());
@@ -118,16 +115,15 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     push.set_total_bytes(plan_.tokens * core.config.text.hidden_size *
                          model::SizeOf(core.row_dtype));
     absl::MutexLock lock(&mu_);
-    if (finished_) return errors::Cancelled();  // goes nowhere: the call has its end
+    if (released_) return errors::Cancelled();
     share_ = std::move(share);
-    place_ = std::move(place);
-    log_.image_tokens = plan_.tokens;
-    // Opened now, so that the ticket is found and accepted while the image still travels.
-    push_ =
-        EmbeddingPush::Open(target_.get(), push, source_.token().deadline(),
-                            [self = shared_from_this()](absl::Status status, absl::Duration took) {
-                              self->OnPushed(std::move(status), took);
-                            });
+    slot_ = std::move(slot);
+    report_.log().image_tokens = plan_.tokens;
+    // Opened now, so that the ticket is found and accepted while the image is uploaded.
+    push_ = EmbeddingPush::Open(target_.get(), push, deadline(),
+                                [self = Shared(this)](absl::Status status, absl::Duration took) {
+                                  self->OnPushed(std::move(status), took);
+                                });
     return absl::OkStatus();
   }
 
@@ -144,37 +140,32 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
 
   absl::Status OnUploaded() {
     const bool complete = has_header_ && static_cast<int64_t>(image_.size()) == image_bytes_;
-    {
-      absl::MutexLock lock(&mu_);
-      stalls_at_ = absl::InfiniteFuture();
-      if (!complete) {
-        // Half-closed too early, or cancelled: then OnCancel follows and says so.
-        stalls_at_ = absl::Now() + service_.options_.broken_grace;
-        stall_reason_ = errors::BodyMalformed("all bytes of the image");
-        return absl::OkStatus();
-      }
+    if (!complete) {
+      // Half-closed too early, or cancelled: then OnCancel follows within the grace.
+      SetStall(absl::Now() + options_.broken_grace,
+               errors::BodyMalformed("all bytes of the image"));
+      return absl::OkStatus();
     }
-    auto prepare = [self = shared_from_this()] {
+    SetStall(absl::InfiniteFuture());
+    auto prepare = [self = Shared(this)] {
       if (auto status = self->Prepare(); !status.ok()) self->End(status);
     };
     if (deps_.executor->TryRun(std::move(prepare))) return absl::OkStatus();
-    return errors::Overloaded(deps_.core()->queue->EstimateWait());
+    return errors::Overloaded(core_->queue->EstimateWait());
   }
 
-  // --- the stages
-  // -----------------------------------------------------------------------------------
   absl::Status Prepare() {
-    CHORD_RETURN_IF_ERROR(source_.token().Check());
+    CHORD_RETURN_IF_ERROR(token().Check());
     Enter(obs::Point::kDecodePixels);
-    CHORD_ASSIGN_OR_RETURN(auto prepared, PreparePatches(image_, plan_, deps_.core()->rules,
-                                                         *deps_.pixels, source_.token()));
+    CHORD_ASSIGN_OR_RETURN(auto prepared,
+                           PreparePatches(image_, plan_, core_->rules, *deps_.pixels, token()));
     image_ = {};
     EncodeJob job;
     {
       absl::MutexLock lock(&mu_);
-      if (finished_) return errors::Cancelled();  // goes nowhere
+      if (released_) return errors::Cancelled();
       share_.Return();
-      job.place = std::move(place_);
+      job.place = std::move(slot_);
       took_.pixels = prepared.decode;
       took_.patches = prepared.preprocess;
     }
@@ -182,19 +173,19 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     job.patches = std::move(prepared.patches);
     job.pixels = std::move(prepared.pixels);
     job.grid = plan_.grid;
-    job.cancel = source_.token();
-    job.done = [self = shared_from_this()](absl::StatusOr<EncodeJob::Result> result) {
+    job.cancel = token();
+    job.done = [self = Shared(this)](absl::StatusOr<EncodeJob::Result> result) {
       self->OnEncoded(std::move(result));
     };
-    return deps_.core()->queue->Submit(std::move(job));
+    return core_->queue->Submit(std::move(job));
   }
 
   void OnEncoded(absl::StatusOr<EncodeJob::Result> result) {
-    if (!result.ok()) return End(result.status());
+    if (!result.ok()) return (void)End(result.status());
     std::shared_ptr<EmbeddingPush> push;
     {
       absl::MutexLock lock(&mu_);
-      if (finished_) return;
+      if (released_) return;
       took_.queue = result->queue;
       took_.vision = result->compute;
       push = push_;
@@ -211,56 +202,19 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     End(status);
   }
 
-  // --- the end
-  // --------------------------------------------------------------------------------------
-  void End(const absl::Status& status) {
-    std::shared_ptr<EmbeddingPush> push;
-    {
-      absl::MutexLock lock(&mu_);
-      if (finished_) return;
-      finished_ = true;
-      push = std::move(push_);
-      share_.Return();
-      place_.Return();
-      if (entered_) deps_.gate->Leave();
-      response_->set_queue_ms(absl::ToDoubleMilliseconds(took_.queue));
-      response_->set_decode_ms(absl::ToDoubleMilliseconds(took_.pixels + took_.patches));
-      response_->set_vision_ms(absl::ToDoubleMilliseconds(took_.vision));
-      response_->set_push_ms(absl::ToDoubleMilliseconds(took_.push));
-      Report(status);
-      // Before the push is dropped: the caller should hear the cause from us, not the language
-      // worker's view of it.
-      Finish(rpc::ToGrpc(status, log_.request_id));
-    }
-    source_.Cancel(status.ok() ? errors::Cancelled() : status);
-    if (push != nullptr) push->Cancel();
-  }
-
   void Report(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    obs::Metrics& metrics = *deps_.metrics;
-    log_.method = obs::Method::kEncode;
-    log_.status = status;
-    log_.took = absl::Now() - began_;
     if (status.ok()) {
-      log_.stages = {{obs::Stage::kDecodePixels, took_.pixels},
-                     {obs::Stage::kPreprocess, took_.patches},
-                     {obs::Stage::kQueue, took_.queue},
-                     {obs::Stage::kVision, took_.vision},
-                     {obs::Stage::kPush, took_.push}};
-      for (const auto& [stage, took] : log_.stages) metrics.StageTook(stage, took);
-      const Core& core = *deps_.core();
-      metrics.ImageEncoded(plan_.grid.patches());
-      metrics.EmbeddingBytes(obs::Direction::kSent, plan_.tokens * core.config.text.hidden_size *
-                                                        model::SizeOf(core.row_dtype));
-    } else if (absl::IsCancelled(status)) {
-      metrics.Cancelled(point_);
-    } else if (absl::IsDeadlineExceeded(status)) {
-      metrics.DeadlineExceeded(point_);
-    } else {
-      metrics.Rejected(ErrorReason(status));
+      report_.log().stages = {{obs::Stage::kDecodePixels, took_.pixels},
+                              {obs::Stage::kPreprocess, took_.patches},
+                              {obs::Stage::kQueue, took_.queue},
+                              {obs::Stage::kVision, took_.vision},
+                              {obs::Stage::kPush, took_.push}};
+      deps_.metrics->ImageEncoded(plan_.grid.patches());
+      deps_.metrics->EmbeddingBytes(
+          obs::Direction::kSent,
+          plan_.tokens * core_->config.text.hidden_size * model::SizeOf(core_->row_dtype));
     }
-    metrics.RequestEnded(obs::Method::kEncode, ForClient(status).code(), log_.took);
-    obs::LogRequest(log_);
+    report_.End(status, point_);
   }
 
   void Enter(obs::Point point) {
@@ -268,14 +222,12 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
     point_ = point;
   }
 
-  EncodeService& service_;
+  const Options& options_;
   const Deps& deps_;
   v1::EncodeResponse* const response_;
-  const absl::Time began_;
-  CancelSource source_;
-  std::shared_ptr<Call> self_;  // until OnDone
+  Core* core_ = nullptr;
 
-  // The reader's own, then the stage's.
+  // Of the reader, then of the stage.
   v1::EncodeRequest request_;
   bool has_header_ = false;
   image::FramePlan plan_;
@@ -285,12 +237,10 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
 
   absl::Mutex mu_;
   bool entered_ ABSL_GUARDED_BY(mu_) = false;
-  bool finished_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Time stalls_at_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
-  absl::Status stall_reason_ ABSL_GUARDED_BY(mu_) = errors::DeadlineExceeded();
-  Budget::Share share_ ABSL_GUARDED_BY(mu_);  // of encoded bytes
-  Budget::Share place_ ABSL_GUARDED_BY(mu_);  // in the queue, until the job has it
-  obs::RequestLog log_ ABSL_GUARDED_BY(mu_);
+  bool released_ ABSL_GUARDED_BY(mu_) = false;  // nothing may be taken for the call any more
+  Budget::Share share_ ABSL_GUARDED_BY(mu_);    // of encoded bytes
+  Budget::Share slot_ ABSL_GUARDED_BY(mu_);     // in the queue, until the job has it
+  rpc::CallReport report_ ABSL_GUARDED_BY(mu_);
   obs::Point point_ ABSL_GUARDED_BY(mu_) = obs::Point::kQueue;
   struct {
     absl::Duration pixels, patches, queue, vision, push;
@@ -298,31 +248,9 @@ class EncodeService::Call : public grpc::ServerReadReactor<v1::EncodeRequest>,
   std::shared_ptr<EmbeddingPush> push_ ABSL_GUARDED_BY(mu_);
 };
 
-EncodeService::~EncodeService() = default;
-
 grpc::ServerReadReactor<v1::EncodeRequest>* EncodeService::Encode(
     grpc::CallbackServerContext* context, v1::EncodeResponse* response) {
-  auto call = std::make_shared<Call>(this, rpc::DeadlineOf(*context), response);
-  {
-    absl::MutexLock lock(&mu_);
-    auto gone = std::remove_if(calls_.begin(), calls_.end(),
-                               [](const auto& weak) { return weak.expired(); });
-    calls_.erase(gone, calls_.end());
-    calls_.push_back(call);
-  }
-  call->Begin();
-  return call.get();
-}
-
-void EncodeService::Sweep(absl::Time now) {
-  std::vector<std::shared_ptr<Call>> calls;
-  {
-    absl::MutexLock lock(&mu_);
-    for (const auto& weak : calls_) {
-      if (auto call = weak.lock()) calls.push_back(std::move(call));
-    }
-  }
-  for (const auto& call : calls) call->CheckStall(now);
+  return rpc::StartCall<Call>(&calls_, options_, deps_, rpc::DeadlineOf(*context), response);
 }
 
 }  // namespace chord::vision_worker

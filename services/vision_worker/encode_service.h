@@ -1,18 +1,15 @@
-// Vision.Encode: an image comes in, its embeddings go to a language worker. gRPC types stop here.
+// Vision.Encode: an image comes in, its embeddings go to a language worker.
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <string>
-#include <vector>
+#include <cstdint>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "chord/internal/v1/encode.grpc.pb.h"
 #include "common/base/executor.h"
 #include "common/obs/metrics.h"
 #include "common/process/call_gate.h"
+#include "common/process/loaded_model.h"
+#include "common/rpc/call.h"
 #include "services/vision_worker/pixel_budget.h"
 #include "services/vision_worker/vision_core.h"
 
@@ -28,27 +25,25 @@ class EncodeService final : public internal::v1::Vision::CallbackService {
   };
   struct Deps {  // not owned; outlive the service
     process::CallGate* gate;
-    Executor* executor;           // decodes images
-    Budget* bytes;                // encoded images held at once
-    Budget* pixels;               // images being decoded at once
-    std::function<Core*()> core;  // called once the gate is open; outlives all calls
+    Executor* executor;                        // decodes images
+    Budget* bytes;                             // encoded images held at once
+    Budget* pixels;                            // images being decoded at once
+    const process::LoadedModel<Core>* loaded;  // not null once the gate is open
     obs::Metrics* metrics;
   };
-  EncodeService(const Options& options, Deps deps) : options_(options), deps_(std::move(deps)) {}
-  ~EncodeService() override;
+  EncodeService(const Options& options, const Deps& deps) : options_(options), deps_(deps) {}
 
   grpc::ServerReadReactor<internal::v1::EncodeRequest>* Encode(
       grpc::CallbackServerContext* context, internal::v1::EncodeResponse* response) override;
 
-  // Ends uploads that stand still. Called several times a second.
-  void Sweep(absl::Time now);
+  // Ends uploads that have stalled. To be called several times a second.
+  void Sweep(absl::Time now) { calls_.Sweep(now); }
 
  private:
   class Call;
   const Options options_;
   const Deps deps_;
-  absl::Mutex mu_;
-  std::vector<std::weak_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
+  rpc::CallRegistry calls_;
 };
 
 }  // namespace chord::vision_worker

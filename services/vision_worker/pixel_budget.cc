@@ -12,7 +12,7 @@ Budget::Share Budget::TryTake(int64_t amount) {
 }
 
 absl::StatusOr<Budget::Share> Budget::Take(int64_t amount, const CancelToken& cancel) {
-  // Unregistered after the lock is gone: the callback takes it.
+  // Unregistered after the lock is released: the callback takes it.
   const auto wake = cancel.OnCancel([this] {
     absl::MutexLock lock(&mu_);
     changed_.SignalAll();

@@ -49,6 +49,8 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::VisionWorker& config) {
          limits::kCeilingImageBytes, &out.max_image_bytes);
   number("max_image_pixels", static_cast<double>(config.max_image_pixels()), 1,
          limits::kCeilingImagePixels, &out.max_image_pixels);
+  number("max_image_metadata_bytes", static_cast<double>(config.max_image_metadata_bytes()), 1,
+         limits::kCeilingImageMetadataBytes, &out.max_image_metadata_bytes);
   number("max_queue", config.max_queue(), 1, 4096, &out.max_queue);
   number("max_pixels_in_flight", static_cast<double>(config.max_pixels_in_flight()), 1, 1e12,
          &out.max_pixels_in_flight);

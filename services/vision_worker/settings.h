@@ -21,6 +21,7 @@ struct Settings {
   std::map<std::string, std::string> language_workers;  // name -> address
   int64_t max_image_bytes = limits::kDefaultImageBytes;
   int64_t max_image_pixels = limits::kDefaultImagePixels;
+  int64_t max_image_metadata_bytes = limits::kDefaultImageMetadataBytes;
   int max_queue = 32;
   int64_t max_pixels_in_flight = 100'000'000;
   int64_t max_batch_patches = 0;  // 0: by the device, kBatchPatchesOn…

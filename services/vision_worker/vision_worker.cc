@@ -1,7 +1,6 @@
 #include "services/vision_worker/vision_worker.h"
 
 #include <algorithm>
-#include <atomic>
 #include <thread>
 #include <utility>
 
@@ -11,6 +10,7 @@
 #include "common/base/status_macros.h"
 #include "common/model/checkpoint.h"
 #include "common/obs/log.h"
+#include "common/process/loaded_model.h"
 #include "common/process/worker_server.h"
 #include "services/vision_worker/encode_service.h"
 #include "services/vision_worker/vision_core.h"
@@ -73,8 +73,8 @@ class VisionWorkerImpl final : public VisionWorker {
                 {[this] { return LoadModel(); }, [this] { Unload(); },
                  [this](absl::Time now) { Tick(now); },
                  [this](internal::v1::WorkerState* state) { AddState(state); }}),
-        encode_(EncodeOptions(settings), {&server_.gate(), executor_.get(), &bytes_, &pixels_,
-                                          [this] { return core_.load(); }, metrics}) {}
+        encode_(EncodeOptions(settings),
+                {&server_.gate(), executor_.get(), &bytes_, &pixels_, &loaded_, metrics}) {}
   ~VisionWorkerImpl() override { server_.Stop(absl::Now()); }
 
   absl::Status Listen() { return server_.Listen({&encode_}); }
@@ -87,7 +87,7 @@ class VisionWorkerImpl final : public VisionWorker {
     out.calls = server_.gate().inside();
     out.image_bytes = bytes_.taken();
     out.pixels = pixels_.taken();
-    if (const Core* core = core_) {
+    if (const Core* core = loaded_.get()) {
       out.patches = core->queue->patches_in_flight();
       out.queued = core->queue->queued();
       out.running = core->queue->running();
@@ -133,6 +133,7 @@ class VisionWorkerImpl final : public VisionWorker {
     core->rules.normalization = core->config.normalization;
     core->rules.limits.max_bytes = settings_.max_image_bytes;
     core->rules.limits.max_pixels = settings_.max_image_pixels;
+    core->rules.limits.max_metadata_bytes = settings_.max_image_metadata_bytes;
     core->rules.values_per_patch =
         vision.in_channels * vision.temporal_patch_size * vision.patch_size * vision.patch_size;
     core->language_workers = std::make_unique<LanguagePeers>(settings_.language_workers);
@@ -160,21 +161,19 @@ class VisionWorkerImpl final : public VisionWorker {
     CHORD_RETURN_IF_ERROR(
         WarmUp(*core, queue.max_batch_patches, device.kind == engine::Device::Kind::kCuda));
 
-    owned_core_ = std::move(core);
-    core_ = owned_core_.get();
+    loaded_.Set(std::move(core));
     return absl::OkStatus();
   }
 
   // No call is left. Threads end in the order in which they use each other.
   void Unload() {
     executor_ = nullptr;
-    core_ = nullptr;
-    owned_core_ = nullptr;
+    loaded_.Reset();
   }
 
   void Tick(absl::Time now) {
     encode_.Sweep(now);
-    Core* core = core_;
+    Core* core = loaded_.get();
     if (core == nullptr) return;
     core->queue->Sweep();
     metrics_->SetQueueDepth(obs::Queue::kEncode, core->queue->queued());
@@ -182,7 +181,7 @@ class VisionWorkerImpl final : public VisionWorker {
 
   void AddState(internal::v1::WorkerState* state) const {
     state->set_queue_capacity(settings_.max_queue);
-    const Core* core = core_;
+    const Core* core = loaded_.get();
     if (core == nullptr) return;
     state->set_model_fingerprint(core->fingerprint);
     state->set_device(core->device);
@@ -195,8 +194,7 @@ class VisionWorkerImpl final : public VisionWorker {
   obs::Metrics* const metrics_;
   Budget bytes_, pixels_;
   std::unique_ptr<Executor> executor_;
-  std::unique_ptr<Core> owned_core_;
-  std::atomic<Core*> core_{nullptr};  // set once, when everything in it is ready
+  process::LoadedModel<Core> loaded_;
   process::WorkerServer server_;
   EncodeService encode_;
 };

@@ -1,4 +1,4 @@
-// The vision worker as one object: service, tower, queue, housekeeping.
+// The vision worker as one object: service, tower, queue, maintenance.
 #pragma once
 
 #include <memory>

@@ -63,7 +63,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Require(o.coords_begin < o.coords_end && o.coords_end <= o.end);
     for (const double v : {o.box.x1, o.box.y1, o.box.x2, o.box.y2}) Require(std::isfinite(v));
     last = o.begin;
-    grounding::ObjectProbability(o, {}, {});
   }
   CheckEvidence(text, parsed);
   std::vector<std::optional<chord::image::Box>> boxes(parsed.objects.size());

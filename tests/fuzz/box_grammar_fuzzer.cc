@@ -1,7 +1,7 @@
 // Any answer under the grammar. The input is: width and height (two bytes each), a line that is the
 // prompt, then the answer, which is given token by token. An id that is not allowed is replaced
 // by one that is, so that every answer stays in the form once it has begun it; then it must be read
-// whole when it is closed, and what is forced or guessed must be allowed.
+// whole when it is closed, and jump-forward and draft tokens must be allowed.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -55,15 +55,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string text;
   for (int32_t id : kTokenizer->EncodeText(answer)) {
     if (cursor.inside()) {
-      for (const auto& ids : {cursor.Forced(), cursor.Guess()}) {
+      for (const auto& ids : {cursor.JumpForward(), cursor.Draft()}) {
         Require(ids.size() <= 512);
         grammar::BoxCursor ahead = cursor;
         for (const int32_t next : ids) {
-          Require(Has(ahead.Allowed(), next));
+          Require(Has(ahead.Sets()->allowed, next));
           ahead.Accept(next);
         }
       }
-      const auto mask = cursor.Allowed();
+      const auto sets = cursor.Sets();
+      const absl::Span<const uint64_t> mask = sets->allowed;
       if (!Has(mask, id)) id = NextAllowed(mask, id);
       if (id == 4084 || id == 4082) {
         Require(cursor.may_end());
@@ -78,9 +79,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (!cursor.inside()) return 0;
   if (!cursor.complete()) {
-    const grammar::BoxCursor::Cut cut = cursor.CloseHere();
-    Require(cut.keep_bytes <= text.size());
-    text = text.substr(0, cut.keep_bytes) + cut.close;
+    const auto closing = cursor.CloseTruncated();
+    if (!closing) return 0;  // no box yet: the text stays as it is
+    Require(closing->keep_bytes <= text.size());
+    text = text.substr(0, closing->keep_bytes) + closing->text;
   }
   const chord::grounding::ParsedAnswer parsed = chord::grounding::ParseAnswer(text);
   Require(!parsed.truncated && chord::text::ToValidUtf8(text) == text);

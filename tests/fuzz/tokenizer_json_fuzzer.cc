@@ -11,7 +11,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!tokenizer.ok()) return 0;
   const std::string text = "I'm 12 vases<|im_end|> \n \u82B1\u74F6e\u0301";
   const std::string normal = "I'm 12 vases<|im_end|> \n \u82B1\u74F6\u00E9";
-  if (tokenizer->Decode(tokenizer->EncodeText(text), false) != normal) std::abort();
+  // A file without a normalizer keeps the text as it is.
+  const std::string decoded = tokenizer->Decode(tokenizer->EncodeText(text), false);
+  if (decoded != normal && decoded != text) std::abort();
   tokenizer->EncodeWithAddedTokens(text);
   for (int32_t id = -1; id <= tokenizer->size() && id < 10000; ++id) tokenizer->TokenBytes(id);
   return 0;

@@ -167,6 +167,62 @@ def check_flags(chord, folder, count, seed):
     return total
 
 
+def check_saved_again(chord, folder, count, seed):
+    """What transformers writes when it saves the tokenizer again: loads, and encodes as before."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    added = list(tokenizer.get_added_vocab())
+    texts = list(random_texts(count, seed, added))
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer.save_pretrained(name)
+        again = pathlib.Path(name)
+        ours = chord_ids(chord, again, texts, True)
+        theirs = AutoTokenizer.from_pretrained(again)(texts)["input_ids"]
+    before = chord_ids(chord, folder, texts, True)
+    for text, a, b, c in zip(texts, ours, theirs, before, strict=True):
+        if a != b or a != c:
+            raise AssertionError(f"saved again: {text!r}\n  chord     {a}\n  reference {b}\n  before    {c}")
+    return len(texts)
+
+
+def check_post_processors(chord, folder):
+    """Post-processors in every shape: the same ids as the reference adds none, or a refusal by name."""
+    from tokenizers import Tokenizer
+
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    token = content["added_tokens"][0]
+    one, two = ({"Sequence": {"id": i, "type_id": t}} for i, t in (("A", 0), ("B", 1)))
+    mark = {"SpecialToken": {"id": token["content"], "type_id": 0}}
+    known = {token["content"]: {"id": token["content"], "ids": [token["id"]], "tokens": [token["content"]]}}
+    template = {"type": "TemplateProcessing", "single": [one], "pair": [one, two], "special_tokens": {}}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    pair = [token["content"], token["id"]]
+    cases = [None, byte_level, template, {**template, "special_tokens": known},
+             {**template, "single": [mark, one], "special_tokens": known},
+             {**template, "single": [one, mark], "special_tokens": known},
+             {**template, "pair": [one, mark, two], "special_tokens": known},
+             {"type": "BertProcessing", "sep": pair, "cls": pair},
+             {"type": "RobertaProcessing", "sep": pair, "cls": pair, "trim_offsets": True, "add_prefix_space": True}]
+    cases += [{"type": "Sequence", "processors": list(some)} for some in
+              ([], [template], [byte_level, template], [template, byte_level, byte_level], [byte_level, cases[4]])]
+    text = "a white vase"
+    with tempfile.TemporaryDirectory() as name:
+        for post in cases:
+            content["post_processor"] = post
+            (pathlib.Path(name) / "tokenizer.json").write_text(json.dumps(content))
+            reference_ids = Tokenizer.from_str(json.dumps(content)).encode(text).ids
+            try:
+                ours = chord_ids(chord, pathlib.Path(name), [text], True)[0]
+            except RuntimeError as refusal:
+                if "post_processor" not in str(refusal) or token["id"] not in reference_ids:
+                    raise AssertionError(f"{post}: refused: {refusal}") from refusal
+                continue
+            if ours != reference_ids:
+                raise AssertionError(f"{post}\n  chord     {ours}\n  reference {reference_ids}")
+    return len(cases)
+
+
 def check_golden(chord, folder):
     rows = [json.loads(line) for line in (folder / "golden.jsonl").read_text(encoding="utf-8").splitlines()]
     ours = chord_ids(chord, folder, [row["text"] for row in rows], special=True)
@@ -200,6 +256,16 @@ def test_random_text():
         check_flags(chord_command(), folder, 200, 1)
 
 
+def test_saved_again():
+    import pytest
+
+    if not os.path.exists(chord_command()):
+        pytest.skip("no chord program")
+    for folder in folders(shared_folder()):
+        check_post_processors(chord_command(), folder)
+    check_saved_again(chord_command(), ROOT / "models/chord-nano", 2000, 1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chord")
@@ -214,7 +280,10 @@ def main():
     try:
         if (shared / "data/qwen-tokenizer/golden.jsonl").exists():
             print(f"golden rows: {check_golden(chord, shared / 'data/qwen-tokenizer')} equal")
+        nano = ROOT / "models/chord-nano"
+        print(f"chord-nano saved again: {check_saved_again(chord, nano, options.random // 5, options.seed)} texts equal")
         for folder in folders(shared):
+            print(f"{folder.name}: {check_post_processors(chord, folder)} post-processors as the reference or refused")
             print(f"{folder.name}: {check_folder(chord, folder, options.random, options.seed)} texts equal")
             print(f"{folder.name}, other added tokens: {check_flags(chord, folder, options.random // 20, options.seed)} texts equal")
     except (AssertionError, RuntimeError) as error:

@@ -93,10 +93,9 @@ class Chord:
         self.process = subprocess.Popen(
             [str(BIN / "chord"), "serve", "--model", str(model), "--http", "127.0.0.1:0",
              "--grpc", "127.0.0.1:0", *os.environ.get("CHORD_SERVE_FLAGS", "").split(), *flags], stdout=subprocess.PIPE, stderr=self.log, env=env)
-        lines = []
-        for _ in range(3):
-            lines.append(self.process.stdout.readline().decode())
-        text = "".join(lines)
+        text = ""
+        while not re.search(r"gRPC\s+\S+\n", text) and (line := self.process.stdout.readline()):
+            text += line.decode()
         found = re.search(r"http://(\S+?)/api/ground", text)
         if not found:
             self.process.kill()

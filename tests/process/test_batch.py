@@ -80,7 +80,7 @@ def test_a_multipart_batch_of_prompts_about_one_image(chord):
 
 
 def test_batches_that_are_refused(chord):
-    assert_problem(post_json(chord, {"requests": []}), 400, "BATCH_TOO_LONG")
+    assert_problem(post_json(chord, {"requests": []}), 400, "BATCH_EMPTY")
     assert_problem(post_json(chord, {"requests": [{"prompt": "x"}] * 65}), 400, "BATCH_TOO_LONG")
     assert_problem(post_json(chord, {"questions": []}), 400, "BODY_MALFORMED")
     assert_problem(post_json(chord, [1]), 400, "BODY_MALFORMED")
@@ -102,10 +102,10 @@ def test_ground_list(chord, alone):
     assert results[-2].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert results[-2].error.request_id.startswith("req_")
     assert results[-1].error.reason == "PARAMETER_INVALID"
-    for bad in ([], requests * 20):
+    for bad, reason in (([], "BATCH_EMPTY"), (requests * 20, "BATCH_TOO_LONG")):
         with pytest.raises(grpc.RpcError) as error:
             chord.stub().GroundList(grounding_pb2.GroundListRequest(requests=bad), timeout=60)
-        assert Reason(error.value).reason == "BATCH_TOO_LONG"
+        assert Reason(error.value).reason == reason
 
 
 def test_ground_batch_answers_as_they_finish(chord, alone):

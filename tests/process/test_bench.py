@@ -41,7 +41,7 @@ def assert_sound(run):
 
 
 @pytest.mark.parametrize("http", [False, True])
-def test_an_open_loop_over_both_doors(chord, http):
+def test_an_open_loop_over_both_endpoints(chord, http):
     run = measured(DEMO, *endpoint(chord, http), "--rate", 2, "--duration", 4, "--warmup", 0.5, "--slo", 30)
     assert_sound(run)
     assert run["loop"] == "open" and run["errors"] == {} and run["ttft_source"] == "timing"

@@ -203,13 +203,6 @@ def test_the_server_tells_of_itself(chord, version):
     assert b"chord/v1/grounding.proto" in file and b"There is nothing of that name." in nothing
 
 
-def test_what_is_not_offered_is_refused_from_the_header(chord):
-    for method, path in [("GET", "/v1/models"), ("POST", "/v1/chat/completions")]:
-        assert_problem(chord.request(method, path), 501, "NOT_IMPLEMENTED")
-    answer = raw(chord, request(b"POST /v1/chat/completions HTTP/1.1", HOST + b"Content-Length: %d\r\n" % (100 * MIB)))
-    assert_problem(answer, 501, "NOT_IMPLEMENTED")
-
-
 def test_two_readings_of_one_request_are_refused(chord):
     coding = CHUNKED.replace(b"chunked", b"chunked;q=1")
     assert_problem(raw(chord, request(POST, HOST + coding, b"0\r\n\r\n")), 400, "REQUEST_MALFORMED")

@@ -98,3 +98,19 @@ def test_doctor_finds_this_installation_sound(chord):
     done = run("doctor", check=False)
     assert done.returncode == 0, done.stdout
     assert b"FAIL" not in done.stdout
+
+
+def test_a_cut_answer_has_an_exit_code_of_its_own(chord):
+    cut = run("ground", ROOT / "demo/farm.png", "find the tractor", "--server", chord.grpc_address,
+              "--max-new-tokens", "12", check=False)
+    assert cut.returncode == 3 and b"cut at max_new_tokens" in cut.stdout and b"not there" not in cut.stdout
+    folder = run("ground", ROOT / "demo", "find the tractor", "--server", chord.grpc_address, "--max-new-tokens", "12",
+                 check=False)
+    assert folder.returncode == 3 and b"cut at --max-new-tokens" in folder.stderr
+
+
+def test_the_name_of_the_annotated_image_chooses_its_format(chord, tmp_path):
+    for name, magic in (("a.jpg", b"\xff\xd8"), ("a.JPEG", b"\xff\xd8"), ("a.png", b"\x89PNG")):
+        out = tmp_path / name
+        run("ground", ROOT / "demo/farm.png", "find the tractor", "--server", chord.grpc_address, "--annotate", out)
+        assert out.read_bytes().startswith(magic)

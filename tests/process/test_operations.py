@@ -265,7 +265,7 @@ def test_without_a_server_one_sentence_says_so(tmp_path):
     rows = [{"file": "0000.png", "prompt": "x", "boxes": []}] * 5000
     (folder / "scenes.json").write_text(json.dumps(rows))
     done = run("eval", folder, "--server", "127.0.0.1:1", timeout=60)
-    assert done.returncode == 1 and b"were not asked" in done.stderr
+    assert done.returncode == 1 and b"were not sent" in done.stderr
     for server in ("", "here", "host:", "host:x", "http://host:1"):
         done = run("ground", folder, "x", "--server", server)
         assert done.returncode == 2 and b"HOST:PORT" in done.stderr, server
@@ -311,16 +311,17 @@ def test_files_of_a_folder_that_cannot_be_asked_about(chord, tmp_path):
     os.mkfifo(folder / "pipe.png")
     done = run("ground", folder, PROMPT, "--server", chord.grpc_address, "--json")
     answers = {a["file"]: a for a in map(json.loads, done.stdout.decode().splitlines())}
-    assert set(answers) == {"0000.png", "with blank.png", "农场.png", "two\nlines.png", "cut.png"}
+    # What cannot be read is reported as failed: a dangling link, an empty file, a file that is cut.
+    assert set(answers) == {"0000.png", "with blank.png", "农场.png", "two\nlines.png", "cut.png", "loop", "zero.png"}
     assert answers["cut.png"]["error"]["code"] == "IMAGE_CORRUPT"
     assert done.returncode == 1
-    assert b"4 of 5 images answered, 1 failed; 2 files are neither JPEG, PNG nor WebP" in done.stderr
+    assert b"4 of 7 images answered, 3 failed; 1 other file skipped (not JPEG, PNG or WebP)" in done.stderr
     done = run("ground", tmp_path / "none", PROMPT, "--server", chord.grpc_address)
     assert done.returncode == 1 and b"No such file" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_image_that_may_not_be_read_is_a_failure(chord, tmp_path):
+def test_an_image_that_may_not_be_read_is_a_failure(chord, tmp_path):
     folder = images(tmp_path / "mixed", 2)
     (folder / "0000.png").chmod(0)
     done = run("ground", folder, PROMPT, "--server", chord.grpc_address)

@@ -32,7 +32,7 @@ def stream(chord, image, prompt, path="/api/ground", extra=()):
 
 def test_server_sent_events(chord):
     answer = stream(chord, SEVERAL, ALL)
-    assert answer.status == 200 and answer.headers["Content-Type"] == "text/event-stream"
+    assert answer.status == 200 and answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["Cache-Control"] == "no-store"
     got = events(answer.body)
     kinds = [kind for kind, _ in got]

@@ -191,67 +191,139 @@ class Ring {
 
 // --- rows of x ----------------------------------------------------------------------------------
 
-// norm(x)·w to shared memory, zeros behind the last column. One token: the whole block; several: a
-// warp a token.
+// The norm of one row, by the whole block. Its weights are read before the block waits: every layer
+// has its own, and the products between have pushed them out of the caches.
+template <typename T>
+struct RowNorm {
+  static constexpr int kPieces = 2;
+  static constexpr int kMaxColumns = kPieces * kThreads * 8;
+  Eight<T> weight[kPieces];
+
+  static __device__ bool Serves(const Product& p) {
+    return p.norm != nullptr && p.tokens == 1 && p.weight.columns <= kMaxColumns;
+  }
+  static __device__ int Column(int piece) { return (piece * kThreads + threadIdx.x) * 8; }
+
+  __device__ void ReadWeight(const Product& p) {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if (Column(i) >= p.weight.columns) continue;
+      weight[i] = *reinterpret_cast<const Eight<T>*>(static_cast<const T*>(p.norm) + Column(i));
+    }
+  }
+
+  // norm(x)·w to shared memory, zeros behind the last column.
+  __device__ void Run(const Product& p, T* to) const {
+    __shared__ float sums[kWarps];
+    Eight<T> x[kPieces] = {};
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if (Column(i) >= p.weight.columns) continue;
+      x[i] = *reinterpret_cast<const Eight<T>*>(static_cast<const T*>(p.x) + Column(i));
+      sum += SquareSum(x[i]);
+    }
+    sum = WarpSum(sum);
+    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
+    __syncthreads();
+    sum = 0;
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) sum += sums[i];
+    const float scale = rsqrtf(sum / static_cast<float>(p.weight.columns) + p.eps);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if (Column(i) >= UnitsOf(p.weight.columns) * kUnitColumns) continue;
+      const bool exists = Column(i) < p.weight.columns;
+      *reinterpret_cast<Eight<T>*>(to + Column(i)) =
+          exists ? Scaled(x[i], scale, weight[i]) : Eight<T>{};
+    }
+  }
+
+  static __device__ float SquareSum(const Eight<T>& x) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = x.pair(i);
+      sum += pair.x * pair.x + pair.y * pair.y;
+    }
+    return sum;
+  }
+  static __device__ Eight<T> Scaled(const Eight<T>& x, float scale, const Eight<T>& weight) {
+    Eight<T> y;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 a = x.pair(i), b = weight.pair(i);
+      y.word[i] = Pack<T>(Round<T>(a.x * scale) * b.x, Round<T>(a.y * scale) * b.y);
+    }
+    return y;
+  }
+};
+
+// Pieces first, first + step, … of a row of `width` values, kBatch of them under way at once:
+// behind a store to shared memory the compiler would not start the next read. Zeros behind the last
+// value.
+inline constexpr int kBatch = 8;
+template <typename T>
+__device__ __forceinline__ void ReadBatch(const T* row, int first, int step, int width,
+                                          Eight<T> (&pieces)[kBatch]) {
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    const int at = first + i * step;
+    pieces[i] = at < width ? *reinterpret_cast<const Eight<T>*>(row + at) : Eight<T>{};
+  }
+}
+
+// The same for several rows, a warp each.
 template <typename T>
 __device__ void NormToShared(const Product& p, T* to, int stride) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const auto* weight = static_cast<const T*>(p.norm);
-  const bool whole = p.tokens == 1;
-  const int step = (whole ? kThreads : kWarp) * 8, begin = (whole ? threadIdx.x : lane) * 8;
-  const int columns = UnitsOf(p.weight.columns) * kUnitColumns;
-  __shared__ float sums[kWarps];
+  const int width = p.weight.columns, columns = UnitsOf(width) * kUnitColumns;
+  constexpr int kStep = kWarp * 8;
+  Eight<T> pieces[kBatch];
 #pragma unroll 1
-  for (int token = whole ? 0 : warp; token < p.tokens; token += kWarps) {
-    const T* x = static_cast<const T*>(p.x) + static_cast<int64_t>(token) * p.weight.columns;
+  for (int token = warp; token < p.tokens; token += kWarps) {
+    const T* x = static_cast<const T*>(p.x) + static_cast<int64_t>(token) * width;
+    T* row = to + token * stride;
     float sum = 0;
-#pragma unroll 2
-    for (int at = begin; at < p.weight.columns; at += step) {
-      const auto piece = *reinterpret_cast<const Eight<T>*>(x + at);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float2 pair = piece.pair(i);
-        sum += pair.x * pair.x + pair.y * pair.y;
-      }
-      *reinterpret_cast<Eight<T>*>(to + token * stride + at) = piece;
-    }
-    sum = WarpSum(sum);
-    if (whole) {
-      if (lane == 0) sums[warp] = sum;
-      __syncthreads();
-      sum = 0;
-#pragma unroll
-      for (int i = 0; i < kWarps; ++i) sum += sums[i];
-    }
-    const float scale = rsqrtf(sum / static_cast<float>(p.weight.columns) + p.eps);
 #pragma unroll 1
-    for (int at = begin; at < columns; at += step) {
-      auto* piece = reinterpret_cast<Eight<T>*>(to + token * stride + at);
-      Eight<T> y = {};
-      if (at < p.weight.columns) {
-        const auto w = *reinterpret_cast<const Eight<T>*>(weight + at);
+    for (int first = lane * 8; first < columns; first += kBatch * kStep) {
+      ReadBatch(x, first, kStep, width, pieces);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float2 a = piece->pair(i), b = w.pair(i);
-          y.word[i] = Pack<T>(Round<T>(a.x * scale) * b.x, Round<T>(a.y * scale) * b.y);
-        }
+      for (int i = 0; i < kBatch; ++i) {
+        const int at = first + i * kStep;
+        sum += RowNorm<T>::SquareSum(pieces[i]);
+        if (at < columns) *reinterpret_cast<Eight<T>*>(row + at) = pieces[i];
       }
-      *piece = y;
+    }
+    const float scale = rsqrtf(WarpSum(sum) / static_cast<float>(width) + p.eps);
+#pragma unroll 1
+    for (int first = lane * 8; first < columns; first += kBatch * kStep) {
+      ReadBatch(static_cast<const T*>(p.norm), first, kStep, width, pieces);
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        auto* piece = reinterpret_cast<Eight<T>*>(row + first + i * kStep);
+        if (first + i * kStep < columns) *piece = RowNorm<T>::Scaled(*piece, scale, pieces[i]);
+      }
     }
   }
 }
 
 template <typename T>
 __device__ void CopyToShared(const Product& p, T* to, int stride) {
-  const int columns = UnitsOf(p.weight.columns) * kUnitColumns;
+  const int width = p.weight.columns, columns = UnitsOf(width) * kUnitColumns;
+  constexpr int kStep = kThreads * 8;
+  Eight<T> pieces[kBatch];
 #pragma unroll 1
   for (int token = 0; token < p.tokens; ++token) {
-    const T* from = static_cast<const T*>(p.x) + static_cast<int64_t>(token) * p.weight.columns;
-#pragma unroll 2
-    for (int at = threadIdx.x * 8; at < columns; at += kThreads * 8) {
-      Eight<T> piece = {};
-      if (at < p.weight.columns) piece = *reinterpret_cast<const Eight<T>*>(from + at);
-      *reinterpret_cast<Eight<T>*>(to + token * stride + at) = piece;
+    const T* from = static_cast<const T*>(p.x) + static_cast<int64_t>(token) * width;
+#pragma unroll 1
+    for (int first = threadIdx.x * 8; first < columns; first += kBatch * kStep) {
+      ReadBatch(from, first, kStep, width, pieces);
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int at = first + i * kStep;
+        if (at < columns) *reinterpret_cast<Eight<T>*>(to + token * stride + at) = pieces[i];
+      }
     }
   }
 }
@@ -358,10 +430,15 @@ __global__ void __launch_bounds__(kThreads, 2) FewRowsKernel(const __grid_consta
   output.tile = first * kTiles + tile;
   const bool early = tile < min(p.round, last - first) * kTiles;
   if (early) ReadConstants<T, kEpilogue>(p, &output);
+  RowNorm<T> row_norm;
+  const bool one_row = kSharedX && RowNorm<T>::Serves(p);
+  if (one_row) row_norm.ReadWeight(p);
   AwaitPrevious();
   if (early) ReadRows<T, kEpilogue>(p, &output);
   if (kSharedX) {
-    if (p.norm != nullptr) {
+    if (one_row) {
+      row_norm.Run(p, x);
+    } else if (p.norm != nullptr) {
       NormToShared<T>(p, x, layout.x_stride);
     } else {
       CopyToShared<T>(p, x, layout.x_stride);

@@ -16,6 +16,7 @@
 #include "services/cli/client.h"
 #include "services/cli/command_line.h"
 #include "services/cli/commands.h"
+#include "services/cli/export/prompt_run.h"
 #include "services/cli/files.h"
 #include "services/cli/ground/answer_output.h"
 #include "services/cli/ground/batch_client.h"
@@ -40,6 +41,9 @@ struct Options {
   std::string prompt;
   std::string server = kDefaultGrpcAddress;
   std::string annotate;
+  std::string prompts;  // a file, instead of `prompt`
+  std::string format;
+  std::string out;
   bool json = false;
   int max_new_tokens = 0;
   double timeout_seconds = 60;
@@ -54,12 +58,19 @@ struct Options {
 
 void Declare(CommandLine& line, Options& options) {
   line.Positional("IMAGE|DIR", &options.target, "An image, or a folder of images");
-  line.Positional("PROMPT", &options.prompt, "What to find, in English or Chinese");
+  line.Positional("PROMPT", &options.prompt, "What to find, in English or Chinese",
+                  /*required=*/false);
   line.Text("server", &options.server, "ADDR",
             "HOST:PORT or unix:PATH of the gateway's gRPC (default 127.0.0.1:50051)");
   line.Text("annotate", &options.annotate, "OUT",
             "Write the image with boxes: PNG, or JPEG for .jpg; for a DIR, OUT is a folder");
   line.Switch("json", &options.json, "The whole answer as JSON; for a DIR one line an image");
+  line.Text("prompts", &options.prompts, "FILE",
+            "Many prompts, one a line, instead of PROMPT; with --format or --json. "
+            "CATEGORY<tab>PROMPT names the category of the boxes");
+  line.Choice("format", &options.format, {"coco", "yolo", "labelstudio", "cvat"},
+              "Write a data set for annotation tools");
+  line.Text("out", &options.out, "OUT", "The data set's file; for yolo a folder");
   line.Integer("max-new-tokens", &options.max_new_tokens, 1, limits::kCeilingNewTokens,
                "Longest answer, 1 to 4096");
   line.Number("timeout", &options.timeout_seconds, 1e-3, 3600, "SECONDS",
@@ -70,9 +81,26 @@ void Declare(CommandLine& line, Options& options) {
                "Images of a DIR in flight, 1 to 16 (default 4)");
 }
 
-absl::Status Validate(const Options& options) {
+// Whether a data set is written, or several prompts are answered: RunPrompts.
+bool IsPromptRun(const Options& options) {
+  return !options.format.empty() || !options.prompts.empty();
+}
+
+absl::Status Validate(const CommandLine& line, const Options& options) {
   CHORD_RETURN_IF_ERROR(CheckGrpcAddress(options.server));
   if (text::ToValidUtf8(options.prompt) != options.prompt) return errors::PromptNotUtf8();
+  if (options.prompts.empty() != line.Has("PROMPT")) {
+    return errors::ConfigInvalid("Give a prompt, or --prompts FILE; see --help.");
+  }
+  if (options.format.empty() != options.out.empty()) {
+    return errors::ConfigInvalid("--format and --out go together; see --help.");
+  }
+  if (!options.prompts.empty() && options.format.empty() && !options.json) {
+    return errors::ConfigInvalid("--prompts needs --format or --json; see --help.");
+  }
+  if (IsPromptRun(options) && !options.annotate.empty()) {
+    return errors::ConfigInvalid("--annotate does not go with --format or --prompts.");
+  }
   return absl::OkStatus();
 }
 
@@ -217,6 +245,33 @@ int GroundFolder(const Options& options, const CommandLine& line) {
   return IsNoServer(status) ? line.Fail(status.message(), kExitFailed) : code;
 }
 
+absl::StatusOr<int> GroundPrompts(const Options& options) {
+  PromptRun run{.server = options.server,
+                .images = {options.target},
+                .prompts = {{.prompt = options.prompt}},
+                .format = ParseExportFormat(options.format),
+                .out = options.out,
+                .json = options.json,
+                .max_new_tokens = options.max_new_tokens,
+                .grammar = options.grammar_value(),
+                .timeout = options.timeout(),
+                .parallel = options.parallel};
+  if (!options.prompts.empty()) {
+    CHORD_ASSIGN_OR_RETURN(const std::string text, ReadWhole(options.prompts, kMaxPromptListBytes));
+    CHORD_ASSIGN_OR_RETURN(run.prompts, ParsePromptList(text));
+  }
+  std::error_code error;
+  if (fs::is_directory(options.target, error)) {
+    CHORD_ASSIGN_OR_RETURN(ImageFolder folder, ListImages(options.target));
+    run.images = std::move(folder.images);
+    if (run.images.empty()) {
+      return errors::ConfigInvalid(
+          absl::StrCat("There is no JPEG, PNG or WebP image in ", options.target, "."));
+    }
+  }
+  return RunPrompts(run);
+}
+
 }  // namespace
 
 int RunGround(const std::vector<std::string>& args) {
@@ -224,8 +279,12 @@ int RunGround(const std::vector<std::string>& args) {
   CommandLine line("chord ground", kSummary, kEpilog);
   Declare(line, options);
   if (const std::optional<int> code = line.Parse(args)) return *code;
-  if (const absl::Status status = Validate(options); !status.ok()) {
+  if (const absl::Status status = Validate(line, options); !status.ok()) {
     return line.Fail(status.message(), kExitUsage);
+  }
+  if (IsPromptRun(options)) {
+    const absl::StatusOr<int> code = GroundPrompts(options);
+    return code.ok() ? *code : line.Fail(code.status().message(), kExitUsage);
   }
   std::error_code error;
   return fs::is_directory(options.target, error) ? GroundFolder(options, line)

@@ -33,6 +33,7 @@ InspectOptions::Stage StageOf(const std::string& name) {
 }
 
 void Declare(CommandLine& line, InspectOptions& options, std::string& stage) {
+  line.AllowOverrides();
   line.Text("model", &options.model, "DIR", "Hugging Face folder of the model");
   line.Repeated("image", &options.images, "FILE", "An image of the prompt; repeatable");
   line.Text("prompt", &options.prompt, "TEXT", "For the stages logits and tokens");

@@ -153,10 +153,10 @@ void Announce(const Options& options, absl::Duration took) {
   const std::string local = LocalAddressOf(options.http);
   std::printf(
       "Chord is ready after %.1f s.\n"
-      "  Page  http://%s/\n"
       "  HTTP  http://%s/api/ground\n"
-      "  gRPC  %s\n",
-      absl::ToDoubleSeconds(took), local.c_str(), options.http.c_str(), options.grpc.c_str());
+      "  gRPC  %s\n"
+      "  Page  http://%s/\n",
+      absl::ToDoubleSeconds(took), options.http.c_str(), options.grpc.c_str(), local.c_str());
   std::fflush(stdout);
   clearerr(stdout);  // the output may have been closed
 }

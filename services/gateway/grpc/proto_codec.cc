@@ -30,6 +30,18 @@ v1::Evidence ToProto(const GroundEvidence& evidence) {
   return out;
 }
 
+v1::Cache ToProto(CacheTier tier) {
+  switch (tier) {
+    case CacheTier::kNone:
+      return v1::CACHE_NONE;
+    case CacheTier::kEmbeddings:
+      return v1::CACHE_EMBEDDINGS;
+    case CacheTier::kKv:
+      return v1::CACHE_KV;
+  }
+  return v1::CACHE_NONE;
+}
+
 }  // namespace
 
 v1::Object ToProto(const GroundObject& object) {
@@ -48,10 +60,22 @@ v1::GroundResponse ToProto(const GroundResult& result) {
     SetBox(object.box, *out.add_boxes());
     *out.add_objects() = ToProto(object);
   }
+  for (const GroundPoint& point : result.points) {
+    v1::Point& to = *out.add_points();
+    to.set_label(point.label);
+    to.set_x(point.at.x);
+    to.set_y(point.at.y);
+    to.set_confidence(point.confidence);
+  }
+  for (const LabelMatch& match : result.labels) {
+    v1::LabelMatch& to = *out.add_labels();
+    to.set_label(match.label);
+    to.mutable_objects()->Assign(match.objects.begin(), match.objects.end());
+  }
   const image::FramePlan& plan = result.frame;
   out.mutable_image_size()->set_width(plan.upright.width);
   out.mutable_image_size()->set_height(plan.upright.height);
-  out.set_confidence(result.confidence);
+  if (result.confidence) out.set_confidence(*result.confidence);
   out.set_calibrated(result.calibrated);
   out.set_advice(result.advice);
   v1::Frame& frame = *out.mutable_frame();
@@ -65,9 +89,7 @@ v1::GroundResponse ToProto(const GroundResult& result) {
   usage.set_completion_tokens(result.usage.completion_tokens);
   usage.set_decode_steps(result.usage.decode_steps);
   usage.set_image_tokens(result.usage.image_tokens);
-  usage.set_cache(result.usage.image == Served::kKv           ? v1::CACHE_KV
-                  : result.usage.image == Served::kEmbeddings ? v1::CACHE_EMBEDDINGS
-                                                              : v1::CACHE_NONE);
+  usage.set_cache(ToProto(result.usage.image));
   v1::Timing& timing = *out.mutable_timing();
   timing.set_queue_ms(absl::ToDoubleMilliseconds(result.timing.queue));
   timing.set_vision_ms(absl::ToDoubleMilliseconds(result.timing.vision));
@@ -78,7 +100,7 @@ v1::GroundResponse ToProto(const GroundResult& result) {
   out.set_request_id(result.request_id);
   out.set_model(result.model);
   out.set_image_id(result.image_id);
-  out.set_finish_reason(result.cut ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP);
+  out.set_finish_reason(result.truncated ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_STOP);
   if (result.evidence) *out.mutable_evidence() = ToProto(*result.evidence);
   return out;
 }
@@ -89,7 +111,9 @@ absl::Status FromProto(const v1::GroundRequest& request, GroundInput& input) {
       input.image = request.image();
       break;
     case v1::GroundRequest::kImageId:
-      if (request.image_id().empty()) return errors::ImageIdUnknown();
+      if (request.image_id().empty()) {
+        return errors::ParameterInvalid("image_id", "the image_id of an upload or an answer");
+      }
       input.image_id = request.image_id();
       break;
     default:
@@ -103,8 +127,9 @@ absl::Status FromProto(const v1::GroundRequest& request, GroundInput& input) {
     return errors::ParameterInvalid("grammar", "GRAMMAR_AUTO or GRAMMAR_OFF");
   }
   input.grammar = request.grammar() != v1::GRAMMAR_OFF;
-  if (request.prompt().empty()) return errors::PromptMissing();
+  if (request.prompt().empty() && request.labels().empty()) return errors::PromptMissing();
   input.prompt = request.prompt();
+  input.labels.assign(request.labels().begin(), request.labels().end());
   input.want_evidence = request.want_evidence();
   // The protocol says that 0 is the default, as absent is.
   if (request.max_new_tokens() != 0) input.max_new_tokens = request.max_new_tokens();

@@ -1,20 +1,27 @@
-// The HTTP door: routes over the core.
+// The HTTP endpoints: routes over the core.
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
-#include "common/base/executor.h"
+#include "absl/status/status.h"
 #include "common/http/message.h"
-#include "common/obs/metrics.h"
-#include "services/gateway/grounder.h"
+#include "services/gateway/endpoint_deps.h"
+#include "services/gateway/openai/service.h"
 
 namespace chord::gateway {
 
-// `ready` says whether a request could be answered now; /readyz tells it. Requests of a batch run
-// on the handler's thread and on `executor`.
-// Everything must outlive the server that gets the routes.
-std::vector<http::Route> HttpRoutes(Grounder& grounder, Executor& executor, obs::Metrics& metrics,
+// What GET /version and the routes under /v1 report.
+struct ServiceVersion {
+  std::string version;  // of the program
+  std::string model;
+  std::string model_fingerprint;
+  openai::Service openai;
+};
+
+// `ready` says whether a request could be answered now; /readyz tells it.
+std::vector<http::Route> HttpRoutes(const EndpointDeps& deps, const ServiceVersion& version,
                                     std::function<absl::Status()> ready);
 
 }  // namespace chord::gateway

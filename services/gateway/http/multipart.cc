@@ -69,8 +69,10 @@ struct Parameter {
   std::string value;
 };
 
-// "; name=value; name="value"" up to the end of `text`. A trailing semicolon is let pass.
-std::optional<std::vector<Parameter>> TakeParameters(absl::string_view text) {
+// "; name=value; name="value"" up to the end of `text`. A trailing semicolon is let pass. Of a
+// malformed one, `bad` is the name.
+std::optional<std::vector<Parameter>> TakeParameters(absl::string_view text,
+                                                     std::string* bad = nullptr) {
   std::vector<Parameter> out;
   while (true) {
     SkipBlanks(text);
@@ -80,6 +82,7 @@ std::optional<std::vector<Parameter>> TakeParameters(absl::string_view text) {
     if (text.empty()) return out;
     Parameter parameter;
     parameter.name = absl::AsciiStrToLower(TakeToken(text));
+    if (bad != nullptr) *bad = parameter.name;
     if (parameter.name.empty() || !absl::ConsumePrefix(&text, "=")) return std::nullopt;
     if (!text.empty() && text.front() == '"') {
       auto value = TakeQuoted(text);
@@ -194,8 +197,14 @@ ContentType ParseContentType(absl::string_view value) {
   const std::string type = absl::AsciiStrToLower(TakeToken(value));
   if (!absl::ConsumePrefix(&value, "/")) return out;
   const std::string subtype = absl::AsciiStrToLower(TakeToken(value));
-  const auto parameters = TakeParameters(value);
-  if (type.empty() || subtype.empty() || !parameters) return out;
+  std::string bad;
+  const auto parameters = TakeParameters(value, &bad);
+  if (type.empty() || subtype.empty()) return out;
+  if (!parameters) {
+    out.malformed_type = absl::StrCat(type, "/", subtype);
+    out.malformed_parameter = std::move(bad);
+    return out;
+  }
   for (const Parameter& parameter : *parameters) {
     if (parameter.name == "boundary") out.boundary = parameter.value;
     if (parameter.name == "charset") out.charset = absl::AsciiStrToLower(parameter.value);

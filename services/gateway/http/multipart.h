@@ -27,6 +27,10 @@ struct ContentType {
   std::string type;  // "multipart/form-data", lower case
   std::string boundary;
   std::string charset;  // lower case
+  // When `type` is empty because of a parameter: the type all the same, and the parameter's name
+  // ("" when it has none that can be read).
+  std::string malformed_type;
+  std::string malformed_parameter;
 };
 ContentType ParseContentType(absl::string_view value);
 

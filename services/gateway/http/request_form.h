@@ -1,4 +1,4 @@
-// Bodies of the HTTP door -> prompts and images. Pure.
+// Bodies of HTTP requests -> prompts and images. Pure.
 #pragma once
 
 #include <optional>
@@ -16,6 +16,7 @@ struct GroundForm {
   std::string decoded;      // of a data: URL
   std::string image_id;     // instead of an image
   std::string prompt;
+  std::vector<std::string> labels;  // instead of a prompt
   std::string session_id;
   std::optional<int> max_new_tokens;
   bool grammar = true;
@@ -25,15 +26,16 @@ struct GroundForm {
   absl::string_view file() const { return decoded.empty() ? image : absl::string_view(decoded); }
 };
 
-// multipart/form-data (fields image or image_id, prompt, session_id, max_new_tokens, grammar,
-// stream) or a flat JSON object of the same names whose image is a data: URL with base64. Unknown
-// and repeated fields are refused.
+// multipart/form-data (fields image or image_id, prompt or labels, session_id, max_new_tokens,
+// grammar, stream), or a JSON object or application/x-www-form-urlencoded of the same names, whose
+// image is a data: URL with base64. `labels` comes once a label, in JSON as a list of texts; null
+// is absent. Unknown and repeated fields are refused.
 absl::StatusOr<GroundForm> ParseGroundForm(const http::Request& request);
 
 // The body of POST /api/ground/batch.
 struct BatchForm {
   struct Item {
-    std::string tag;  // the client's; for multipart the file's name. At most 64 bytes
+    std::string tag;  // the client's; for multipart the file's name, cut to 64 bytes
     absl::StatusOr<GroundForm> form = absl::UnknownError("");  // each with its own status
   };
   std::vector<Item> items;      // 1 – max_items
@@ -55,10 +57,6 @@ struct UploadForm {
   absl::string_view file() const { return decoded.empty() ? image : absl::string_view(decoded); }
 };
 absl::StatusOr<UploadForm> ParseUploadForm(const http::Request& request);
-
-// Strict base64 (RFC 4648 §4: padded, no blanks, no stray bits), decoded in place. False: it is
-// not.
-bool DecodeBase64(std::string& text);
 
 // A client's own limit in seconds (field X-Request-Timeout), at least a millisecond.
 absl::StatusOr<std::optional<absl::Duration>> RequestTimeout(const http::Request& request);

@@ -34,29 +34,29 @@ absl::StatusOr<image::FramePlan> ImageService::Plan(absl::string_view bytes) con
   return image::PlanFrame(header, options_.geometry);
 }
 
-absl::Status ImageService::Room(int64_t bytes, bool pin) const {
-  return store_.Room(bytes, pin, absl::Now());
+absl::Status ImageService::CheckRoom(int64_t bytes, bool pin) const {
+  return store_.CheckRoom(bytes, pin, absl::Now());
 }
 
 absl::StatusOr<ImageService::Kept> ImageService::Upload(std::string bytes, bool pin) {
   const auto keep = [&]() -> absl::StatusOr<Kept> {
     CHORD_ASSIGN_OR_RETURN(const image::FramePlan plan, Plan(bytes));
-    CHORD_RETURN_IF_ERROR(Room(static_cast<int64_t>(bytes.size()), pin));
+    CHORD_RETURN_IF_ERROR(CheckRoom(static_cast<int64_t>(bytes.size()), pin));
     auto image = std::make_shared<StoredImage>(Name(bytes, plan));
     image->pin = pin;
     image->bytes = std::move(bytes);
-    std::vector<ImageStore::Gone> gone;
+    std::vector<ImageStore::Removed> removed;
     Kept out{image->id, plan.upright, {}};
     const auto expires =
-        store_.Put(std::move(image), /*uploaded=*/true, ImageAffinity(), absl::Now(), gone);
-    Forget(gone);
+        store_.Put(std::move(image), /*uploaded=*/true, ImageAffinity(), absl::Now(), removed);
+    Invalidate(removed);
     if (!expires.ok()) return expires.status();
     out.expires_at = *expires;
     return out;
   };
   auto out = keep();
   metrics_.Image(out.ok() ? ImageEvent::kUploaded : ImageEvent::kRefused);
-  Tell();
+  PublishMetrics();
   return out;
 }
 
@@ -66,10 +66,10 @@ absl::StatusOr<ImageService::Kept> ImageService::Touch(absl::string_view id) {
 }
 
 absl::Status ImageService::Delete(absl::string_view id) {
-  std::vector<ImageStore::Gone> gone;
-  const bool there = store_.Delete(id, absl::Now(), gone);
-  Forget(gone);
-  Tell();
+  std::vector<ImageStore::Removed> removed;
+  const bool there = store_.Delete(id, absl::Now(), removed);
+  Invalidate(removed);
+  PublishMetrics();
   return there ? absl::OkStatus() : errors::ImageIdUnknown();
 }
 
@@ -91,15 +91,17 @@ StoredImage ImageService::Name(absl::string_view bytes, const image::FramePlan& 
   return out;
 }
 
-bool ImageService::Keep(StoredImage image, absl::string_view bytes, const ImageAffinity& home) {
+bool ImageService::Store(StoredImage image, absl::string_view bytes,
+                         const ImageAffinity& affinity) {
   image.bytes = std::string(bytes);
   auto kept = std::make_shared<const StoredImage>(std::move(image));
-  std::vector<ImageStore::Gone> gone;
-  const bool ok = store_.Put(kept, /*uploaded=*/false, home, absl::Now(), gone).ok();
-  if (!ok && !home.worker.empty()) pool_.DropImage({home.worker, home.incarnation}, kept->key);
-  Forget(gone);
+  std::vector<ImageStore::Removed> removed;
+  const bool ok = store_.Put(kept, /*uploaded=*/false, affinity, absl::Now(), removed).ok();
+  if (!ok && !affinity.worker.empty())
+    pool_.DropImage({affinity.worker, affinity.epoch}, kept->key);
+  Invalidate(removed);
   metrics_.Image(ok ? ImageEvent::kAsked : ImageEvent::kRefused);
-  Tell();
+  PublishMetrics();
   return ok;
 }
 
@@ -123,46 +125,50 @@ void ImageService::SetSessionImage(absl::string_view client, absl::string_view s
   }
 }
 
-void ImageService::Forget(const std::vector<ImageStore::Gone>& gone) {
-  for (const ImageStore::Gone& one : gone) {
-    switch (one.why) {
-      case ImageStore::Why::kEvicted:
+void ImageService::Invalidate(const std::vector<ImageStore::Removed>& removed) {
+  for (const ImageStore::Removed& one : removed) {
+    switch (one.cause) {
+      case ImageStore::Cause::kEvicted:
         metrics_.Image(ImageEvent::kEvicted);
         break;
-      case ImageStore::Why::kExpired:
+      case ImageStore::Cause::kExpired:
         metrics_.Image(ImageEvent::kExpired);
         break;
-      case ImageStore::Why::kDeleted:
+      case ImageStore::Cause::kDeleted:
         metrics_.Image(ImageEvent::kDeleted);
         break;
     }
-    sessions_.ForgetImage(one.image->id);
-    if (one.home.worker.empty()) continue;
-    pool_.DropImage({one.home.worker, one.home.incarnation}, one.image->key);
+    sessions_.DropImage(one.image->id);
+    if (one.affinity.worker.empty()) continue;
+    pool_.DropImage({one.affinity.worker, one.affinity.epoch}, one.image->key);
   }
 }
 
-void ImageService::Tell() {
+void ImageService::PublishMetrics() {
   const ImageStore::Summary summary = store_.summary();
   metrics_.SetImageStore(summary.bytes, summary.images);
   metrics_.SetSessions(sessions_.size());
 }
 
 void ImageService::Run() {
-  absl::MutexLock lock(&mu_);
-  while (!stop_) {
-    changed_.WaitWithTimeout(&mu_, options_.sweep_every);
-    if (stop_) return;
-    mu_.Unlock();
-    std::vector<ImageStore::Gone> gone;
-    store_.Sweep(absl::Now(), gone);
-    Forget(gone);
-    for (int expired = sessions_.Sweep(absl::Now()); expired > 0; --expired) {
-      metrics_.Session(obs::SessionEvent::kExpired);
+  while (true) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (!stop_) changed_.WaitWithTimeout(&mu_, options_.sweep_every);
+      if (stop_) return;
     }
-    Tell();
-    mu_.Lock();
+    Sweep();
   }
+}
+
+void ImageService::Sweep() {
+  std::vector<ImageStore::Removed> removed;
+  store_.Sweep(absl::Now(), removed);
+  Invalidate(removed);
+  for (int expired = sessions_.Sweep(absl::Now()); expired > 0; --expired) {
+    metrics_.Session(obs::SessionEvent::kExpired);
+  }
+  PublishMetrics();
 }
 
 }  // namespace chord::gateway

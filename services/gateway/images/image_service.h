@@ -1,5 +1,5 @@
 // What the gateway keeps between requests: images, conversations about them, and the wish that
-// workers forget what is gone. Joins the pure stores with the clock, the workers and the metrics.
+// workers drop removed images. Joins the pure stores with the clock, the workers and the metrics.
 #pragma once
 
 #include <deque>
@@ -48,7 +48,7 @@ class ImageService {
   // Reads the header and plans the frame; decodes nothing. Refuses what /api/ground would refuse.
   absl::StatusOr<image::FramePlan> Plan(absl::string_view bytes) const;
   // Whether an upload of that size could be kept; asked before its bytes are taken.
-  absl::Status Room(int64_t bytes, bool pin) const;
+  absl::Status CheckRoom(int64_t bytes, bool pin) const;
 
   // Keeps an uploaded file. Errors of Plan and Room.
   absl::StatusOr<Kept> Upload(std::string bytes, bool pin);
@@ -61,9 +61,11 @@ class ImageService {
   // Keep. The one place where the file is hashed.
   StoredImage Name(absl::string_view bytes, const image::FramePlan& plan) const;
   // Keeps an image whose prompt has been answered. False: there was no room, and the worker is
-  // told to forget it.
-  bool Keep(StoredImage image, absl::string_view bytes, const ImageAffinity& home);
-  void SetHome(absl::string_view id, const ImageAffinity& home) { store_.SetHome(id, home); }
+  // told to drop it.
+  bool Store(StoredImage image, absl::string_view bytes, const ImageAffinity& affinity);
+  void SetAffinity(absl::string_view id, const ImageAffinity& affinity) {
+    store_.SetAffinity(id, affinity);
+  }
 
   SessionStore& sessions() { return sessions_; }
   // A client that sends its image again with each prompt of a conversation means the one that
@@ -77,9 +79,10 @@ class ImageService {
   const image::Limits& limits() const { return options_.limits; }
 
  private:
-  void Forget(const std::vector<ImageStore::Gone>& gone);
-  void Tell();
+  void Invalidate(const std::vector<ImageStore::Removed>& removed);
+  void PublishMetrics();
   void Run();
+  void Sweep();
 
   const Options options_;
   WorkerPool& pool_;

@@ -44,7 +44,7 @@ bool ImageStore::Expired(const Entry& entry, absl::Time now) const {
   return now >= entry.last_use + options_.ttl;
 }
 
-absl::Status ImageStore::Room(int64_t bytes, bool pin, absl::Time now) const {
+absl::Status ImageStore::CheckRoom(int64_t bytes, bool pin, absl::Time now) const {
   const int64_t most = pin ? options_.max_bytes / 2 : options_.max_bytes;
   if (bytes > most - kEntryBytes) {
     return errors::ImageBytesLimit(bytes, std::max<int64_t>(most - kEntryBytes, 0));
@@ -63,22 +63,23 @@ absl::Status ImageStore::Room(int64_t bytes, bool pin, absl::Time now) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<absl::Time> ImageStore::Put(StoredImageRef image, bool uploaded, ImageAffinity home,
-                                           absl::Time now, std::vector<Gone>& gone) {
+absl::StatusOr<absl::Time> ImageStore::Put(StoredImageRef image, bool uploaded,
+                                           ImageAffinity affinity, absl::Time now,
+                                           std::vector<Removed>& removed) {
   const auto bytes = static_cast<int64_t>(image->bytes.size());
-  if (auto status = Room(bytes, image->pin, now); !status.ok()) return status;
+  if (auto status = CheckRoom(bytes, image->pin, now); !status.ok()) return status;
   absl::MutexLock lock(&mu_);
-  SweepLocked(now, gone);
+  SweepLocked(now, removed);
   const int64_t cost = bytes + kEntryBytes;
   while (bytes_[0] + bytes_[1] + bytes_[2] + cost > options_.max_bytes) {
     List& victims = tiers_[0].empty() ? tiers_[1] : tiers_[0];
     if (victims.empty()) return errors::ImageStoreFull(options_.ttl);  // pinned since we asked
-    Drop(victims.begin(), Why::kEvicted, gone);
+    Drop(victims.begin(), Cause::kEvicted, removed);
   }
   const int tier = image->pin ? 2 : uploaded ? 1 : 0;
   const std::string id = image->id;
   List& list = tiers_[tier];
-  list.push_back({std::move(image), std::move(home), now, cost, tier});
+  list.push_back({std::move(image), std::move(affinity), now, cost, tier});
   bytes_[tier] += cost;
   by_id_[id] = std::prev(list.end());
   BalanceTiers();
@@ -92,30 +93,30 @@ std::optional<ImageStore::Found> ImageStore::Use(absl::string_view id, absl::Tim
   Entry& entry = *found->second;
   entry.last_use = std::max(entry.last_use, now);
   Move(found->second, std::max(entry.tier, 1));
-  Found out{entry.image, entry.home, entry.last_use + options_.ttl};
+  Found out{entry.image, entry.affinity, entry.last_use + options_.ttl};
   BalanceTiers();
   return out;
 }
 
-void ImageStore::SetHome(absl::string_view id, const ImageAffinity& home) {
+void ImageStore::SetAffinity(absl::string_view id, const ImageAffinity& affinity) {
   absl::MutexLock lock(&mu_);
   if (const auto found = by_id_.find(std::string(id)); found != by_id_.end()) {
-    found->second->home = home;
+    found->second->affinity = affinity;
   }
 }
 
-bool ImageStore::Delete(absl::string_view id, absl::Time now, std::vector<Gone>& gone) {
+bool ImageStore::Delete(absl::string_view id, absl::Time now, std::vector<Removed>& removed) {
   absl::MutexLock lock(&mu_);
   const auto found = by_id_.find(std::string(id));
   if (found == by_id_.end()) return false;
   const bool alive = !Expired(*found->second, now);
-  Drop(found->second, alive ? Why::kDeleted : Why::kExpired, gone);
+  Drop(found->second, alive ? Cause::kDeleted : Cause::kExpired, removed);
   return alive;
 }
 
-void ImageStore::Sweep(absl::Time now, std::vector<Gone>& gone) {
+void ImageStore::Sweep(absl::Time now, std::vector<Removed>& removed) {
   absl::MutexLock lock(&mu_);
-  SweepLocked(now, gone);
+  SweepLocked(now, removed);
 }
 
 ImageStore::Summary ImageStore::summary() const {
@@ -130,18 +131,19 @@ void ImageStore::Move(List::iterator entry, int tier) {
   entry->tier = tier;
 }
 
-void ImageStore::Drop(List::iterator entry, Why why, std::vector<Gone>& gone) {
+void ImageStore::Drop(List::iterator entry, Cause cause, std::vector<Removed>& removed) {
   by_id_.erase(entry->image->id);
   bytes_[entry->tier] -= entry->cost;
-  gone.push_back({std::move(entry->image), std::move(entry->home), why});
+  removed.push_back({std::move(entry->image), std::move(entry->affinity), cause});
   tiers_[entry->tier].erase(entry);
 }
 
 // The lists are in order of use, but for those that BalanceTiers moved: they may be older than what
 // stands before them, and then are swept a little later. Use refuses them in time all the same.
-void ImageStore::SweepLocked(absl::Time now, std::vector<Gone>& gone) {
+void ImageStore::SweepLocked(absl::Time now, std::vector<Removed>& removed) {
   for (List& list : tiers_) {
-    while (!list.empty() && Expired(list.front(), now)) Drop(list.begin(), Why::kExpired, gone);
+    while (!list.empty() && Expired(list.front(), now))
+      Drop(list.begin(), Cause::kExpired, removed);
   }
 }
 

@@ -49,9 +49,9 @@ std::string ImageKey(absl::string_view image_id, absl::string_view digest,
 
 // Where an image's rows or KV are believed to be.
 struct ImageAffinity {
-  std::string worker;        // name; empty: nowhere yet
-  uint64_t incarnation = 0;  // of that worker; what an earlier one held is gone
-  bool held = false;         // it said that it has it; false: it was only sent there
+  std::string worker;  // name; empty: nowhere yet
+  uint64_t epoch = 0;  // of that worker; what an earlier epoch held is lost
+  bool held = false;   // it returned that it holds it; false: it was only sent there
 };
 
 // Thread-safe.
@@ -61,16 +61,16 @@ class ImageStore {
     int64_t max_bytes = 256LL << 20;
     absl::Duration ttl = absl::Minutes(10);  // after the last use
   };
-  enum class Why { kEvicted, kExpired, kDeleted };
-  // An image that is no longer kept, and who should forget it.
-  struct Gone {
+  enum class Cause { kEvicted, kExpired, kDeleted };
+  // An image that is no longer stored, and the worker that should drop it.
+  struct Removed {
     StoredImageRef image;
-    ImageAffinity home;
-    Why why = Why::kEvicted;
+    ImageAffinity affinity;
+    Cause cause = Cause::kEvicted;
   };
   struct Found {
     StoredImageRef image;
-    ImageAffinity home;
+    ImageAffinity affinity;
     absl::Time expires_at;
   };
   struct Summary {
@@ -84,31 +84,31 @@ class ImageStore {
 
   // Whether a file of `bytes` could be kept now, whatever had to go for it. IMAGE_TOO_MANY_BYTES:
   // never; IMAGE_STORE_FULL: pinned ones are in the way. Asked before memory is taken for a file.
-  absl::Status Room(int64_t bytes, bool pin, absl::Time now) const;
+  absl::Status CheckRoom(int64_t bytes, bool pin, absl::Time now) const;
 
   // Keeps `image` (new id); `uploaded` by its owner rather than asked about once. Errors of Room.
-  // What had to go is appended to `gone`.
-  absl::StatusOr<absl::Time> Put(StoredImageRef image, bool uploaded, ImageAffinity home,
-                                 absl::Time now, std::vector<Gone>& gone);
+  // What had to go is appended to `removed`.
+  absl::StatusOr<absl::Time> Put(StoredImageRef image, bool uploaded, ImageAffinity affinity,
+                                 absl::Time now, std::vector<Removed>& removed);
 
   // The image, its life extended. nullopt: unknown, expired or deleted.
   std::optional<Found> Use(absl::string_view id, absl::Time now);
 
-  // Where it is now; ignored when the image is gone.
-  void SetHome(absl::string_view id, const ImageAffinity& home);
+  // Where it is now; ignored when the image is not stored.
+  void SetAffinity(absl::string_view id, const ImageAffinity& affinity);
 
-  // False: it was not there. Also an expired one that nobody swept yet was not there, but goes.
-  bool Delete(absl::string_view id, absl::Time now, std::vector<Gone>& gone);
+  // False: it was not there. Also an expired one that was not swept yet was not there, but goes.
+  bool Delete(absl::string_view id, absl::Time now, std::vector<Removed>& removed);
 
   // Drops what has expired. Called now and then, so that memory goes back without a request.
-  void Sweep(absl::Time now, std::vector<Gone>& gone);
+  void Sweep(absl::Time now, std::vector<Removed>& removed);
 
   Summary summary() const;
 
  private:
   struct Entry {
     StoredImageRef image;
-    ImageAffinity home;
+    ImageAffinity affinity;
     absl::Time last_use;
     int64_t cost = 0;
     int tier = 0;  // 0: asked once, 1: kept, 2: pinned
@@ -118,9 +118,10 @@ class ImageStore {
 
   bool Expired(const Entry& entry, absl::Time now) const;
   void Move(List::iterator entry, int tier) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void Drop(List::iterator entry, Why why, std::vector<Gone>& gone)
+  void Drop(List::iterator entry, Cause cause, std::vector<Removed>& removed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void SweepLocked(absl::Time now, std::vector<Gone>& gone) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void SweepLocked(absl::Time now, std::vector<Removed>& removed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void BalanceTiers() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;

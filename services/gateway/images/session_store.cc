@@ -58,7 +58,7 @@ absl::StatusOr<SessionStore::Begun> SessionStore::Begin(absl::string_view sessio
 }
 
 void SessionStore::End(absl::string_view session_id, absl::string_view image_id,
-                       const SessionTurn* said, size_t forget, absl::Time now) {
+                       const SessionTurn* new_turn, size_t drop, absl::Time now) {
   absl::MutexLock lock(&mu_);
   const auto found = by_key_.find(Key(session_id, image_id));
   if (found == by_key_.end()) return;
@@ -66,17 +66,17 @@ void SessionStore::End(absl::string_view session_id, absl::string_view image_id,
   session.busy = false;
   session.last_use = now;
   sessions_.splice(sessions_.end(), sessions_, found->second);
-  if (said != nullptr) {
-    session.turns.erase(session.turns.begin(),
-                        session.turns.begin() +
-                            static_cast<std::ptrdiff_t>(std::min(forget, session.turns.size())));
-    session.turns.push_back(*said);
+  if (new_turn != nullptr) {
+    session.turns.erase(
+        session.turns.begin(),
+        session.turns.begin() + static_cast<std::ptrdiff_t>(std::min(drop, session.turns.size())));
+    session.turns.push_back(*new_turn);
   }
-  if (session.turns.empty() || session.forgotten) return Erase(found->second);
+  if (session.turns.empty() || session.dropped) return Erase(found->second);
   int64_t bytes = 0;
   size_t keep = 0;
-  for (auto turn = session.turns.rbegin(); turn != session.turns.rend(); ++turn, ++keep) {
-    bytes += Bytes(*turn);
+  for (auto kept = session.turns.rbegin(); kept != session.turns.rend(); ++kept, ++keep) {
+    bytes += Bytes(*kept);
     if (bytes > options_.max_bytes || keep >= static_cast<size_t>(options_.max_turns)) break;
   }
   session.turns.erase(session.turns.begin(),
@@ -84,13 +84,13 @@ void SessionStore::End(absl::string_view session_id, absl::string_view image_id,
   if (session.turns.empty()) Erase(found->second);
 }
 
-void SessionStore::ForgetImage(absl::string_view image_id) {
+void SessionStore::DropImage(absl::string_view image_id) {
   absl::MutexLock lock(&mu_);
   for (auto at = sessions_.begin(); at != sessions_.end();) {
     const auto session = at++;
     if (session->image_id != image_id) continue;
     if (session->busy) {
-      session->forgotten = true;
+      session->dropped = true;
     } else {
       Erase(session);
     }

@@ -1,4 +1,4 @@
-// Conversations: what was asked about one image and what the model said, word for word, so that
+// Conversations: the prompts about one image and what the model answered, word for word, so that
 // the next prompt continues the very text whose KV the worker has. Pure but for its lock.
 //
 // A session_id is a name inside one image: the same name with another image is another
@@ -51,14 +51,14 @@ class SessionStore {
   absl::StatusOr<Begun> Begin(absl::string_view session_id, absl::string_view image_id,
                               absl::Time now);
 
-  // Gives it back, with what was said; null: the prompt failed and leaves no trace (a
-  // conversation without turns goes). `forget` of its oldest turns did not fit the model any more
+  // Returns it, with its new turn; null: the prompt failed and leaves no trace (a
+  // conversation without turns goes). `drop` of its oldest turns did not fit the model any more
   // and go; so do turns beyond the bounds, the oldest first.
-  void End(absl::string_view session_id, absl::string_view image_id, const SessionTurn* said,
-           size_t forget, absl::Time now);
+  void End(absl::string_view session_id, absl::string_view image_id, const SessionTurn* new_turn,
+           size_t drop, absl::Time now);
 
   // Forgets every conversation about the image; one that is being asked when its prompt ends.
-  void ForgetImage(absl::string_view image_id);
+  void DropImage(absl::string_view image_id);
   // Forgets what has expired; returns how many.
   int Sweep(absl::Time now);
   int64_t size() const;
@@ -70,7 +70,7 @@ class SessionStore {
     std::vector<SessionTurn> turns;
     absl::Time last_use;
     bool busy = false;
-    bool forgotten = false;
+    bool dropped = false;
   };
   using List = std::list<Session>;  // least recently used first
 

@@ -22,21 +22,21 @@ Picked PickWorker(absl::Span<const WorkerView> workers, absl::string_view finger
       full = true;
       continue;
     }
-    if (static_cast<int>(at) == preferred && !worker.resting) {
+    if (static_cast<int>(at) == preferred && !worker.cooling_down) {
       out.index = preferred;
       break;
     }
     const std::tuple<bool, int64_t, int> weight = {
-        worker.resting, std::max(worker.load, worker.ours_load),
+        worker.cooling_down, std::max(worker.load, worker.ours_load),
         std::max(worker.in_flight, worker.ours_in_flight)};
     if (out.index >= 0 && !(weight < least)) continue;
     least = weight;
     out.index = static_cast<int>(at);
   }
-  out.why = out.index >= 0 ? Picked::Why::kFound
-            : full         ? Picked::Why::kFull
-            : mismatch     ? Picked::Why::kMismatch
-                           : Picked::Why::kNoneReady;
+  out.outcome = out.index >= 0 ? Picked::Outcome::kFound
+                : full         ? Picked::Outcome::kFull
+                : mismatch     ? Picked::Outcome::kMismatch
+                               : Picked::Outcome::kNoneReady;
   return out;
 }
 

@@ -1,106 +1,122 @@
 #include "services/gateway/routing/worker_calls.h"
 
 #include <algorithm>
-#include <memory>
-#include <optional>
-#include <string>
 #include <utility>
 
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/obs/log.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
+#include "services/gateway/routing/worker_codec.h"
 
 namespace chord::gateway {
-namespace {
 
 namespace v1 = internal::v1;
 
-// How long the leg that knows the cause may come after the one that only felt it.
+namespace {
+
+// How long the call that knows the cause may come after the one that only felt it.
 constexpr absl::Duration kEchoGrace = absl::Milliseconds(200);
 // How long a finished answer waits for the vision worker's times.
 constexpr absl::Duration kTimesGrace = absl::Milliseconds(250);
-// An answer of max_new_tokens tokens is far below; more is a worker gone wrong.
+// An answer of max_new_tokens tokens is far below; more is a faulty worker.
 constexpr size_t kMaxAnswerBytes = 1 << 20;
 
-struct JoinState {
+bool Failed(const std::optional<absl::Status>& end) { return end && !end->ok(); }
+
+}  // namespace
+
+// Where the threads of gRPC and of Run meet.
+struct WorkerCalls::Join {
   absl::Mutex mu;
   absl::CondVar changed;
   bool cancelled ABSL_GUARDED_BY(mu) = false;
   bool accepted ABSL_GUARDED_BY(mu) = false;
-  bool has_image ABSL_GUARDED_BY(mu) = false;  // the language worker needs no rows
+  bool has_image ABSL_GUARDED_BY(mu) = false;  // the language worker needs no embeddings
   bool produced ABSL_GUARDED_BY(mu) = false;
+  bool encode_open ABSL_GUARDED_BY(mu) = false;
   std::optional<absl::Status> decode_end ABSL_GUARDED_BY(mu);
   std::optional<absl::Status> encode_end ABSL_GUARDED_BY(mu);
 
-  void End(std::optional<absl::Status> JoinState::*leg, const grpc::Status& status) {
+  bool AllEnded() const ABSL_SHARED_LOCKS_REQUIRED(mu) {
+    return decode_end && (!encode_open || encode_end);
+  }
+  void End(std::optional<absl::Status> Join::*call, const grpc::Status& status) {
     absl::MutexLock lock(&mu);
-    this->*leg = rpc::FromGrpc(status);
+    this->*call = rpc::FromGrpc(status);
     changed.SignalAll();
   }
 };
 
-class DecodeCall final : public grpc::ClientReadReactor<v1::DecodeEvent> {
+class WorkerCalls::DecodeCall final : public grpc::ClientReadReactor<v1::DecodeEvent> {
  public:
-  DecodeCall(JoinState& join, const WorkerCallsInput& input) : join_(join), input_(input) {
-    rpc::SetDeadline(context_, input.deadline);
+  DecodeCall(Join& join, const WorkerRequest& request, const Options& options)
+      : join_(join), options_(options), request_(ToDecodeRequest(request)) {
+    rpc::SetDeadline(context_, options.deadline);
   }
   void Start(v1::Language::Stub& stub) {
-    stub.async()->Decode(&context_, &input_.decode, this);
+    stub.async()->Decode(&context_, &request_, this);
     StartRead(&event_);
     StartCall();
   }
   void Cancel() { context_.TryCancel(); }
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    if (event_.has_delta() && input_.on_delta) {
-      {
-        absl::MutexLock lock(&join_.mu);
-        join_.produced = true;
-      }
-      delta_bytes_ += event_.delta().text().size();
-      if (delta_bytes_ <= kMaxAnswerBytes) input_.on_delta(event_.delta().text());
+    if (event_.has_delta() && options_.on_delta) {
+      OnDelta(event_.delta().text());
     } else if (event_.has_accepted()) {
-      const v1::Accepted& accepted = event_.accepted();
-      absl::MutexLock lock(&join_.mu);
-      join_.accepted = true;
-      // A worker that does not know about kept images leaves the field unset and waits for rows.
-      join_.has_image = !accepted.needs_rows() && (accepted.image() == v1::CACHE_TIER_EMBEDDINGS ||
-                                                   accepted.image() == v1::CACHE_TIER_KV);
-      join_.changed.SignalAll();
+      OnAccepted(event_.accepted());
     } else if (event_.has_done()) {
       done = std::move(*event_.mutable_done());
-      has_done = done.text().size() <= kMaxAnswerBytes;
+      has_done_ = done.text().size() <= kMaxAnswerBytes;
     }
     StartRead(&event_);
   }
   void OnDone(const grpc::Status& status) override {
-    join_.End(&JoinState::decode_end,
-              status.ok() && !has_done
+    join_.End(&Join::decode_end,
+              status.ok() && !has_done_
                   ? grpc::Status(grpc::StatusCode::INTERNAL, "the stream ended without an answer")
                   : status);
   }
 
-  // To be read after the end.
-  v1::DecodeDone done;
-  bool has_done = false;
+  v1::DecodeDone done;  // to be read after the end
 
  private:
-  JoinState& join_;
-  const WorkerCallsInput& input_;
+  void OnDelta(const std::string& text) {
+    {
+      absl::MutexLock lock(&join_.mu);
+      join_.produced = true;
+    }
+    delta_bytes_ += text.size();
+    if (delta_bytes_ <= kMaxAnswerBytes) options_.on_delta(text);
+  }
+  void OnAccepted(const v1::Accepted& accepted) {
+    absl::MutexLock lock(&join_.mu);
+    join_.accepted = true;
+    // A worker that keeps no images leaves the field unset and waits for embeddings.
+    join_.has_image =
+        !accepted.needs_embeddings() &&
+        (accepted.image() == v1::CACHE_TIER_EMBEDDINGS || accepted.image() == v1::CACHE_TIER_KV);
+    join_.changed.SignalAll();
+  }
+
+  Join& join_;
+  const Options& options_;
+  const v1::DecodeRequest request_;
   grpc::ClientContext context_;
   v1::DecodeEvent event_;
   size_t delta_bytes_ = 0;
+  bool has_done_ = false;
 };
 
-class EncodeCall final : public grpc::ClientWriteReactor<v1::EncodeRequest> {
+class WorkerCalls::EncodeCall final : public grpc::ClientWriteReactor<v1::EncodeRequest> {
  public:
-  EncodeCall(JoinState& join, const WorkerCallsInput& input) : join_(join), rest_(input.image) {
-    rpc::SetDeadline(context_, input.deadline);
-    *request_.mutable_header() = input.encode;
+  EncodeCall(Join& join, const WorkerRequest& request, absl::Time deadline)
+      : join_(join), rest_(request.image) {
+    rpc::SetDeadline(context_, deadline);
+    *request_.mutable_header() = ToEncodeHeader(request);
   }
   void Start(v1::Vision::Stub& stub) {
     stub.async()->Encode(&context_, &response, this);
@@ -117,191 +133,146 @@ class EncodeCall final : public grpc::ClientWriteReactor<v1::EncodeRequest> {
     if (rest_.empty()) options.set_last_message();
     StartWrite(&request_, options);
   }
-  void OnDone(const grpc::Status& status) override { join_.End(&JoinState::encode_end, status); }
+  void OnDone(const grpc::Status& status) override { join_.End(&Join::encode_end, status); }
 
   v1::EncodeResponse response;  // to be read after the end
 
  private:
-  JoinState& join_;
+  Join& join_;
   absl::string_view rest_;
   grpc::ClientContext context_;
   v1::EncodeRequest request_;
 };
 
-bool OnlyOurs(absl::string_view reason) {
-  for (absl::string_view known : {"TICKET_UNKNOWN", "TICKET_REUSED", "EMBEDDING_MISMATCH",
-                                  "EMBEDDING_NOT_FINITE", "PEER_UNKNOWN"}) {
-    if (reason == known) return true;
-  }
-  return false;
-}
+WorkerCalls::WorkerCalls(const WorkerRequest& request, Options options)
+    : request_(request), options_(std::move(options)), join_(std::make_unique<Join>()) {}
+WorkerCalls::~WorkerCalls() = default;
 
-}  // namespace
-
-absl::Status ForOutside(const absl::Status& leg, absl::string_view role) {
-  if (leg.ok()) return leg;
-  if (IsCatalogued(leg)) {
-    const std::string reason = ErrorReason(leg);
-    if (OnlyOurs(reason)) return errors::Internal();
-    if (reason == "CANCELLED") return errors::WorkerLost(role);  // we did not cancel it
-    if (reason == "SHUTTING_DOWN") return errors::WorkerUnavailable(role);
-    return leg;
-  }
-  switch (leg.code()) {
-    case absl::StatusCode::kDeadlineExceeded:
-      return errors::DeadlineExceeded();
-    case absl::StatusCode::kResourceExhausted:
-      return errors::Overloaded(absl::Seconds(1));
-    case absl::StatusCode::kUnimplemented:  // another release answers there
-      return errors::WorkerUnavailable(role);
-    default:  // the connection broke, in one of the library's many words for it
-      return errors::WorkerLost(role);
-  }
-}
-
-bool IsEcho(const absl::Status& leg) {
-  if (leg.ok()) return false;
-  if (!IsCatalogued(leg)) return leg.code() == absl::StatusCode::kCancelled;
-  const std::string reason = ErrorReason(leg);
-  return reason == "TICKET_UNKNOWN" || reason == "CANCELLED" || reason == "WORKER_LOST";
-}
-
-// True for failures after which another worker may do.
-static bool MeansLost(const absl::Status& outside) {
-  const std::string reason = ErrorReason(outside);
-  return reason == "WORKER_LOST" || reason == "WORKER_UNAVAILABLE";
-}
-
-absl::StatusOr<WorkerCallsOutput> CallWorkers(v1::Language::Stub& language,
-                                              const WorkerCallsInput& input,
-                                              WorkerCallsFailure& failure) {
-  failure = {};
-  JoinState join;
-  DecodeCall decode(join, input);
-  std::unique_ptr<EncodeCall> encode;
-  // Declared after the legs, so that it is gone before them; its end waits for a running callback,
-  // which takes the join's lock.
-  const auto wake = input.cancel.OnCancel([&join] {
-    absl::MutexLock lock(&join.mu);
-    join.cancelled = true;
-    join.changed.SignalAll();
+absl::StatusOr<WorkerAnswer> WorkerCalls::Run(v1::Language::Stub& language) {
+  // Its end waits for a running callback.
+  const auto wake = options_.cancel.OnCancel([join = join_.get()] {
+    absl::MutexLock lock(&join->mu);
+    join->cancelled = true;
+    join->changed.SignalAll();
   });
-  bool asked = false;
-  std::string vision_worker;
-  std::optional<absl::Status> no_vision;  // the answer of `vision` when there is no worker
-  const auto open_encode = [&] {
-    asked = true;
-    const auto vision = input.vision();
-    if (!vision.ok()) {
-      no_vision = vision.status();
-      return;
-    }
-    vision_worker = vision->worker;
-    encode = std::make_unique<EncodeCall>(join, input);
-    encode->Start(*vision->stub);
-  };
-  decode.Start(language);
-  if (!input.only_if_needed) open_encode();
+  decode_ = std::make_unique<DecodeCall>(*join_, request_, options_);
+  decode_->Start(language);
+  if (!options_.only_if_needed) OpenEncode();
+  AwaitOutcome();
+  EndCalls();
+  return Outcome();
+}
 
-  absl::MutexLock lock(&join.mu);
-  const auto all_ended = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(join.mu) {
-    return join.decode_end && (encode == nullptr || join.encode_end);
-  };
-  const auto failed = [](const std::optional<absl::Status>& end) { return end && !end->ok(); };
+void WorkerCalls::OpenEncode() {
+  vision_asked_ = true;
+  const absl::StatusOr<VisionTarget> vision = options_.vision();
+  if (!vision.ok()) {
+    no_vision_ = vision.status();
+    return;
+  }
+  vision_worker_ = vision->worker;
+  encode_ = std::make_unique<EncodeCall>(*join_, request_, options_.deadline);
+  {
+    absl::MutexLock lock(&join_->mu);
+    join_->encode_open = true;
+  }
+  encode_->Start(*vision->stub);
+}
 
-  // The first turn of events that settles the request: cancellation, the deadline, an answer, or a
-  // failure whose cause is known or does not come to be known in time.
-  absl::Time grace_ends = absl::InfiniteFuture();
-  while (!all_ended() && !no_vision) {
-    const absl::Time now = absl::Now();
-    if (join.cancelled || now >= input.deadline || now >= grace_ends) break;
-    if (join.accepted && !join.has_image && !asked) {
-      join.mu.Unlock();
-      open_encode();
-      join.mu.Lock();
-      continue;
-    }
-    if (join.has_image && encode != nullptr && !join.encode_end) {
-      join.mu.Unlock();  // the call may end on this very thread
-      encode->Cancel();
-      join.mu.Lock();
-      while (!join.encode_end) join.changed.Wait(&join.mu);
-      continue;
-    }
-    const bool encode_failed = failed(join.encode_end) && !join.has_image;
-    if (grace_ends == absl::InfiniteFuture()) {
-      if (failed(join.decode_end) || encode_failed) {
-        const absl::Status& first = failed(join.decode_end) ? *join.decode_end : *join.encode_end;
-        if (!IsEcho(first)) break;
-        grace_ends = now + kEchoGrace;
-      } else if (join.decode_end) {
-        grace_ends = now + kTimesGrace;
+// Settled: cancellation, the deadline, an answer, or a failure whose cause is known or does not
+// come to be known in time.
+WorkerCalls::Step WorkerCalls::NextStep(absl::Time now) {
+  const Join& join = *join_;
+  join.mu.AssertReaderHeld();
+  if (join.AllEnded() || !no_vision_.ok() || join.cancelled || now >= options_.deadline ||
+      now >= grace_ends_) {
+    return Step::kSettled;
+  }
+  if (join.accepted && !join.has_image && !vision_asked_) return Step::kOpenEncode;
+  if (join.has_image && join.encode_open && !join.encode_end) return Step::kDropEncode;
+  if (grace_ends_ != absl::InfiniteFuture()) return Step::kWait;
+  const bool encode_failed = Failed(join.encode_end) && !join.has_image;
+  if (Failed(join.decode_end) || encode_failed) {
+    const absl::Status& first = Failed(join.decode_end) ? *join.decode_end : *join.encode_end;
+    if (!IsEcho(first)) return Step::kSettled;
+    grace_ends_ = now + kEchoGrace;
+  } else if (join.decode_end) {
+    grace_ends_ = now + kTimesGrace;
+  }
+  return Step::kWait;
+}
+
+void WorkerCalls::AwaitOutcome() {
+  Join& join = *join_;
+  while (true) {
+    Step step;
+    {
+      absl::MutexLock lock(&join.mu);
+      while ((step = NextStep(absl::Now())) == Step::kWait) {
+        join.changed.WaitWithDeadline(&join.mu, std::min(options_.deadline, grace_ends_));
+      }
+      if (step == Step::kSettled) {
+        decode_end_ = join.decode_end;
+        // An Encode that was not needed has not failed.
+        if (!join.has_image) encode_end_ = join.encode_end;
+        return;
       }
     }
-    join.changed.WaitWithDeadline(&join.mu, std::min(input.deadline, grace_ends));
+    // Without the lock: a call may end on this very thread.
+    if (step == Step::kOpenEncode) {
+      OpenEncode();
+      continue;
+    }
+    encode_->Cancel();
+    absl::MutexLock lock(&join.mu);
+    while (!join.encode_end) join.changed.Wait(&join.mu);
   }
-  const std::optional<absl::Status> decode_end = join.decode_end;
-  std::optional<absl::Status> encode_end = join.encode_end;
-  // Deadline of our own or the client's wish: both legs hear of it, whatever they were doing.
-  while (!all_ended()) {
-    const bool end_decode = !join.decode_end;
-    const bool end_encode = encode != nullptr && !join.encode_end;
-    join.mu.Unlock();  // a leg may end on this very thread
-    if (end_decode) decode.Cancel();
-    if (end_encode) encode->Cancel();
-    join.mu.Lock();
-    while (!all_ended()) join.changed.Wait(&join.mu);
-  }
-  failure.produced = join.produced;
-  if (join.has_image) encode_end.reset();  // we ended it ourselves
+}
 
-  WorkerCallsOutput out;
-  if (decode_end && decode_end->ok()) {
-    out.decode = std::move(decode.done);
-    out.encoded = encode != nullptr && !join.has_image;
-    if (encode_end && encode_end->ok()) out.encode = encode->response;
+// Both calls are told, whatever they are doing, and waited for.
+void WorkerCalls::EndCalls() {
+  Join& join = *join_;
+  bool end_decode, end_encode;
+  {
+    absl::MutexLock lock(&join.mu);
+    end_decode = !join.decode_end;
+    end_encode = join.encode_open && !join.encode_end;
+  }
+  if (end_decode) decode_->Cancel();
+  if (end_encode) encode_->Cancel();
+  absl::MutexLock lock(&join.mu);
+  while (!join.AllEnded()) join.changed.Wait(&join.mu);
+  produced_ = join.produced;
+}
+
+absl::StatusOr<WorkerAnswer> WorkerCalls::Outcome() {
+  if (decode_end_ && decode_end_->ok()) {
+    WorkerAnswer out = FromProto(decode_->done);
+    {
+      absl::MutexLock lock(&join_->mu);
+      out.encoded = encode_ != nullptr && !join_->has_image;
+    }
+    if (encode_end_ && encode_end_->ok()) AddEncodeTimes(encode_->response, out);
     return out;
   }
-  const auto log = [&](const std::optional<absl::Status>& end, absl::string_view leg,
-                       const std::string& worker) {
-    if (!failed(end)) return;
-    obs::Log(obs::LogLevel::kInfo, "leg_failed", input.decode.ticket().request_id(),
-             {{"leg", leg},
-              {"worker", worker},
-              {"reason", ErrorReason(*end)},
-              {"text", end->message()}});
-  };
-  log(decode_end, "language", input.encode.target());
-  log(encode_end, "vision", vision_worker);
-  if (auto status = input.cancel.Check(); !status.ok()) return status;
-  if (absl::Now() >= input.deadline) return errors::DeadlineExceeded();
-  const bool decode_failed = failed(decode_end), encode_failed = failed(encode_end);
-  const auto blame = [&](WorkerCallsFailure::Where where, const absl::Status& end,
-                         const char* role) {
-    absl::Status outside = ForOutside(end, role);
-    failure.where = where;
-    failure.worker_lost = MeansLost(outside);
-    return outside;
-  };
-  if (decode_failed && !(IsEcho(*decode_end) && encode_failed && !IsEcho(*encode_end))) {
-    // Both legs broke: the one that went away by itself is the cause, and an echo names it.
-    if (!encode_failed || !IsEcho(*decode_end)) {
-      return blame(WorkerCallsFailure::Where::kLanguage, *decode_end, "language");
-    }
-    return blame(WorkerCallsFailure::Where::kVision, *encode_end, "vision");
-  }
-  if (encode_failed && ErrorReason(*encode_end) == "PEER_UNKNOWN") {
-    failure.where = WorkerCallsFailure::Where::kLanguage;
-    failure.worker_lost = failure.not_known = true;
-    return errors::WorkerUnavailable("language");
-  }
-  if (encode_failed) {
-    const bool between = ErrorReason(*encode_end) == "WORKER_LOST";  // it means the other one
-    return blame(between ? WorkerCallsFailure::Where::kBetween : WorkerCallsFailure::Where::kVision,
-                 *encode_end, "vision");
-  }
-  if (no_vision) return *no_vision;
-  return errors::Internal();
+  LogFailure(decode_end_, "decode", request_.language_worker);
+  LogFailure(encode_end_, "encode", vision_worker_);
+  if (auto status = options_.cancel.Check(); !status.ok()) return status;
+  // A worker that could not be had explains a missed deadline.
+  if (!no_vision_.ok() && !Failed(decode_end_)) return no_vision_;
+  if (absl::Now() >= options_.deadline) return errors::DeadlineExceeded();
+  failure_ = JudgeFailure(decode_end_, encode_end_);
+  return failure_.status;
+}
+
+void WorkerCalls::LogFailure(const std::optional<absl::Status>& end, absl::string_view call,
+                             const std::string& worker) const {
+  if (!Failed(end)) return;
+  obs::Log(obs::LogLevel::kInfo, "worker_call_failed", request_.request_id,
+           {{"call", call},
+            {"worker", worker},
+            {"reason", ErrorReason(*end)},
+            {"text", end->message()}});
 }
 
 }  // namespace chord::gateway

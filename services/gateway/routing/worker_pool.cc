@@ -21,14 +21,14 @@ namespace v1 = internal::v1;
 using State = v1::WorkerState;
 
 namespace {
-constexpr int kMissedBeats = 3;
+constexpr int kMissedHeartbeats = 3;
 constexpr absl::Duration kFirstRetry = absl::Milliseconds(50);
 constexpr absl::Duration kLongestRetry = absl::Seconds(1);
 constexpr absl::Duration kDropDeadline = absl::Seconds(2);
 constexpr int kMaxDrops = 64;  // on their way at once
 }  // namespace
 
-// One status stream and what it said. Shared by the set, its stream and the leases.
+// One status stream and its last message. Shared by the set, its stream and the leases.
 struct WorkerPool::Worker {
   Peer peer;
   Role role;
@@ -40,14 +40,14 @@ struct WorkerPool::Worker {
 
   // Under the pool's lock.
   std::shared_ptr<grpc::ClientContext> watch;  // while a stream is open or opening
-  bool leaving = false;      // no longer in the set; goes when its stream has ended
-  uint64_t incarnation = 1;  // of the stream that is open or comes next
+  bool leaving = false;  // no longer in the set; goes when its stream has ended
+  uint64_t epoch = 1;    // of the stream that is open or comes next
   absl::Time next_try = absl::InfinitePast();
   absl::Duration retry = kFirstRetry;
-  absl::Time last_beat = absl::InfinitePast();
-  absl::Time rests_until = absl::InfinitePast();
+  absl::Time last_heartbeat = absl::InfinitePast();
+  absl::Time cooldown_until = absl::InfinitePast();
   State state;
-  bool fit = false;  // as last told
+  bool eligible = false;  // as last told
   int ours_in_flight = 0;
   int64_t ours_load = 0;
 };
@@ -79,6 +79,7 @@ class WorkerPoolImpl final : public WorkerPool {
         if (const auto where = rpc::SplitDnsAddress(peer.address)) {
           lookups.push_back({peer.name, *where});
         } else {
+          absl::MutexLock lock(&mu_);
           Set(role).push_back(Make(role, peer, ""));
         }
       }
@@ -118,7 +119,7 @@ class WorkerPoolImpl final : public WorkerPool {
     mu_.Await(absl::Condition(&quiet));
   }
 
-  absl::StatusOr<Lease> Acquire(Role role, const Want& want, const CancelToken& cancel,
+  absl::StatusOr<Lease> Acquire(Role role, const AcquireOptions& options, const CancelToken& cancel,
                                 absl::Time until) override {
     // Outlives the lock: its end waits for a callback that wants the lock.
     const auto wake = cancel.OnCancel([this] {
@@ -131,25 +132,25 @@ class WorkerPoolImpl final : public WorkerPool {
       if (auto status = cancel.Check(); !status.ok()) return status;
       const Workers& workers = Set(role);
       int preferred = -1;
-      const std::vector<WorkerView> views = Views(workers, want, preferred);
+      const std::vector<WorkerView> views = Views(workers, options, preferred);
       const Picked picked = PickWorker(views, options_.fingerprint, turn, preferred);
-      if (picked.why == Picked::Why::kFound) {
-        return Take(workers[static_cast<size_t>(picked.index)], want.cost);
+      if (picked.outcome == Picked::Outcome::kFound) {
+        return Take(workers[static_cast<size_t>(picked.index)], options.cost);
       }
-      if (picked.why != Picked::Why::kNoneReady || stop_ || absl::Now() >= until) {
-        return Refusal(role, picked.why);
+      if (picked.outcome != Picked::Outcome::kNoneReady || stop_ || absl::Now() >= until) {
+        return Refusal(role, picked.outcome);
       }
-      // Nobody tells when a beat is missed, and none needs to: only a message makes a worker fit.
+      // A missed heartbeat wakes no waiter, and needs not: only a message makes a worker eligible.
       changed_.WaitWithDeadline(&mu_, std::min(until, cancel.deadline()));
     }
   }
 
-  void Rest(const WorkerId& id, absl::Duration time) override {
+  void Cooldown(const WorkerId& id, absl::Duration time) override {
     absl::MutexLock lock(&mu_);
     for (auto* workers : {&vision_, &language_}) {
       for (const auto& worker : *workers) {
-        if (worker->peer.name == id.name && worker->incarnation == id.incarnation) {
-          worker->rests_until = absl::Now() + time;
+        if (worker->peer.name == id.name && worker->epoch == id.epoch) {
+          worker->cooldown_until = absl::Now() + time;
         }
       }
     }
@@ -167,8 +168,7 @@ class WorkerPoolImpl final : public WorkerPool {
     {
       absl::MutexLock lock(&mu_);
       for (const auto& worker : language_) {
-        if (worker->peer.name == id.name && worker->incarnation == id.incarnation &&
-            Alive(*worker)) {
+        if (worker->peer.name == id.name && worker->epoch == id.epoch && Alive(*worker)) {
           drop->worker = worker;
         }
       }
@@ -190,8 +190,8 @@ class WorkerPoolImpl final : public WorkerPool {
     for (const Role role : {Role::kVision, Role::kLanguage}) {
       int preferred = -1;
       const Picked picked = PickWorker(Views(Set(role), {}, preferred), options_.fingerprint, 0);
-      if (picked.why != Picked::Why::kFound && picked.why != Picked::Why::kFull) {
-        return Refusal(role, picked.why);
+      if (picked.outcome != Picked::Outcome::kFound && picked.outcome != Picked::Outcome::kFull) {
+        return Refusal(role, picked.outcome);
       }
     }
     return absl::OkStatus();
@@ -206,7 +206,7 @@ class WorkerPoolImpl final : public WorkerPool {
     Watch(WorkerPoolImpl& pool, std::shared_ptr<Worker> worker)
         : pool_(pool), worker_(std::move(worker)) {
       context_->set_wait_for_ready(true);
-      request_.set_interval_seconds(absl::ToDoubleSeconds(pool.options_.beat));
+      request_.set_interval_seconds(absl::ToDoubleSeconds(pool.options_.heartbeat));
     }
     const std::shared_ptr<grpc::ClientContext>& context() const { return context_; }
     void Start() {
@@ -227,7 +227,7 @@ class WorkerPoolImpl final : public WorkerPool {
    private:
     WorkerPoolImpl& pool_;
     const std::shared_ptr<Worker> worker_;
-    // Shared with whoever cancels it; outlives the call then.
+    // Shared with the thread that cancels it; outlives the call then.
     const std::shared_ptr<grpc::ClientContext> context_ = std::make_shared<grpc::ClientContext>();
     v1::WatchRequest request_;
     State state_;
@@ -239,7 +239,7 @@ class WorkerPoolImpl final : public WorkerPool {
   static absl::string_view RoleName(Role role) {
     return role == Role::kVision ? "vision" : "language";
   }
-  Workers& Set(Role role) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  Workers& Set(Role role) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return role == Role::kVision ? vision_ : language_;
   }
 
@@ -256,11 +256,12 @@ class WorkerPoolImpl final : public WorkerPool {
   }
 
   bool Alive(const Worker& worker) const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return !worker.leaving && absl::Now() - worker.last_beat < kMissedBeats * options_.beat;
+    return !worker.leaving &&
+           absl::Now() - worker.last_heartbeat < kMissedHeartbeats * options_.heartbeat;
   }
 
-  std::vector<WorkerView> Views(const Workers& workers, const Want& want, int& preferred) const
-      ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+  std::vector<WorkerView> Views(const Workers& workers, const AcquireOptions& options,
+                                int& preferred) const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     std::vector<WorkerView> out;
     for (const auto& worker : workers) {
       const State& state = worker->state;
@@ -275,10 +276,11 @@ class WorkerPoolImpl final : public WorkerPool {
       view.load =
           worker->role == Role::kVision ? state.patches_in_flight() : state.tokens_in_flight();
       view.ours_load = worker->ours_load;
-      const WorkerId id{worker->peer.name, worker->incarnation};
-      view.resting = absl::Now() < worker->rests_until;
-      view.excluded = std::find(want.spare.begin(), want.spare.end(), id) != want.spare.end();
-      if (!want.preferred.empty() && worker->peer.name == want.preferred) {
+      const WorkerId id{worker->peer.name, worker->epoch};
+      view.cooling_down = absl::Now() < worker->cooldown_until;
+      view.excluded =
+          std::find(options.excluded.begin(), options.excluded.end(), id) != options.excluded.end();
+      if (!options.preferred.empty() && worker->peer.name == options.preferred) {
         preferred = static_cast<int>(out.size());
       }
       out.push_back(std::move(view));
@@ -286,9 +288,9 @@ class WorkerPoolImpl final : public WorkerPool {
     return out;
   }
 
-  static absl::Status Refusal(Role role, Picked::Why why) {
-    if (why == Picked::Why::kMismatch) return errors::ModelMismatch();
-    if (why == Picked::Why::kFull) return errors::Overloaded(absl::Seconds(1));
+  static absl::Status Refusal(Role role, Picked::Outcome why) {
+    if (why == Picked::Outcome::kMismatch) return errors::ModelMismatch();
+    if (why == Picked::Outcome::kFull) return errors::Overloaded(absl::Seconds(1));
     return errors::WorkerUnavailable(RoleName(role));
   }
 
@@ -298,7 +300,7 @@ class WorkerPoolImpl final : public WorkerPool {
     lease.pool_ = this;
     lease.worker_ = worker;
     lease.cost_ = cost;
-    lease.id_ = {worker->peer.name, worker->incarnation};
+    lease.id_ = {worker->peer.name, worker->epoch};
     ++worker->ours_in_flight;
     worker->ours_load += cost;
     return lease;
@@ -312,7 +314,7 @@ class WorkerPoolImpl final : public WorkerPool {
 
   void OnState(Worker& worker, const State& state) {
     absl::MutexLock lock(&mu_);
-    worker.last_beat = absl::Now();
+    worker.last_heartbeat = absl::Now();
     worker.retry = kFirstRetry;
     worker.state = state;
     changed_.SignalAll();
@@ -327,8 +329,8 @@ class WorkerPoolImpl final : public WorkerPool {
     }
     absl::MutexLock lock(&mu_);
     worker.watch = nullptr;
-    ++worker.incarnation;
-    worker.last_beat = absl::InfinitePast();
+    ++worker.epoch;
+    worker.last_heartbeat = absl::InfinitePast();
     worker.state.Clear();
     worker.next_try = absl::Now() + worker.retry;
     worker.retry = std::min(2 * worker.retry, kLongestRetry);
@@ -336,63 +338,71 @@ class WorkerPoolImpl final : public WorkerPool {
     --watches_;  // the last thing: the pool may go then
   }
 
-  // Opens streams that have ended, drops who left, and tells who is fit.
+  // Opens streams that have ended, drops workers that left, and reports how many are eligible.
   void Run() {
-    absl::MutexLock lock(&mu_);
     int last_vision = -1, last_language = -1;
-    while (!stop_) {
-      const absl::Time now = absl::Now();
-      absl::Time next = now + options_.beat / 2;  // a missed beat is seen by looking
-      for (auto* workers : {&vision_, &language_}) {
-        workers->erase(std::remove_if(workers->begin(), workers->end(),
-                                      [](const std::shared_ptr<Worker>& worker) {
-                                        return worker->leaving && worker->watch == nullptr;
-                                      }),
-                       workers->end());
-        for (auto& worker : *workers) {
-          if (worker->watch != nullptr || worker->leaving) continue;
-          if (now >= worker->next_try) {
-            auto* watch = new Watch(*this, worker);
-            worker->watch = watch->context();
-            ++watches_;
-            watch->Start();
-          } else {
-            next = std::min(next, worker->next_try);
-          }
+    while (true) {
+      int vision, language;
+      {
+        absl::MutexLock lock(&mu_);
+        if (stop_) return;
+        const absl::Time next = MaintainStreams(absl::Now());
+        vision = CountEligible(vision_);
+        language = CountEligible(language_);
+        if (!options_.on_change || (vision == last_vision && language == last_language)) {
+          changed_.WaitWithDeadline(&mu_, next);
+          continue;
         }
       }
-      const int vision = CountFit(vision_), language = CountFit(language_);
-      if (options_.on_change && (vision != last_vision || language != last_language)) {
-        last_vision = vision;
-        last_language = language;
-        mu_.Unlock();
-        options_.on_change(vision, language);
-        mu_.Lock();
-        continue;
-      }
-      changed_.WaitWithDeadline(&mu_, next);
+      last_vision = vision;
+      last_language = language;
+      options_.on_change(vision, language);
     }
   }
 
-  int CountFit(const Workers& workers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  // Returns when to look again.
+  absl::Time MaintainStreams(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    absl::Time next = now + options_.heartbeat / 2;  // a missed heartbeat is seen by looking
+    for (auto* workers : {&vision_, &language_}) {
+      workers->erase(std::remove_if(workers->begin(), workers->end(),
+                                    [](const std::shared_ptr<Worker>& worker) {
+                                      return worker->leaving && worker->watch == nullptr;
+                                    }),
+                     workers->end());
+      for (auto& worker : *workers) {
+        if (worker->watch != nullptr || worker->leaving) continue;
+        if (now < worker->next_try) {
+          next = std::min(next, worker->next_try);
+          continue;
+        }
+        auto* watch = new Watch(*this, worker);
+        worker->watch = watch->context();
+        ++watches_;
+        watch->Start();
+      }
+    }
+    return next;
+  }
+
+  int CountEligible(const Workers& workers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     int count = 0;
     for (const auto& worker : workers) {
       const bool ready =
           Alive(*worker) && worker->state.ready() && worker->state.role() == Wanted(worker->role);
-      const bool fit = ready && worker->state.model_fingerprint() == options_.fingerprint;
-      count += fit;
-      if (fit == worker->fit) continue;
-      worker->fit = fit;
-      obs::Log(fit ? obs::LogLevel::kInfo : obs::LogLevel::kWarning,
-               fit ? "worker_ready" : "worker_not_ready",
+      const bool eligible = ready && worker->state.model_fingerprint() == options_.fingerprint;
+      count += eligible;
+      if (eligible == worker->eligible) continue;
+      worker->eligible = eligible;
+      obs::Log(eligible ? obs::LogLevel::kInfo : obs::LogLevel::kWarning,
+               eligible ? "worker_ready" : "worker_not_ready",
                {{"worker", worker->peer.name},
-                {"leg", RoleName(worker->role)},
-                {"same_model", !ready || fit}});
+                {"role", RoleName(worker->role)},
+                {"same_model", !ready || eligible}});
     }
     return count;
   }
 
-  // A name that has no address any more keeps its workers: those that are gone miss their beats.
+  // A name that has no address any more keeps its workers: those that ended miss their heartbeats.
   void Found(Role role, const std::string& name,
              const absl::StatusOr<std::vector<rpc::NamedPeer>>& found) {
     std::vector<std::shared_ptr<grpc::ClientContext>> ended;

@@ -1,7 +1,7 @@
-// The workers the gateway knows: one channel and one status stream each. Who beats is picked from;
-// who missed three beats is not, keeps being probed and comes back by itself. The set is what the
-// settings name; names of the form dns:host:port are looked up again and again, and every address
-// they have is a worker.
+// The workers the gateway knows: one channel and one status stream each. One with
+// heartbeats can be picked; one that missed three cannot, is probed on and comes back by itself.
+// The set is what the settings name; names of the form dns:host:port are looked up again and again,
+// and every address they have is a worker.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,10 @@
 
 namespace chord::gateway {
 
-// One life of a worker: what an earlier one held is gone.
+// One start of a worker: what it held before is lost.
 struct WorkerId {
   std::string name;
-  uint64_t incarnation = 0;
+  uint64_t epoch = 0;
   bool operator==(const WorkerId&) const = default;
 };
 
@@ -35,19 +35,20 @@ class WorkerPool {
   struct Options {
     std::vector<Peer> vision;
     std::vector<Peer> language;
-    std::string fingerprint;                 // of the model that all must hold
-    absl::Duration beat = absl::Seconds(1);  // asked of the workers
+    std::string fingerprint;                      // of the model that all must hold
+    absl::Duration heartbeat = absl::Seconds(1);  // asked of the workers
     absl::Duration dns_every = absl::Seconds(5);
-    // Told at each change of who is fit: how many of each role. One call at a time; must not block.
+    // Called at each change of the eligible workers: how many of each role. One call at a time;
+    // must not block.
     std::function<void(int vision, int language)> on_change;
   };
   static std::unique_ptr<WorkerPool> Start(Options options);
   virtual ~WorkerPool() = default;
 
-  struct Want {
-    int64_t cost = 0;             // patches or tokens that the request will occupy there
-    std::string preferred;        // name of the worker to take if it can be
-    std::vector<WorkerId> spare;  // not these, as long as they have not begun a new life
+  struct AcquireOptions {
+    int64_t cost = 0;                // patches or tokens that the request will occupy there
+    std::string preferred;           // name of the worker to take if it can be
+    std::vector<WorkerId> excluded;  // not these, as long as they have not begun a new epoch
   };
 
   struct Worker;
@@ -73,15 +74,15 @@ class WorkerPool {
     WorkerId id_;
   };
 
-  // Waits until `until` (or `cancel`) for a fit worker. WORKER_UNAVAILABLE, MODEL_MISMATCH,
+  // Waits until `until` (or `cancel`) for an eligible worker. WORKER_UNAVAILABLE, MODEL_MISMATCH,
   // OVERLOADED, or the reason of `cancel`.
-  virtual absl::StatusOr<Lease> Acquire(Role role, const Want& want, const CancelToken& cancel,
-                                        absl::Time until) = 0;
+  virtual absl::StatusOr<Lease> Acquire(Role role, const AcquireOptions& options,
+                                        const CancelToken& cancel, absl::Time until) = 0;
 
   // Takes another worker, if there is one, for a while.
-  virtual void Rest(const WorkerId& worker, absl::Duration time) = 0;
+  virtual void Cooldown(const WorkerId& worker, absl::Duration time) = 0;
 
-  // Tells a language worker to forget an image. Best effort: nothing when that life of it is over,
+  // Tells a language worker to forget an image. Best effort: nothing when that epoch of it is over,
   // or when many such calls are still on their way.
   virtual void DropImage(const WorkerId& worker, absl::string_view key) = 0;
 

@@ -1,5 +1,7 @@
 #include "services/llm_worker/grammar/box_automaton.h"
 
+#include "services/llm_worker/grammar/string_automaton.h"
+
 namespace chord::grammar {
 namespace {
 
@@ -16,121 +18,6 @@ bool CanReach(int64_t value, int digits, int64_t low, int64_t high) {
     if (value * power + power - 1 >= low) return true;
   }
   return false;
-}
-
-// --- UTF-8 (Unicode, table 3-7) -------------------------------------------------------------
-// What the next byte of a character must be, by the state that its first bytes left.
-enum Utf8 : uint8_t { kWhole, kTail1, kTail2, kTail3, kE0, kED, kF0, kF4 };
-
-// The state after the first byte, or kWhole when none may begin so. ASCII is not asked for.
-Utf8 AfterLead(uint8_t c) {
-  if (c >= 0xC2 && c <= 0xDF) return kTail1;
-  if (c == 0xE0) return kE0;
-  if (c == 0xED) return kED;
-  if (c >= 0xE1 && c <= 0xEF) return kTail2;
-  if (c == 0xF0) return kF0;
-  if (c >= 0xF1 && c <= 0xF3) return kTail3;
-  if (c == 0xF4) return kF4;
-  return kWhole;
-}
-
-bool StepUtf8(uint8_t& state, uint8_t c) {
-  uint8_t low = 0x80, high = 0xBF;
-  uint8_t next = kWhole;
-  switch (state) {
-    case kTail1:
-      break;
-    case kTail2:
-      next = kTail1;
-      break;
-    case kTail3:
-      next = kTail2;
-      break;
-    case kE0:
-      low = 0xA0, next = kTail1;
-      break;
-    case kED:
-      high = 0x9F, next = kTail1;
-      break;
-    case kF0:
-      low = 0x90, next = kTail2;
-      break;
-    default:  // kF4
-      high = 0x8F, next = kTail2;
-      break;
-  }
-  if (c < low || c > high) return false;
-  state = next;
-  return true;
-}
-
-// --- escapes (RFC 8259 §7; surrogates only in pairs) -----------------------------------------
-enum Escape : uint8_t {
-  kNoEscape,
-  kBackslash,
-  kHex4,  // after "\u": four digits to come
-  kHex3,
-  kHex2,
-  kHex1,
-  kHexD,   // after "\ud"
-  kHigh2,  // after "\ud8" to "\udb": two more, then the low half
-  kHigh1,
-  kLowBackslash,  // the low half's "\" ...
-  kLowU,          // ... "u" ...
-  kLowD,          // ... "d" ...
-  kLowC,          // ... and a digit from c to f; then two of any kind
-};
-
-int Hex(uint8_t c) {
-  if (IsDigit(c)) return c - '0';
-  c = static_cast<uint8_t>(c | 0x20);
-  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-bool StepEscape(uint8_t& state, uint8_t c) {
-  const int hex = Hex(c);
-  switch (state) {
-    case kBackslash:
-      if (c == 'u') {
-        state = kHex4;
-        return true;
-      }
-      state = kNoEscape;
-      return absl::string_view("\"\\/bfnrt").find(static_cast<char>(c)) != absl::string_view::npos;
-    case kHex4:
-      state = hex == 0xD ? kHexD : kHex3;
-      return hex >= 0;
-    case kHex3:
-      state = kHex2;
-      return hex >= 0;
-    case kHex2:
-      state = kHex1;
-      return hex >= 0;
-    case kHex1:
-      state = kNoEscape;
-      return hex >= 0;
-    case kHexD:
-      state = hex < 8 ? kHex2 : kHigh2;
-      return hex >= 0 && hex < 0xC;
-    case kHigh2:
-      state = kHigh1;
-      return hex >= 0;
-    case kHigh1:
-      state = kLowBackslash;
-      return hex >= 0;
-    case kLowBackslash:
-      state = kLowU;
-      return c == '\\';
-    case kLowU:
-      state = kLowD;
-      return c == 'u';
-    case kLowD:
-      state = kLowC;
-      return hex == 0xD;
-    default:  // kLowC
-      state = kHex2;
-      return hex >= 0xC;
-  }
 }
 
 }  // namespace
@@ -228,8 +115,8 @@ bool BoxState::StepNumber(uint8_t c) {
 
 bool BoxState::StepLabel(uint8_t c) {
   if (label_bytes < UINT16_MAX) ++label_bytes;
-  if (escape != kNoEscape) return StepEscape(escape, c);
-  if (utf8 != kWhole) return StepUtf8(utf8, c);
+  if (escape != kBetween) return StepEscape(escape, c);
+  if (utf8 != kBetween) return StepUtf8(utf8, c);
   if (c == '"') {
     has_label = true;
     phase = Phase::kAfterPair;
@@ -238,66 +125,97 @@ bool BoxState::StepLabel(uint8_t c) {
   }
   if (label_full || c < 0x20) return false;
   if (c == '\\') {
-    escape = kBackslash;
+    escape = kEscapeBegun;
   } else if (c >= 0x80) {
-    utf8 = AfterLead(c);
-    return utf8 != kWhole;
+    utf8 = AfterUtf8Lead(c);
+    return utf8 != kBetween;
   }
   return true;
 }
 
-bool BoxState::Step(uint8_t c) {
-  const auto decide = [this](Decision d) {
-    if (decision == Decision::kNone) decision = d;
-  };
+void BoxState::Decide(Decision d) {
+  if (decision == Decision::kNone) decision = d;
+}
+
+bool BoxState::Enter(Phase next) {
+  phase = next;
+  blanks = 0;
+  return true;
+}
+
+bool BoxState::BeginForm(uint8_t c) {
+  blanks = 0;
+  if (c == '[') return Enter(Phase::kListOpen);
+  if (c != '{') return false;
+  Decide(Decision::kMore);
+  bare = true;
+  return OpenObject();
+}
+
+bool BoxState::StepStart(uint8_t c) {
+  if (IsBlank(c)) return StepBlank();
+  if (c != '`') return BeginForm(c);
+  phase = Phase::kFenceOpen;
+  at = 1;
+  return true;
+}
+
+bool BoxState::StepFence(uint8_t c) {
   switch (phase) {
-    case Phase::kStart:
-    case Phase::kFenceWord:
-    case Phase::kFenceBlank:
-      if (IsBlank(c)) {
-        if (phase == Phase::kFenceWord && at != 0) return false;
-        if (phase == Phase::kFenceWord) phase = Phase::kFenceBlank;
-        return StepBlank();
-      }
-      if (c == '`' && phase == Phase::kStart) {
-        phase = Phase::kFenceOpen;
-        at = 1;
-        return true;
-      }
-      if (phase == Phase::kFenceWord && c == static_cast<uint8_t>(kFenceWord[at])) {
-        if (++at == kFenceWord.size()) {
-          phase = Phase::kFenceBlank;
-          blanks = 0;
-        }
-        return true;
-      }
-      if (phase == Phase::kFenceWord && at != 0) return false;
-      blanks = 0;
-      if (c == '[') {
-        phase = Phase::kListOpen;
-        return true;
-      }
-      if (c != '{') return false;
-      decide(Decision::kMore);
-      bare = true;
-      return OpenObject();
     case Phase::kFenceOpen:
       if (c != '`') return false;
-      if (++at == kFence.size()) {
-        fence = true;
-        at = 0;
-        blanks = 0;
-        phase = Phase::kFenceWord;
+      if (++at < kFence.size()) return true;
+      fence = true;
+      at = 0;
+      return Enter(Phase::kFenceWord);
+    case Phase::kFenceWord:
+      if (c == static_cast<uint8_t>(kFenceWord[at])) {
+        return ++at < kFenceWord.size() || Enter(Phase::kFenceBlank);
       }
-      return true;
+      if (at != 0) return false;  // the word is optional, but not a part of it
+      if (!IsBlank(c)) return BeginForm(c);
+      phase = Phase::kFenceBlank;
+      return StepBlank();
+    case Phase::kFenceBlank:
+      return IsBlank(c) ? StepBlank() : BeginForm(c);
+    case Phase::kFenceClose:
+      if (c != '`') return false;
+      return ++at < kFence.size() || Enter(Phase::kAfterFence);
+    default:
+      return false;
+  }
+}
+
+bool BoxState::StepList(uint8_t c) {
+  switch (phase) {
     case Phase::kListOpen:
-      if (blanks == 0) decide(c == ']' ? Decision::kClose : Decision::kMore);
+      if (blanks == 0) Decide(c == ']' ? Decision::kClose : Decision::kMore);
       if (IsBlank(c)) return StepBlank();
       if (c == '{') return OpenObject();
-      if (c != ']') return false;
-      blanks = 0;
-      phase = Phase::kAfterList;
+      return c == ']' && Enter(Phase::kAfterList);
+    case Phase::kAfterObject:
+      if (IsBlank(c)) {
+        if (blanks == 0 && blank_closes) Decide(Decision::kClose);
+        return StepBlank();
+      }
+      if (blanks == 0 || !blank_closes) Decide(c == ',' ? Decision::kMore : Decision::kClose);
+      if (c == ',') return Enter(Phase::kNextObject);
+      return c == ']' && Enter(Phase::kAfterList);
+    case Phase::kNextObject:
+      return IsBlank(c) ? StepBlank() : c == '{' && OpenObject();
+    case Phase::kAfterList:
+      if (IsBlank(c)) return StepBlank();
+      if (!fence || c != '`') return false;
+      phase = Phase::kFenceClose;
+      at = 1;
       return true;
+    default:
+      return false;
+  }
+}
+
+bool BoxState::StepObject(uint8_t c) {
+  switch (phase) {
     case Phase::kObjectOpen:
     case Phase::kSecondKey:
       if (IsBlank(c)) return StepBlank();
@@ -310,71 +228,62 @@ bool BoxState::Step(uint8_t c) {
       if (key == Key::kNone) key = c == 'b' ? Key::kBox : Key::kLabel;
       const absl::string_view literal = key == Key::kBox ? kBoxKey : kLabelKey;
       if (c != static_cast<uint8_t>(literal[at])) return false;
-      if (++at == literal.size()) {
-        phase = Phase::kColon;
-        blanks = 0;
-      }
-      return true;
+      return ++at < literal.size() || Enter(Phase::kColon);
     }
     case Phase::kColon:
       if (IsBlank(c)) return StepBlank();
-      if (c != ':') return false;
-      phase = Phase::kValue;
-      blanks = 0;
-      return true;
+      return c == ':' && Enter(Phase::kValue);
     case Phase::kValue:
+      return IsBlank(c) ? StepBlank() : BeginValue(c);
+    case Phase::kAfterPair:
       if (IsBlank(c)) return StepBlank();
-      blanks = 0;
-      if (key == Key::kBox) {
-        coordinate = digits = 0;
-        value = 0;
-        phase = Phase::kNumberStart;
-        return c == '[';
-      }
-      utf8 = kWhole;
-      escape = kNoEscape;
-      label_bytes = 0;
-      label_full = false;
-      phase = Phase::kLabel;
-      return c == '"';
+      if (c == '}') return CloseObject();
+      return c == ',' && MayHaveSecondPair() && Enter(Phase::kSecondKey);
+    default:
+      return false;
+  }
+}
+
+bool BoxState::BeginValue(uint8_t c) {
+  if (key == Key::kBox) {
+    coordinate = digits = 0;
+    value = 0;
+    return c == '[' && Enter(Phase::kNumberStart);
+  }
+  utf8 = kBetween;
+  escape = kBetween;
+  label_bytes = 0;
+  label_full = false;
+  return c == '"' && Enter(Phase::kLabel);
+}
+
+bool BoxState::Step(uint8_t c) {
+  switch (phase) {
+    case Phase::kStart:
+      return StepStart(c);
+    case Phase::kFenceOpen:
+    case Phase::kFenceWord:
+    case Phase::kFenceBlank:
+    case Phase::kFenceClose:
+      return StepFence(c);
+    case Phase::kListOpen:
+    case Phase::kAfterObject:
+    case Phase::kNextObject:
+    case Phase::kAfterList:
+      return StepList(c);
+    case Phase::kObjectOpen:
+    case Phase::kKey:
+    case Phase::kColon:
+    case Phase::kValue:
+    case Phase::kAfterPair:
+    case Phase::kSecondKey:
+      return StepObject(c);
     case Phase::kNumberStart:
     case Phase::kNumber:
     case Phase::kNumberGap:
       return StepNumber(c);
     case Phase::kLabel:
       return StepLabel(c);
-    case Phase::kAfterPair:
-      if (IsBlank(c)) return StepBlank();
-      if (c == '}') return CloseObject();
-      if (c != ',' || !MayHaveSecondPair()) return false;
-      phase = Phase::kSecondKey;
-      blanks = 0;
-      return true;
-    case Phase::kAfterObject:
-      if (IsBlank(c)) {
-        if (blanks == 0 && blank_closes) decide(Decision::kClose);
-        return StepBlank();
-      }
-      if (blanks == 0 || !blank_closes) decide(c == ',' ? Decision::kMore : Decision::kClose);
-      blanks = 0;
-      phase = c == ',' ? Phase::kNextObject : Phase::kAfterList;
-      return c == ',' || c == ']';
-    case Phase::kNextObject:
-      if (IsBlank(c)) return StepBlank();
-      return c == '{' && OpenObject();
-    case Phase::kAfterList:
-      if (IsBlank(c)) return StepBlank();
-      if (!fence || c != '`') return false;
-      phase = Phase::kFenceClose;
-      at = 1;
-      return true;
-    case Phase::kFenceClose:
-      if (c != '`') return false;
-      if (++at == kFence.size()) {
-        phase = Phase::kAfterFence;
-        blanks = 0;
-      }
-      return true;
     case Phase::kAfterFence:
       return IsBlank(c) && StepBlank();
     case Phase::kEnded:

@@ -1,4 +1,4 @@
-// The box answer's language as an automaton over bytes: no tokens, no memory, no text kept.
+// The box answer's language as an automaton over bytes: no tokens, no heap, no text.
 //
 //   answer := blanks [ "```" [ "json" ] blanks ] ( list | object ) blanks [ "```" blanks ]
 //   list   := "[" blanks [ object blanks { "," blanks object blanks } ] "]"
@@ -105,12 +105,23 @@ struct BoxState {
   // The key that an object, or its second pair, must begin here; kNone where both may.
   Key OnlyKey() const;
 
+  // Between an object's "{" and its "}".
+  bool InObject() const { return phase >= Phase::kObjectOpen && phase <= Phase::kSecondKey; }
+
  private:
+  bool StepStart(uint8_t byte);
+  bool StepFence(uint8_t byte);
+  bool StepList(uint8_t byte);
+  bool StepObject(uint8_t byte);
+  bool StepNumber(uint8_t byte);
   bool StepLabel(uint8_t byte);
   bool StepBlank();
-  bool StepNumber(uint8_t byte);
+  bool BeginForm(uint8_t byte);
+  bool BeginValue(uint8_t byte);
   bool OpenObject();
   bool CloseObject();
+  bool Enter(Phase next);  // true; no blanks are read of it yet
+  void Decide(Decision d);
 };
 
 }  // namespace chord::grammar

@@ -10,7 +10,7 @@
 
 namespace chord::grammar {
 
-// Immutable, thread-safe. Only guesses: nothing depends on their being right.
+// Immutable, thread-safe. Predictions only: no result depends on their being right.
 class LabelDrafter {
  public:
   // `prompt` are the user's words, English or Chinese; of long ones only the beginning is read.

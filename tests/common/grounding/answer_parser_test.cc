@@ -13,7 +13,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 // "label(x1,y1,x2,y2)" of every object, one after the other.
-std::string Said(absl::string_view text) {
+std::string Parsed(absl::string_view text) {
   std::string out;
   for (const RawObject& o : ParseAnswer(text).objects) {
     char numbers[160];
@@ -29,7 +29,7 @@ TEST(ParseAnswerTest, ReadsTheUsualForm) {
       "vase\"},\n\t{\"bbox_2d\": "
       "[1, 2, 3, 4], \"label\": \"cup\"}\n]\n```";
   const ParsedAnswer parsed = ParseAnswer(text);
-  EXPECT_EQ(Said(text), "white vase(12,34,567,890) cup(1,2,3,4)");
+  EXPECT_EQ(Parsed(text), "white vase(12,34,567,890) cup(1,2,3,4)");
   EXPECT_FALSE(parsed.truncated);
   EXPECT_FALSE(parsed.explicit_empty);
   const RawObject& vase = parsed.objects[0];
@@ -79,7 +79,7 @@ TEST(ParseAnswerTest, ReadsEveryVariantOfTheSpecification) {
       {"<box> ( 1 , 2 ) , ( 3.5 , 4 ) </box>", "(1,2,3.5,4)"},
       {"<box>[1, 2, 3, 4]</box>", "(1,2,3,4)"},
   };
-  for (const auto& [text, expected] : cases) EXPECT_EQ(Said(text), expected) << text;
+  for (const auto& [text, expected] : cases) EXPECT_EQ(Parsed(text), expected) << text;
 }
 
 TEST(ParseAnswerTest, LabelsMayHoldAnything) {
@@ -97,7 +97,7 @@ TEST(ParseAnswerTest, LabelsMayHoldAnything) {
        R"({"bbox_2d": [5,6,7,8]}(1,2,3,4))"},
       {R"({"bbox_2d": [1,2,3,4], "label": ""})", "(1,2,3,4)"},
   };
-  for (const auto& [text, expected] : cases) EXPECT_EQ(Said(text), expected) << text;
+  for (const auto& [text, expected] : cases) EXPECT_EQ(Parsed(text), expected) << text;
 }
 
 TEST(ParseAnswerTest, FindsNoBoxWhereThereIsNone) {
@@ -156,23 +156,23 @@ TEST(ParseAnswerTest, RecoversWholeObjectsOfACutText) {
 }
 
 TEST(ParseAnswerTest, GoesOnAfterProseThatLooksLikeJson) {
-  EXPECT_EQ(Said(R"(I saw [the cat's box] and {two} cups: {"bbox_2d": [1,2,3,4]})"), "(1,2,3,4)");
-  EXPECT_EQ(Said(R"([see "this" here {"bbox_2d": [1,2,3,4]})"), "(1,2,3,4)");
-  EXPECT_EQ(Said(R"([{"bbox_2d": [1,2,3,4]}, oops, {"bbox_2d": [5,6,7,8]}])"),
+  EXPECT_EQ(Parsed(R"(I saw [the cat's box] and {two} cups: {"bbox_2d": [1,2,3,4]})"), "(1,2,3,4)");
+  EXPECT_EQ(Parsed(R"([see "this" here {"bbox_2d": [1,2,3,4]})"), "(1,2,3,4)");
+  EXPECT_EQ(Parsed(R"([{"bbox_2d": [1,2,3,4]}, oops, {"bbox_2d": [5,6,7,8]}])"),
             "(1,2,3,4) (5,6,7,8)");
-  EXPECT_EQ(Said("['tis {\"bbox_2d\": [1,2,3,4]}"), "(1,2,3,4)");
+  EXPECT_EQ(Parsed("['tis {\"bbox_2d\": [1,2,3,4]}"), "(1,2,3,4)");
 }
 
 TEST(ParseAnswerTest, DropsExactDuplicatesOnly) {
-  EXPECT_EQ(Said(R"([{"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [1,2,3,4], "label": "b"},
+  EXPECT_EQ(Parsed(R"([{"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [1,2,3,4], "label": "b"},
                      {"label": "a", "bbox_2d": [1.0,2,3,4]}, {"bbox_2d": [1,2,3,5], "label": "a"}])"),
             "a(1,2,3,4) b(1,2,3,4) a(1,2,3,5)");
 }
 
 TEST(ParseAnswerTest, KeepsNestedBoxesApart) {
-  EXPECT_EQ(Said(R"({"boxes": [{"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [5,6,7,8]}]})"),
+  EXPECT_EQ(Parsed(R"({"boxes": [{"bbox_2d": [1,2,3,4], "label": "a"}, {"bbox_2d": [5,6,7,8]}]})"),
             "a(1,2,3,4) (5,6,7,8)");
-  EXPECT_EQ(Said(R"({"bbox_2d": [1,2,3,4], "parts": [{"bbox_2d": [5,6,7,8]}], "label": "a"})"),
+  EXPECT_EQ(Parsed(R"({"bbox_2d": [1,2,3,4], "parts": [{"bbox_2d": [5,6,7,8]}], "label": "a"})"),
             "a(1,2,3,4) (5,6,7,8)");
 }
 
@@ -217,9 +217,6 @@ TEST(ParseAnswerTest, TakesLinearTimeOnHostileText) {
   EXPECT_EQ(RenderText(copies, parsed, {{{{1, 2, 3, 4}}}}), "<box>(1,2),(3,4)</box>");
 }
 
-// --- rendering
-// -------------------------------------------------------------------------------------
-
 std::string Rendered(const std::string& text, std::vector<std::optional<image::Box>> boxes) {
   return RenderText(text, ParseAnswer(text), boxes);
 }
@@ -256,36 +253,6 @@ TEST(RenderTextTest, LeavesNoCoordinateOfTheResizedImage) {
   EXPECT_EQ(Rendered(text, {{{1, 2, 3, 4}}, std::nullopt}), "a <box>(1,2),(3,4)</box>");
   EXPECT_EQ(Rendered(text, {std::nullopt, std::nullopt}), "");
   EXPECT_EQ(Rendered("a <box>(901,2),(3", {}), "a");
-}
-
-// --- probabilities
-// ---------------------------------------------------------------------------------
-
-TEST(ObjectProbabilityTest, IsTheGeometricMeanOverTheCoordinateTokens) {
-  RawObject object;
-  object.coords_begin = 4;
-  object.coords_end = 8;
-  // Tokens: [0,4) [4,5) [5,5) [5,9) [9,12): the second and the fourth touch the coordinates.
-  const size_t ends[] = {4, 5, 5, 9, 12};
-  const double logprobs[] = {-9, std::log(0.5), -7, std::log(0.125), -9};
-  EXPECT_NEAR(ObjectProbability(object, ends, logprobs), 0.25, 1e-12);
-  // A token that begins before the coordinates and reaches into them counts.
-  object.coords_begin = 3;
-  EXPECT_NEAR(ObjectProbability(object, ends, logprobs),
-              std::exp((-9 + std::log(0.5) + std::log(0.125)) / 3), 1e-12);
-}
-
-TEST(ObjectProbabilityTest, IsZeroWithoutTokensOrWithAnImpossibleOne) {
-  RawObject object;
-  object.coords_begin = 4;
-  object.coords_end = 8;
-  EXPECT_EQ(ObjectProbability(object, {}, {}), 0);
-  const size_t ends[] = {2, 4};
-  const double logprobs[] = {-1, -1};
-  EXPECT_EQ(ObjectProbability(object, ends, logprobs), 0);
-  const size_t through[] = {4, 8};
-  const double impossible[] = {0, -INFINITY};
-  EXPECT_EQ(ObjectProbability(object, through, impossible), 0);
 }
 
 }  // namespace

@@ -20,11 +20,11 @@ using ::testing::HasSubstr;
 const double kNan = std::nan("");
 const double kInf = std::numeric_limits<double>::infinity();
 
-// An answer and what was said of each of its tokens.
-struct Said {
+// An answer and the probabilities of its tokens.
+struct Answer {
   std::string text;
   TokenRecord record;
-  Said& Add(absl::string_view token, double p, bool forced = false) {
+  Answer& Add(absl::string_view token, double p, bool forced = false) {
     absl::StrAppend(&text, token);
     record.token_ends.push_back(static_cast<int64_t>(text.size()));
     record.log_probabilities.push_back(std::log(p));
@@ -34,8 +34,8 @@ struct Said {
   Evidence Gather() const { return GatherEvidence(text, ParseAnswer(text), record); }
 };
 
-Said TwoBoxes(bool forced) {
-  Said out;
+Answer TwoBoxes(bool forced) {
+  Answer out;
   out.Add("[{\"bbox_2d\": [", 0.9, forced).Add("1", 0.5).Add("0", 0.5).Add(", 20, 3", 1, forced);
   out.Add("0", 0.25).Add(", ", 1, forced).Add("40", 1).Add("], \"label\": \"", 1, forced);
   out.Add("cup", 0.8).Add("\"}", 1, forced).Add(", ", 0.6).Add("{\"bbox_2d\": [", 1, forced);
@@ -64,21 +64,21 @@ TEST(EvidenceTest, ReadsCoordinatesLabelsAndTheListsEnd) {
 }
 
 TEST(EvidenceTest, LeavesForcedTokensOut) {
-  Said said = TwoBoxes(true);
-  const Evidence evidence = said.Gather();
+  Answer answer = TwoBoxes(true);
+  const Evidence evidence = answer.Gather();
   // Four tokens of the first box were the model's own: 1, 0, 0, 40.
   EXPECT_NEAR(evidence.raw_boxes[0], std::pow(0.5 * 0.5 * 0.25, 0.25), 1e-9);
   EXPECT_NEAR(evidence.boxes[0][kLabel], std::log(0.8), 1e-9);
 }
 
 TEST(EvidenceTest, PrefersTheChoicesThatTheGrammarRecorded) {
-  Said said = TwoBoxes(false);
-  const auto second = static_cast<int64_t>(said.text.find("\"}, {") + 2);
-  const auto end = static_cast<int64_t>(said.text.size() - 1);
-  said.record.choices = {{1, std::log(0.1), std::log(0.7)},
-                         {second, std::log(0.3), std::log(0.3)},
-                         {end, std::log(0.8), std::log(0.1)}};
-  const Evidence evidence = said.Gather();
+  Answer answer = TwoBoxes(false);
+  const auto second = static_cast<int64_t>(answer.text.find("\"}, {") + 2);
+  const auto end = static_cast<int64_t>(answer.text.size() - 1);
+  answer.record.choices = {{1, std::log(0.1), std::log(0.7)},
+                           {second, std::log(0.3), std::log(0.3)},
+                           {end, std::log(0.8), std::log(0.1)}};
+  const Evidence evidence = answer.Gather();
   EXPECT_NEAR(evidence.boxes[0][kFollows], std::log(7), 1e-9);
   EXPECT_NEAR(evidence.boxes[1][kFollows], 0, 1e-9);
   EXPECT_NEAR(evidence.raw_boxes[1], 0.5 * 0.5, 1e-9);
@@ -86,40 +86,40 @@ TEST(EvidenceTest, PrefersTheChoicesThatTheGrammarRecorded) {
 }
 
 TEST(EvidenceTest, TakesTheFirstBoxsOddsFromTheEmptyLists) {
-  Said said = TwoBoxes(false);
-  said.record.log_probability_empty = std::log(0.2);
-  EXPECT_NEAR(said.Gather().boxes[0][kFollows], std::log(4), 1e-9);
+  Answer answer = TwoBoxes(false);
+  answer.record.log_probability_empty = std::log(0.2);
+  EXPECT_NEAR(answer.Gather().boxes[0][kFollows], std::log(4), 1e-9);
 }
 
 TEST(EvidenceTest, KnowsAnAbsenceFromItsBestSource) {
-  Said said;
-  said.Add("[]", 0.64);
-  Evidence evidence = said.Gather();
+  Answer answer;
+  answer.Add("[]", 0.64);
+  Evidence evidence = answer.Gather();
   EXPECT_NEAR(evidence.raw_absent, 0.64, 1e-9);  // the words of an empty list
-  said.record.log_probability_empty = std::log(0.9);
-  evidence = said.Gather();
+  answer.record.log_probability_empty = std::log(0.9);
+  evidence = answer.Gather();
   EXPECT_NEAR(evidence.raw_absent, 0.9, 1e-9);
   EXPECT_NEAR(evidence.absent[kEmpty], std::log(9), 1e-9);
   EXPECT_NEAR(evidence.absent[kWords], std::log(0.64), 1e-9);
-  said.record.choices = {{0, std::log(0.6), std::log(0.2)}};
-  EXPECT_NEAR(said.Gather().raw_absent, 0.75, 1e-9);
+  answer.record.choices = {{0, std::log(0.6), std::log(0.2)}};
+  EXPECT_NEAR(answer.Gather().raw_absent, 0.75, 1e-9);
 }
 
 TEST(EvidenceTest, TakesAListThatWasClosedForTheModelForNoAbsence) {
-  Said said;
-  said.Add("[", 0.9);
-  said.text += "]";
-  said.record.cut = true;
-  const Evidence evidence = said.Gather();
+  Answer answer;
+  answer.Add("[", 0.9);
+  answer.text += "]";
+  answer.record.cut = true;
+  const Evidence evidence = answer.Gather();
   EXPECT_TRUE(evidence.usable);
   EXPECT_EQ(evidence.raw_absent, 0);
   EXPECT_EQ(evidence.absent[kEmpty], -kBound);
 }
 
 TEST(EvidenceTest, TakesWordsWithoutAListForNoAbsence) {
-  Said said;
-  said.Add("I cannot see it.", 0.9);
-  EXPECT_EQ(said.Gather().raw_absent, 0);
+  Answer answer;
+  answer.Add("I cannot see it.", 0.9);
+  EXPECT_EQ(answer.Gather().raw_absent, 0);
 }
 
 TEST(EvidenceTest, StaysFiniteWhateverTheWorkerSent) {
@@ -154,9 +154,9 @@ TEST(EvidenceTest, StaysFiniteWhateverTheWorkerSent) {
 
 TEST(EvidenceTest, IsUnusableWhenTheNumbersDoNotFitTheText) {
   const auto spoil = [](auto change) {
-    Said said = TwoBoxes(false);
-    change(said.record);
-    return said.Gather();
+    Answer answer = TwoBoxes(false);
+    change(answer.record);
+    return answer.Gather();
   };
   EXPECT_TRUE(spoil([](TokenRecord&) {}).usable);
   EXPECT_TRUE(spoil([](TokenRecord& r) { r.forced.clear(); }).usable);

@@ -56,9 +56,9 @@ class ClientTest : public ::testing::Test {
     routes[0].body_limit = 8 << 20;
     routes[1] = {"POST", "/slow", [](const Request& request) {
                    // Until the client goes away.
-                   absl::Notification gone;
-                   const auto hook = request.cancel.OnCancel([&] { gone.Notify(); });
-                   gone.WaitForNotificationWithTimeout(absl::Seconds(20));
+                   absl::Notification cancelled;
+                   const auto hook = request.cancel.OnCancel([&] { cancelled.Notify(); });
+                   cancelled.WaitForNotificationWithTimeout(absl::Seconds(20));
                    return Response();
                  }};
     routes[1].body_limit = 1 << 10;

@@ -76,13 +76,17 @@ class ServerTest : public ::testing::Test {
         {.method = "POST", .path = "/throw", .handler = [](const Request&) -> Response {
            throw std::runtime_error("secret at 0x1234");
          }});
-    routes.push_back({.method = "", .path = "/tree/*", .handler = [](const Request& request) {
-                        Response out;
-                        out.content_type = "text/plain";
-                        out.body =
-                            absl::StrCat(request.method, " ", request.path, " ", request.query);
-                        return out;
-                      }});
+    routes.push_back({.method = "",
+                      .path = "/tree/*",
+                      .handler =
+                          [](const Request& request) {
+                            Response out;
+                            out.content_type = "text/plain";
+                            out.body =
+                                absl::StrCat(request.method, " ", request.path, " ", request.query);
+                            return out;
+                          },
+                      .query = {"milk"}});
     routes.push_back({.method = "POST",
                       .path = "/stream",
                       .handler =
@@ -481,6 +485,97 @@ TEST_F(ServerTest, AClientThatGoesAwayCancelsItsRequest) {
   }
 }
 
+TEST_F(ServerTest, AClientThatEndsItsSendingSideGetsItsResponse) {
+  StartServer();
+  RawHttp waiting(port());
+  ASSERT_TRUE(waiting.Send(Post("/wait", "x")));
+  waiting.EndSending();
+  ASSERT_TRUE(Eventually([&] { return waiting_ == 1; }));
+  // Its first byte comes early, which no reader can tell from a slow response.
+  EXPECT_EQ(waiting.Read(absl::Milliseconds(200)).status, 0);
+  EXPECT_EQ(cancelled_, 0);
+  release_.Notify();
+  const RawResponse response = waiting.Read();
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.body, "done");
+  EXPECT_EQ(response.fields.at("connection"), "close");
+  EXPECT_TRUE(waiting.WaitClosed());
+  EXPECT_EQ(cancelled_, 0);
+
+  RawHttp pipelined(port());
+  ASSERT_TRUE(pipelined.Send(
+      absl::StrCat(Post("/wait", "x"), Post("/echo", "two"), "\r\n", Get("/healthz"))));
+  pipelined.EndSending();
+  EXPECT_EQ(pipelined.Read().body, "done");
+  EXPECT_EQ(pipelined.Read().body, "two");
+  EXPECT_EQ(pipelined.Read().status, 200);
+  EXPECT_TRUE(pipelined.WaitClosed());
+
+  RawHttp streamed(port());
+  ASSERT_TRUE(streamed.Send(Post("/stream", "a")));
+  streamed.EndSending();
+  EXPECT_EQ(streamed.Read().status, 200);
+  EXPECT_TRUE(streamed.WaitClosed());
+  EXPECT_EQ(cancelled_, 0);
+}
+
+TEST_F(ServerTest, AStreamIsCancelledWhenItsHalfClosedClientCloses) {
+  StartServer();
+  {
+    RawHttp client(port());
+    ASSERT_TRUE(client.Send(Post("/stream", "plenty")));
+    client.EndSending();
+  }
+  EXPECT_TRUE(Eventually([&] { return cancelled_ == 1; }));
+}
+
+TEST_F(ServerTest, RefusesQueryParametersThatNoRouteTakes) {
+  StartServer();
+  ExpectProblem(Fetch(port(), Get("/tree/pot?sugar=1")), 400, "FIELD_UNKNOWN");
+  ExpectProblem(Fetch(port(), Get("/tree/pot?milk=1&sugar")), 400, "FIELD_UNKNOWN");
+  EXPECT_THAT(Fetch(port(), Get("/tree/pot?sugar=1")).body, HasSubstr("sugar"));
+  EXPECT_EQ(Fetch(port(), Get("/tree/pot?")).status, 200);
+  EXPECT_EQ(Fetch(port(), Get("/healthz?probe=1")).status, 200);
+}
+
+TEST_F(ServerTest, PagesOfAllowedOriginsMayReadResponses) {
+  Server::Options options;
+  options.cors_origins = {"https://app.example"};
+  StartServer(options);
+  const auto ask = [&](absl::string_view method, absl::string_view path, absl::string_view origin,
+                       absl::string_view fields = "") {
+    return Fetch(port(), absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: x\r\nOrigin: ", origin,
+                                      "\r\n", fields, "\r\n"));
+  };
+  const char* allow = "access-control-allow-origin";
+  EXPECT_EQ(ask("GET", "/healthz", "https://app.example").fields.at(allow), "https://app.example");
+  // A refusal can be read, too.
+  EXPECT_EQ(ask("GET", "/nothing", "https://app.example").fields.at(allow), "https://app.example");
+  const RawResponse foreign = ask("GET", "/healthz", "https://evil.example");
+  EXPECT_EQ(foreign.fields.count(allow), 0);
+  EXPECT_EQ(foreign.fields.at("vary"), "Origin");
+
+  const char* preflight = "Access-Control-Request-Method: POST\r\n";
+  const RawResponse allowed = ask("OPTIONS", "/echo", "https://app.example", preflight);
+  EXPECT_EQ(allowed.status, 204);
+  EXPECT_EQ(allowed.fields.at(allow), "https://app.example");
+  EXPECT_EQ(allowed.fields.at("access-control-allow-methods"), "POST, OPTIONS");
+  EXPECT_THAT(allowed.fields.at("access-control-allow-headers"), HasSubstr("Content-Type"));
+  const RawResponse refused = ask("OPTIONS", "/echo", "https://evil.example", preflight);
+  EXPECT_EQ(refused.fields.count(allow), 0);
+  EXPECT_EQ(refused.fields.count("access-control-allow-methods"), 0);
+}
+
+TEST_F(ServerTest, WithoutTheSettingNoOriginIsAllowed) {
+  StartServer();
+  const RawResponse response =
+      Fetch(port(),
+            "OPTIONS /echo HTTP/1.1\r\nHost: x\r\nOrigin: https://app.example\r\n"
+            "Access-Control-Request-Method: POST\r\n\r\n");
+  EXPECT_EQ(response.fields.count("access-control-allow-origin"), 0);
+  EXPECT_EQ(response.fields.count("vary"), 0);
+}
+
 TEST_F(ServerTest, AnExceptionOfAHandlerShowsNothing) {
   StartServer();
   const RawResponse response = Fetch(port(), Post("/throw", ""));
@@ -618,8 +713,8 @@ TEST_F(ServerTest, EveryExchangeIsToldWithClosedLabels) {
   EXPECT_EQ(exchanges_[0].response_bytes, 5);
   EXPECT_EQ(exchanges_[1].method, "OTHER");
   EXPECT_EQ(exchanges_[1].route, "");
-  EXPECT_EQ(exchanges_[1].reason, "ROUTE_UNKNOWN");
-  EXPECT_EQ(exchanges_[2].reason, "REQUEST_MALFORMED");
+  EXPECT_TRUE(errors::Is(exchanges_[1].refusal, Reason::kRouteUnknown));
+  EXPECT_TRUE(errors::Is(exchanges_[2].refusal, Reason::kRequestMalformed));
 }
 
 }  // namespace

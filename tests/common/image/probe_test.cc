@@ -160,7 +160,7 @@ TEST(ProbeTest, RefusesJpegCodingsByAListOfItsOwn) {
 }
 
 TEST(ProbeTest, BoundsMetadataButNotPixels) {
-  const std::string big(limits::kMaxImageMetadataBytes / 2, 'x');
+  const std::string big(limits::kDefaultImageMetadataBytes / 2, 'x');
   EXPECT_EQ(ReasonOf(Png(Noise(4, 4), PngChunk("zTXt", big))), "OK");
   EXPECT_EQ(ReasonOf(Png(Noise(4, 4), PngChunk("zTXt", big) + PngChunk("iCCP", big + "y"))),
             "IMAGE_METADATA_TOO_LARGE");
@@ -171,6 +171,32 @@ TEST(ProbeTest, BoundsMetadataButNotPixels) {
   const std::string webp = Webp(Noise(8, 8));
   EXPECT_EQ(ReasonOf(Riff(webp.substr(12) + RiffChunk("XMP ", big + big + "yy"))),
             "IMAGE_METADATA_TOO_LARGE");
+}
+
+TEST(ProbeTest, BoundsMetadataByTheLimitItIsGiven) {
+  const std::string bytes = Png(Noise(4, 4), PngChunk("eXIf", std::string(1000, 'x')));
+  EXPECT_TRUE(Probe(bytes, {.max_metadata_bytes = 1000}).ok());
+  const absl::Status refused = Probe(bytes, {.max_metadata_bytes = 999}).status();
+  EXPECT_EQ(ErrorReason(refused), "IMAGE_METADATA_TOO_LARGE");
+  const std::string over(limits::kCeilingImageMetadataBytes + 1, 'x');
+  EXPECT_EQ(ErrorReason(Probe(Png(Noise(4, 4), PngChunk("eXIf", over)),
+                              {.max_bytes = limits::kCeilingImageBytes,
+                               .max_metadata_bytes = limits::kCeilingImageMetadataBytes * 2})
+                            .status()),
+            "IMAGE_METADATA_TOO_LARGE");
+}
+
+TEST(ProbeTest, TakesWhatA50MegapixelPhoneWrites) {
+  std::string bytes = Jpeg(Noise(8, 8));
+  const size_t frame = bytes.find("\xff\xc0");
+  ASSERT_NE(frame, bytes.npos);
+  const std::string portrait = Be16(8192) + Be16(6144), landscape = Be16(6144) + Be16(8192);
+  for (const std::string& sides : {portrait, landscape}) {
+    bytes.replace(frame + 5, 4, sides);
+    EXPECT_EQ(ReasonOf(bytes), "OK");
+  }
+  bytes.replace(frame + 5, 4, Be16(8192) + Be16(6145));
+  EXPECT_EQ(ReasonOf(bytes), "IMAGE_TOO_LARGE");
 }
 
 TEST(ProbeTest, SkipsFillBytesBeforeAJpegMarker) {

@@ -1,3 +1,5 @@
+#include "common/model/chat_template.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -7,8 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "common/base/errors.h"
-#include "common/model/prompt.h"
 
 namespace chord::model {
 namespace {
@@ -56,6 +58,20 @@ constexpr char kLaidOut[] = R"({# a comment #}
 {%- endif %}
 )";
 
+std::string Render(const ChatTemplate& chat, const std::vector<Message>& messages) {
+  const auto text = chat.Render(messages);
+  return text.ok() ? text->bytes() : std::string(text.status().message());
+}
+
+// The system text that the template puts before a prompt that has none; nullopt: it has no turn.
+std::optional<std::string> DefaultSystem(const absl::StatusOr<ChatTemplate>& chat) {
+  if (!chat.ok()) return "error: " + std::string(chat.status().message());
+  const std::string text = Render(*chat, {{"user", {"x"}}});
+  absl::string_view rest = text;
+  if (!absl::ConsumePrefix(&rest, "<|im_start|>system\n")) return std::nullopt;
+  return std::string(rest.substr(0, rest.find("<|im_end|>")));
+}
+
 class ChatTemplateTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -78,19 +94,19 @@ class ChatTemplateTest : public ::testing::Test {
 };
 
 TEST_F(ChatTemplateTest, ReadsEveryPlaceInOrder) {
-  const auto with = [](const std::string& sentence) {
-    return absl::StrReplaceAll(kPublished, {{"You are a helpful assistant.", sentence}});
+  const auto with = [](const std::string& system) {
+    return absl::StrReplaceAll(kPublished, {{"You are a helpful assistant.", system}});
   };
   Write("tokenizer_config.json", json{{"chat_template", with("third")}}.dump());
-  EXPECT_EQ(Load()->default_system, "third");
+  EXPECT_EQ(DefaultSystem(Load()), "third");
   Write("chat_template.jinja", with("second"));
-  EXPECT_EQ(Load()->default_system, "second");
+  EXPECT_EQ(DefaultSystem(Load()), "second");
   Write("chat_template.json", json{{"chat_template", with("first")}}.dump());
-  EXPECT_EQ(Load()->default_system, "first");
+  EXPECT_EQ(DefaultSystem(Load()), "first");
   Write("processor_config.json", json{{"processor_class", "Qwen2_5_VLProcessor"}}.dump());
-  EXPECT_EQ(Load()->default_system, "first");
+  EXPECT_EQ(DefaultSystem(Load()), "first");
   Write("processor_config.json", json{{"chat_template", with("zeroth")}}.dump());
-  EXPECT_EQ(Load()->default_system, "zeroth");
+  EXPECT_EQ(DefaultSystem(Load()), "zeroth");
 }
 
 TEST_F(ChatTemplateTest, TakesTheDefaultOfAList) {
@@ -99,7 +115,7 @@ TEST_F(ChatTemplateTest, TakesTheDefaultOfAList) {
                                         {{"name", "default"}, {"template", kPublished}}}}}
                                      .dump());
   ASSERT_TRUE(Load().ok()) << Load().status();
-  EXPECT_EQ(Load()->default_system, "You are a helpful assistant.");
+  EXPECT_EQ(DefaultSystem(Load()), "You are a helpful assistant.");
 }
 
 TEST_F(ChatTemplateTest, TakesTheDefaultOfAnObject) {
@@ -113,7 +129,7 @@ TEST_F(ChatTemplateTest, ReadsEveryLineEnd) {
     const auto chat = LoadJinja(absl::StrReplaceAll(
         kPublished, {{"You are a helpful assistant.", "One.\nTwo."}, {"\n", end}}));
     ASSERT_TRUE(chat.ok()) << chat.status();
-    EXPECT_EQ(chat->default_system, "One.\nTwo.");
+    EXPECT_EQ(DefaultSystem(chat), "One.\nTwo.");
   }
 }
 
@@ -121,19 +137,19 @@ TEST_F(ChatTemplateTest, ReadsEscapesInConstants) {
   const auto chat = LoadJinja(
       absl::StrReplaceAll(kLaidOut, {{"Be brief.", R"(\"\u4f60\\\'\x41\U0001F600\t\d)"}}));
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_EQ(chat->default_system, "\"\u4f60\\'A\U0001F600\t\\d");
+  EXPECT_EQ(DefaultSystem(chat), "\"\u4f60\\'A\U0001F600\t\\d");
   for (const char* bad : {R"(\u12)", R"(\ud800)", R"(\U00110000)"}) {
     EXPECT_FALSE(LoadJinja(absl::StrReplaceAll(kLaidOut, {{"Be brief.", bad}})).ok()) << bad;
   }
 }
 
-TEST_F(ChatTemplateTest, KnowsTemplatesWithoutADefaultSystemMessage) {
+TEST_F(ChatTemplateTest, ReadsTemplatesWithoutADefaultSystemMessage) {
   std::string source = kPublished;
   const size_t begin = source.find("{% if loop.first"), end = source.find("{% endif %}", begin);
   source.erase(begin, end + 11 - begin);
   const auto chat = LoadJinja(source);
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_FALSE(chat->default_system.has_value());
+  EXPECT_FALSE(DefaultSystem(chat).has_value());
 }
 
 TEST_F(ChatTemplateTest, RefusesFilesThatAreNone) {
@@ -151,35 +167,84 @@ TEST_F(ChatTemplateTest, RefusesFilesThatAreNone) {
   }
 }
 
-TEST_F(ChatTemplateTest, RecognisesChordNano) {
+TEST_F(ChatTemplateTest, ReadsChordNano) {
   const auto chat = LoadChatTemplate(std::string(CHORD_SOURCE_DIR) + "/models/chord-nano");
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_EQ(chat->default_system, "You are a helpful assistant.");
+  EXPECT_EQ(DefaultSystem(chat), "You are a helpful assistant.");
 }
 
-TEST_F(ChatTemplateTest, RecognisesOtherLayoutsOfTheSame) {
+TEST_F(ChatTemplateTest, ReadsOtherLayoutsOfTheSame) {
   const auto chat = LoadJinja(kLaidOut);
   ASSERT_TRUE(chat.ok()) << chat.status();
-  EXPECT_EQ(chat->default_system, "Be brief.");
+  EXPECT_EQ(DefaultSystem(chat), "Be brief.");
 }
 
-TEST_F(ChatTemplateTest, RefusesTemplatesThatWriteSomethingElse) {
+TEST_F(ChatTemplateTest, RefusesTemplatesThatCannotServe) {
   const std::pair<std::string, std::string> edits[] = {
-      {"<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n"},
-      {"<|im_start|>assistant\n", "<|im_start|>bot\n"},
-      {"<|im_start|>", "[INST]"},
-      {"{{ message['role'] }}\n", "{{ message['role'] }}: "},
-      {"<|vision_start|><|image_pad|><|vision_end|>{% elif", "<image>{% elif"},
-      {"<|im_end|>\n{% endif %}{% endfor %}", "<|im_end|>{% endif %}{% endfor %}"},
-      {"{{ content['text'] }}", "{{ content['text'] | trim }}"},
-      {"You are a helpful assistant.", "Today is {{ today }}."},
-      {"add_generation_prompt", "true"},
+      {"<|vision_start|><|image_pad|><|vision_end|>{% elif", "<image>{% elif"},  // no place
+      {"<|image_pad|>", "<|image_pad|><|image_pad|>"},                           // two of them
+      {"<|im_start|>{{", "{{ raise_exception('no') }}{{"},
+      {"{{ message['role'] }}\n", "{{ message.role.name.first }}\n"},
+      {"{{ content['text'] }}", "{{ content['text'] | xmlattr }}"},
       {"{% endfor %}{% if add", "{% endfor %"},
   };
   for (const auto& [from, to] : edits) {
     const auto chat = LoadJinja(absl::StrReplaceAll(kPublished, {{from, to}}));
     EXPECT_EQ(ErrorReason(chat.status()), "CHECKPOINT_INVALID") << to;
   }
+  EXPECT_THAT(std::string(LoadJinja("{{ x | xmlattr }}").status().message()),
+              HasSubstr("line 1: the filter \"xmlattr\""));
+}
+
+TEST_F(ChatTemplateTest, ServesWhatTheTemplateWritesAndNothingElse) {
+  struct Case {
+    std::string from, to, wanted;  // an edit of the published template, and what it renders
+  };
+  const std::string image = "<|vision_start|><|image_pad|><|vision_end|>";
+  const std::string system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n";
+  const std::string user = "<|im_start|>user\n" + image + "a cat<|im_end|>\n";
+  const std::string last = "<|im_start|>assistant\n";
+  const Case cases[] = {
+      {"", "", system + user + last},
+      {last, last + "<think>\n", system + user + last + "<think>\n"},
+      {last, "<|im_start|>bot\n", system + user + "<|im_start|>bot\n"},
+      {"{% if loop.first and", "{% if tools and", user + last},
+      {"{% if loop.first and", "{% if false and", user + last},
+      {"{{ message['role'] }}\n", "{{ message['role'] }}: ",
+       system + "<|im_start|>user: " + image + "a cat<|im_end|>\n" + last},
+      {"{{ content['text'] }}", "{{ content['text'] | reverse }}",
+       system + "<|im_start|>user\n" + image + "tac a<|im_end|>\n" + last},
+      {"You are a helpful assistant.", "Today is {{ today }}.",
+       "<|im_start|>system\nToday is .<|im_end|>\n" + user + last},
+      {"{% if add_generation_prompt", "{% if not add_generation_prompt", system + user},
+  };
+  for (const Case& c : cases) {
+    const auto chat =
+        LoadJinja(c.from.empty() ? kPublished : absl::StrReplaceAll(kPublished, {{c.from, c.to}}));
+    ASSERT_TRUE(chat.ok()) << chat.status() << c.to;
+    EXPECT_EQ(Render(*chat, {{"user", {ImagePart{0}, "a cat"}}}), c.wanted);
+  }
+}
+
+TEST_F(ChatTemplateTest, KnowsTheSpecialTokensOfTheTokenizer) {
+  Write("tokenizer_config.json",
+        R"({"bos_token": {"content": "<|b|>"}, "eos_token": "<|e|>", "pad_token": null})");
+  const std::string source =
+      "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}<|image_pad|>";
+  const auto chat = LoadJinja(source);
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  EXPECT_EQ(Render(*chat, {{"user", {"x"}}}), "<|b|><|e|><|endoftext|><|image_pad|>");
+}
+
+TEST_F(ChatTemplateTest, SaysWhyTheTemplateRefusesAConversation) {
+  const auto chat = LoadJinja(
+      "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system text') }}"
+      "{% endif %}<|image_pad|>{% endfor %}");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  const std::vector<Message> messages = {{"system", {"x"}}};
+  const auto text = chat->Render(messages);
+  EXPECT_EQ(ErrorReason(text.status()), "PARAMETER_INVALID");
+  EXPECT_THAT(std::string(text.status().message()), HasSubstr("No system text"));
 }
 
 TEST_F(ChatTemplateTest, SaysWhereItLookedWhenThereIsNone) {

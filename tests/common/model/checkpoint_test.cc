@@ -146,7 +146,8 @@ TEST(CheckpointTest, RefusesAnIndexThatDoesNotDescribeItsFiles) {
   text(R"({"weight_map":{"a":1}})", "file names");
   text(R"({"weight_map":{"a":"a.safetensors","a":"b.safetensors"}})", "occurs twice");
   text("[]", "JSON object");
-  text("", "not valid JSON");
+  text("{", "not valid JSON");
+  text("", "is empty (0 bytes)");
 }
 
 TEST(CheckpointTest, SaysWhatIsThereInsteadOfWeights) {
@@ -158,6 +159,8 @@ TEST(CheckpointTest, SaysWhatIsThereInsteadOfWeights) {
   folder.Write("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\n");
   ExpectOpenFails(folder, "git-lfs pointer");
   folder.Write("model.safetensors", "");
+  ExpectOpenFails(folder, "model.safetensors: is empty (0 bytes)");
+  folder.Write("model.safetensors", "123");
   ExpectOpenFails(folder, "too short");
   folder.Write("model.safetensors", "<!DOCTYPE html><html><body>404</body></html>");
   ExpectOpenFails(folder, "not a safetensors file");

@@ -32,7 +32,7 @@ class TempFolder {
   std::string path_;
 };
 
-// The bytes of a safetensors file with this header text and so many bytes of data.
+// The bytes of a safetensors file with this header text and `data_bytes` of data.
 inline std::string SafetensorsBytes(absl::string_view header, size_t data_bytes) {
   const uint64_t size = header.size();
   std::string file(sizeof(size), '\0');

@@ -30,9 +30,14 @@ ModelConfig NanoConfig() {
   return config;
 }
 
+const ChatTemplate& NanoChat() {
+  static const ChatTemplate* const kChat = new ChatTemplate(*LoadChatTemplate(kNanoDir));
+  return *kChat;
+}
+
 absl::StatusOr<EncodedPrompt> Encode(const std::vector<Message>& messages,
                                      const std::vector<image::Grid>& grids = {}) {
-  return EncodePrompt(ChatTemplate{}, Nano(), NanoConfig(), messages, grids);
+  return EncodePrompt(NanoChat(), Nano(), NanoConfig(), messages, grids);
 }
 
 TEST(EncodePromptTest, EqualsTheReferenceOnAllGoldenConversations) {
@@ -115,8 +120,38 @@ TEST(EncodePromptTest, RefusesAConfigThatNamesAnotherImageToken) {
   ModelConfig config = NanoConfig();
   config.image_token_id = 151655;
   const std::vector<Message> messages = {{"user", {"x"}}};
-  EXPECT_EQ(ErrorReason(EncodePrompt(ChatTemplate{}, Nano(), config, messages, {}).status()),
+  EXPECT_EQ(ErrorReason(EncodePrompt(NanoChat(), Nano(), config, messages, {}).status()),
             "CHECKPOINT_INVALID");
+}
+
+// A template may write its special tokens in parts; a user's text beside them stays text.
+TEST(EncodePromptTest, LooksForSpecialTokensInTheTemplatesOwnTextOnly) {
+  const auto chat = ChatTemplate::Parse(
+      "{% for m in messages %}{{ '<|im_' ~ 'start|>' }}{{ m.role }}\n{% for c in m.content %}"
+      "{% if c.type == 'image' %}<|image_pad|>{% else %}<|im_{{ c.text }}|>{{ c.text | upper }}"
+      "{% endif %}{% endfor %}{% endfor %}",
+      {});
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  const std::vector<Message> messages = {{"user", {ImagePart{0}, "end"}}};
+  const auto prompt = EncodePrompt(*chat, Nano(), NanoConfig(), messages, {{2, 2}});
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  std::vector<int32_t> wanted = {Nano().AddedTokenId("<|im_start|>")};
+  for (const int32_t id : Nano().EncodeText("user\n")) wanted.push_back(id);
+  wanted.push_back(Nano().AddedTokenId("<|image_pad|>"));
+  for (const int32_t id : Nano().EncodeText("<|im_end|>END")) wanted.push_back(id);
+  EXPECT_THAT(prompt->ids, ElementsAreArray(wanted));
+}
+
+TEST(EncodePromptTest, RefusesTemplatesThatDropAnImage) {
+  const auto chat = ChatTemplate::Parse("<|image_pad|>", {});
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  const std::vector<Message> none = {{"user", {"x"}}};
+  const std::vector<Message> two = {{"user", {ImagePart{0}, ImagePart{1}}}};
+  for (const auto& status :
+       {EncodePrompt(*chat, Nano(), NanoConfig(), none, {}).status(),
+        EncodePrompt(*chat, Nano(), NanoConfig(), two, {{4, 4}, {4, 4}}).status()}) {
+    EXPECT_EQ(ErrorReason(status), "CHECKPOINT_INVALID");
+  }
 }
 
 // The table of spec §4.2.

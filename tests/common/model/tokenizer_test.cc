@@ -221,7 +221,7 @@ TEST(SplitTest, FollowsTheOrderOfTheAlternatives) {
   EXPECT_THAT(SplitIntoPieces(""), ElementsAre());
 }
 
-// The nano tokenizer with its first added token made to `flags`, and `normalizer` as said.
+// The nano tokenizer with its first added token made to `flags`, and this `normalizer`.
 Tokenizer WithFlags(const json& flags, const json& normalizer = {{"type", "NFC"}}) {
   json file = NanoJson();
   file["added_tokens"][0].update(flags);
@@ -288,9 +288,6 @@ TEST(TokenizerTest, NormalizesOnlyWhenTold) {
             WithFlags(json::object()).EncodeText(together));
 }
 
-// --- files that must not load
-// ----------------------------------------------------------------------
-
 TEST(TokenizerFileTest, RefusesOtherPipelines) {
   const std::vector<std::pair<const char*, std::function<void(json&)>>> changes = {
       {"normalizer", [](json& f) { f["normalizer"]["type"] = "NFKC"; }},
@@ -334,6 +331,48 @@ TEST(TokenizerFileTest, AcceptsEquivalentSpellings) {
         f["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] =
             R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)";
       }).ok());
+}
+
+// What transformers 5 writes when it saves a tokenizer again, and other ways to add no token.
+TEST(TokenizerFileTest, TakesPostProcessorsThatAddNothing) {
+  const json identity = {{"type", "TemplateProcessing"},
+                         {"single", {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+                         {"pair",
+                          {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+                           {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
+                         {"special_tokens", json::object()}};
+  const json byte_level = {{"type", "ByteLevel"}, {"trim_offsets", true}};
+  const auto sequence = [](const json& list) {
+    return json{{"type", "Sequence"}, {"processors", list}};
+  };
+  for (const json& post :
+       {json(), identity, byte_level, sequence(json::array()), sequence({byte_level, identity}),
+        sequence({sequence(json::array({identity})), byte_level})}) {
+    const absl::Status status = ParseChanged([&](json& f) { f["post_processor"] = post; });
+    EXPECT_TRUE(status.ok()) << post << status;
+  }
+}
+
+TEST(TokenizerFileTest, NamesThePostProcessorThatAddsTokens) {
+  const json adds = json::parse(R"({"type": "TemplateProcessing", "single":
+      [{"SpecialToken": {"id": "<|b|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]})");
+  const json twice = json::parse(R"({"type": "TemplateProcessing", "single":
+      [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]})");
+  const std::pair<json, std::string> cases[] = {
+      {adds, "adds the token \"<|b|>\""},
+      {{{"type", "Sequence"}, {"processors", json::array({adds})}}, "adds the token \"<|b|>\""},
+      {twice, "does not keep the text once"},
+      {{{"type", "BertProcessing"}}, "\"BertProcessing\" adds tokens"},
+      {{{"type", "RobertaProcessing"}}, "\"RobertaProcessing\" adds tokens"},
+  };
+  for (const auto& [post, message] : cases) {
+    const absl::Status status = ParseChanged([&](json& f) { f["post_processor"] = post; });
+    EXPECT_EQ(ErrorReason(status), "CHECKPOINT_INVALID") << post;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(message));
+  }
+  json deep = adds;
+  for (int i = 0; i < 20; ++i) deep = {{"type", "Sequence"}, {"processors", json::array({deep})}};
+  EXPECT_FALSE(ParseChanged([&](json& f) { f["post_processor"] = deep; }).ok());
 }
 
 TEST(TokenizerFileTest, RefusesContradictionsAndWrongTypes) {

@@ -161,7 +161,7 @@ TEST_F(LogTest, WritesOneLineForARequest) {
   LogRequest(request);
   request.status = errors::ImageCorrupt("PNG");
   LogRequest(request);
-  request.status = absl::InternalError("libtorch said \"no\"\n");
+  request.status = absl::InternalError("libtorch reported \"no\"\n");
   LogRequest(request);
   const std::vector<json> lines = StopAndRead();
   ASSERT_EQ(lines.size(), 3u);
@@ -179,13 +179,13 @@ TEST_F(LogTest, WritesOneLineForARequest) {
   EXPECT_EQ(lines[1]["reason"], "IMAGE_CORRUPT");
   EXPECT_FALSE(lines[1].contains("error"));
   EXPECT_EQ(lines[2]["level"], "error");
-  EXPECT_EQ(lines[2]["error"], "libtorch said \"no\"\n");
+  EXPECT_EQ(lines[2]["error"], "libtorch reported \"no\"\n");
 }
 
 TEST_F(LogTest, AStalledReaderCostsLinesAndNothingElse) {
   Metrics metrics(Role::kGateway, "1");
   Start({.queue_lines = 64, .metrics = &metrics});
-  // Far more than the pipe holds, and nobody reads.
+  // Far more than the pipe holds, without a reader.
   for (int i = 0; i < 5000; ++i) {
     Log(LogLevel::kInfo, "noise", {{"i", i}, {"text", std::string(100, 'x')}});
   }

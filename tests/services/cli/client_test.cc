@@ -19,6 +19,7 @@ TEST(HttpAnswerTest, ReadsTheContract) {
   EXPECT_EQ(answer->objects(0).label(), "cup");
   EXPECT_EQ(answer->objects(0).box().y2(), 4);
   EXPECT_EQ(answer->objects(0).confidence(), 0.5);
+  EXPECT_TRUE(answer->objects(0).needs_review());
   EXPECT_EQ(answer->confidence(), 0.25);
   EXPECT_TRUE(answer->calibrated());
   EXPECT_EQ(answer->model(), "m");

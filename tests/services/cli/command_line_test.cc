@@ -57,6 +57,18 @@ TEST_F(CommandLineTest, OptionsThatAreNotGivenKeepTheirDefault) {
   EXPECT_EQ(timeout_, 60);
 }
 
+TEST_F(CommandLineTest, APositionalThatIsNotRequiredMayBeAbsentOrEmpty) {
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{}, {"x"}, {""}, {"--", "--x"}}) {
+    CommandLine line("chord test", "Summary.");
+    std::string more;
+    line.Positional("MORE", &more, "more", /*required=*/false);
+    ASSERT_EQ(line.Parse(args), std::nullopt);
+    EXPECT_EQ(line.Has("MORE"), !args.empty());
+    EXPECT_EQ(more, args.empty() ? "" : args.back());
+  }
+}
+
 TEST_F(CommandLineTest, DoubleDashEndsTheOptions) {
   EXPECT_EQ(Parse({"--", "--json", "-x"}), -1);
   EXPECT_EQ(image_, "--json");
@@ -66,6 +78,14 @@ TEST_F(CommandLineTest, DoubleDashEndsTheOptions) {
 TEST_F(CommandLineTest, RepeatedOptionsCollectTheirValues) {
   EXPECT_EQ(Parse({"--flag", "a=1", "x", "y", "--flag=b=2"}), -1);
   EXPECT_THAT(flags_, ElementsAre("a=1", "b=2"));
+}
+
+TEST_F(CommandLineTest, LaterValuesReplaceEarlierOnesWhereThatIsAllowed) {
+  std::string model;
+  line_.AllowOverrides();
+  line_.Text("model", &model, "DIR", "a folder");
+  EXPECT_EQ(Parse({"a", "b", "--model", "x", "--model=y"}), -1);
+  EXPECT_EQ(model, "y");
 }
 
 TEST_F(CommandLineTest, HelpNamesEveryOptionAndExitsWithZero) {
@@ -86,8 +106,8 @@ TEST_F(CommandLineTest, AnErrorIsOneSentenceThatNamesTheOption) {
       {{"a", "b", "--unknown"}, "--unknown"},
       {{"a", "b", "c"}, "c"},
       {{"a"}, "PROMPT"},
-      {{"a", "b", "--server"}, "--server"},
-      {{"a", "b", "--server", "x", "--server", "y"}, "--server"},
+      {{"a", "b", "--server"}, "--server needs a value"},
+      {{"a", "b", "--server", "x", "--server", "y"}, "--server is given twice"},
       {{"a", "b", "--json=1"}, "json"},
       {{"a", "b", "--json", "--json"}, "--json"},
       {{"a", "b", "--parallel", "0"}, "an integer from 1 to 16"},

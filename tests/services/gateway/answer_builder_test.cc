@@ -11,6 +11,7 @@ namespace {
 using ::testing::DoubleNear;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 image::FramePlan Frame() {
   image::FramePlan out;
@@ -20,7 +21,7 @@ image::FramePlan Frame() {
 }
 
 // Each token with its probability.
-ModelAnswer Say(const std::vector<std::pair<std::string, double>>& tokens) {
+ModelAnswer Answer(const std::vector<std::pair<std::string, double>>& tokens) {
   ModelAnswer out;
   for (const auto& [token, p] : tokens) {
     out.text += token;
@@ -31,14 +32,14 @@ ModelAnswer Say(const std::vector<std::pair<std::string, double>>& tokens) {
 }
 
 ModelAnswer OneBox(double p) {
-  return Say(
+  return Answer(
       {{"[{\"bbox_2d\": [", 1}, {"10, 20, 30, 40", p}, {"], \"label\": \"cup\"}", 1}, {"]", 1}});
 }
 
-GroundResult Fill(const ModelAnswer& said, const grounding::ConfidenceMap* map = nullptr,
+GroundResult Fill(const ModelAnswer& answer, const grounding::ConfidenceMap* map = nullptr,
                   bool chinese = false) {
   GroundResult out;
-  FillAnswer(said, Frame(), chinese, Thresholds{}, map, out);
+  FillAnswer(answer, Frame(), chinese, Thresholds{}, map, out);
   return out;
 }
 
@@ -60,7 +61,7 @@ TEST(FillAnswerTest, GivesRawScoresWithoutAMap) {
   ASSERT_EQ(out.objects.size(), 1u);
   EXPECT_EQ(out.objects[0].box, (image::Box{20, 20, 60, 40}));
   EXPECT_NEAR(out.objects[0].confidence, 0.6, 1e-9);
-  EXPECT_NEAR(out.confidence, 0.6, 1e-9);
+  EXPECT_NEAR(*out.confidence, 0.6, 1e-9);
   EXPECT_FALSE(out.calibrated);
   EXPECT_TRUE(out.objects[0].needs_review);
 }
@@ -70,17 +71,17 @@ TEST(FillAnswerTest, GivesTheMapsProbabilitiesWithOne) {
   GroundResult out = Fill(OneBox(0.6), &map);
   EXPECT_TRUE(out.calibrated);
   EXPECT_NEAR(out.objects[0].confidence, 0.9, 1e-9);
-  EXPECT_NEAR(out.confidence, 0.8, 1e-9);
+  EXPECT_NEAR(*out.confidence, 0.8, 1e-9);
   EXPECT_FALSE(out.objects[0].needs_review);
   EXPECT_THAT(out.advice, IsEmpty());
-  out = Fill(Say({{"[]", 0.99}}), &map);
-  EXPECT_NEAR(out.confidence, 0.3, 1e-9);
+  out = Fill(Answer({{"[]", 0.99}}), &map);
+  EXPECT_NEAR(*out.confidence, 0.3, 1e-9);
   EXPECT_TRUE(out.calibrated);
 }
 
 TEST(FillAnswerTest, NeverTrustsAnAnswerMoreThanItsWeakestBox) {
   const auto map = Constant(0.5, 0.5, 0.99);
-  EXPECT_NEAR(Fill(OneBox(0.6), &map).confidence, 0.5, 1e-9);
+  EXPECT_NEAR(*Fill(OneBox(0.6), &map).confidence, 0.5, 1e-9);
 }
 
 TEST(FillAnswerTest, AdvisesBelowOneThresholdAndMarksBelowTheOther) {
@@ -99,9 +100,9 @@ TEST(FillAnswerTest, AdvisesBelowOneThresholdAndMarksBelowTheOther) {
 
 TEST(FillAnswerTest, HasNoConfidenceWhereTheNumbersDoNotFitTheText) {
   const auto map = Constant(0.9, 0.9, 0.9);
-  ModelAnswer said = OneBox(0.6);
-  said.token_ends.back() += 1;
-  const GroundResult out = Fill(said, &map);
+  ModelAnswer answer = OneBox(0.6);
+  answer.token_ends.back() += 1;
+  const GroundResult out = Fill(answer, &map);
   EXPECT_EQ(out.objects.at(0).confidence, 0);
   EXPECT_EQ(out.confidence, 0);
   EXPECT_FALSE(out.calibrated);
@@ -110,23 +111,53 @@ TEST(FillAnswerTest, HasNoConfidenceWhereTheNumbersDoNotFitTheText) {
 
 TEST(FillAnswerTest, TakesNeitherWordsNorBoxesOutsideForAnAbsence) {
   const auto map = Constant(0.9, 0.9, 0.9);
-  EXPECT_EQ(Fill(Say({{"It is not there.", 0.9}}), &map).confidence, 0);
-  EXPECT_EQ(Fill(Say({{"[{\"bbox_2d\": [500, 500, 600, 600]}]", 0.9}}), &map).confidence, 0);
+  EXPECT_EQ(Fill(Answer({{"It is not there.", 0.9}}), &map).confidence, 0);
+  EXPECT_EQ(Fill(Answer({{"[{\"bbox_2d\": [500, 500, 600, 600]}]", 0.9}}), &map).confidence, 0);
+}
+
+TEST(FillAnswerTest, ATruncatedAnswerWithoutABoxSaysNothingAboutAbsence) {
+  const auto map = Constant(0.9, 0.9, 0.9);
+  for (const char* text : {"", "[", "[{\"bbox_2d\": [10, 20", "There is"}) {
+    ModelAnswer answer = Answer({{text, 0.9}});
+    answer.cut = true;
+    answer.log_probability_empty = std::log(0.8);
+    const GroundResult out = Fill(answer, &map);
+    EXPECT_THAT(out.objects, IsEmpty()) << text;
+    EXPECT_EQ(out.confidence, std::nullopt) << text;
+    EXPECT_FALSE(out.calibrated) << text;
+    EXPECT_TRUE(out.truncated) << text;
+    EXPECT_THAT(out.advice, HasSubstr("max_new_tokens")) << text;
+    EXPECT_THAT(out.text, Not(HasSubstr("10, 20"))) << text;
+    EXPECT_NE(out.text, "[]") << "a list is not closed in the model's name";
+  }
+}
+
+TEST(FillAnswerTest, ATruncatedAnswerKeepsItsCompleteBoxes) {
+  ModelAnswer answer = OneBox(0.9);
+  answer.cut = true;
+  const GroundResult out = Fill(answer);
+  ASSERT_EQ(out.objects.size(), 1u);
+  ASSERT_TRUE(out.confidence.has_value());
+  EXPECT_GT(*out.confidence, 0);
+  EXPECT_TRUE(out.truncated);
+  EXPECT_THAT(out.text, HasSubstr("(20,20),(60,40)"));
+  EXPECT_THAT(out.advice, HasSubstr("max_new_tokens"));
+  EXPECT_THAT(Fill(answer, nullptr, true).advice, HasSubstr("max_new_tokens"));
 }
 
 TEST(FillAnswerTest, KeepsTheEvidenceOfTheBoxesThatItKeeps) {
-  const GroundResult out = Fill(Say({{"[{\"bbox_2d\": [", 1},
-                                     {"500, 500, 600, 600", 0.2},
-                                     {"]}, ", 1},
-                                     {"{\"bbox_2d\": [", 1},
-                                     {"10, 20, 30, 40", 0.5},
-                                     {"]}", 1},
-                                     {"]", 1}}));
+  const GroundResult out = Fill(Answer({{"[{\"bbox_2d\": [", 1},
+                                        {"500, 500, 600, 600", 0.2},
+                                        {"]}, ", 1},
+                                        {"{\"bbox_2d\": [", 1},
+                                        {"10, 20, 30, 40", 0.5},
+                                        {"]}", 1},
+                                        {"]", 1}}));
   ASSERT_EQ(out.objects.size(), 1u);
   ASSERT_TRUE(out.evidence.has_value());
   ASSERT_EQ(out.evidence->signals.boxes.size(), 1u);
   EXPECT_THAT(out.evidence->signals.boxes[0][grounding::kLeast], DoubleNear(std::log(0.5), 1e-9));
-  EXPECT_NEAR(out.evidence->raw_confidence, out.confidence, 1e-12);
+  EXPECT_NEAR(out.evidence->raw_confidence, *out.confidence, 1e-12);
 }
 
 }  // namespace

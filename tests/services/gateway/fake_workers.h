@@ -150,7 +150,7 @@ class FakeLanguage final : public v1::Language::Service {
     event.mutable_accepted()->set_prompt_tokens(50);
     if (knows_uses) {
       event.mutable_accepted()->set_image(from);
-      event.mutable_accepted()->set_needs_rows(
+      event.mutable_accepted()->set_needs_embeddings(
           from == v1::CACHE_TIER_NONE && !(request->uses_size() > 0 && request->uses(0).pushed()));
     }
     writer->Write(event);

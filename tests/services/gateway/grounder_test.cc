@@ -55,7 +55,7 @@ class GrounderTest : public ::testing::Test {
   WorkerPool::Options PoolOptions() {
     WorkerPool::Options pool;
     pool.fingerprint = "model";
-    pool.beat = absl::Milliseconds(100);
+    pool.heartbeat = absl::Milliseconds(100);
     pool.vision.push_back({"v", vision_.address()});
     return pool;
   }
@@ -89,8 +89,8 @@ class GrounderTest : public ::testing::Test {
     input.received_at = absl::Now();
     return input;
   }
-  absl::StatusOr<GroundResult> Ask(absl::string_view image, const std::string& image_id = "",
-                                   const std::string& session = "", const std::string& what = "") {
+  absl::StatusOr<GroundResult> Send(absl::string_view image, const std::string& image_id = "",
+                                    const std::string& session = "", const std::string& what = "") {
     GroundInput input = Input(image, image_id);
     input.session_id = session;
     if (!what.empty()) input.prompt = what;
@@ -121,14 +121,14 @@ class GrounderTest : public ::testing::Test {
 
 TEST_F(GrounderTest, TheSecondRequestNeedsNoEncode) {
   Start();
-  const auto first = Ask(png_);
+  const auto first = Send(png_);
   ASSERT_TRUE(first.ok()) << first.status();
-  EXPECT_EQ(first->usage.image, Served::kPixels);
+  EXPECT_EQ(first->usage.image, CacheTier::kNone);
   EXPECT_GT(first->timing.vision, absl::ZeroDuration());
   ASSERT_TRUE(IsImageId(first->image_id));
-  const auto second = Ask("", first->image_id);
+  const auto second = Send("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
-  EXPECT_EQ(second->usage.image, Served::kKv);
+  EXPECT_EQ(second->usage.image, CacheTier::kKv);
   EXPECT_EQ(second->timing.vision, absl::ZeroDuration());
   EXPECT_EQ(second->image_id, first->image_id);
   EXPECT_EQ(second->objects.size(), 1u);
@@ -146,93 +146,93 @@ TEST_F(GrounderTest, TheSecondRequestNeedsNoEncode) {
 
 TEST_F(GrounderTest, EmbeddingsThatAreKeptAreNamed) {
   Start();
-  const auto first = Ask(png_);
+  const auto first = Send(png_);
   ASSERT_TRUE(first.ok());
   language()->SetKept(v1::CACHE_TIER_EMBEDDINGS);
-  const auto second = Ask("", first->image_id);
+  const auto second = Send("", first->image_id);
   ASSERT_TRUE(second.ok());
-  EXPECT_EQ(second->usage.image, Served::kEmbeddings);
+  EXPECT_EQ(second->usage.image, CacheTier::kEmbeddings);
 }
 
-TEST_F(GrounderTest, AImageThatIsGoneFromItsWorkerIsEncodedUnderTheSameTicket) {
+TEST_F(GrounderTest, AnImageThatItsWorkerEvictedIsEncodedUnderTheSameTicket) {
   Start();
-  const auto first = Ask(png_);
+  const auto first = Send(png_);
   ASSERT_TRUE(first.ok());
   language()->SetKept(v1::CACHE_TIER_NONE);  // evicted there
-  const auto second = Ask("", first->image_id);
+  const auto second = Send("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
-  EXPECT_EQ(second->usage.image, Served::kPixels);
+  EXPECT_EQ(second->usage.image, CacheTier::kNone);
   const auto headers = vision_->headers();
   const auto requests = language()->requests();
   ASSERT_EQ(headers.size(), 2u);
   EXPECT_FALSE(requests[1].uses(0).pushed());
   EXPECT_EQ(headers[1].ticket().id(), requests[1].ticket().id());
   EXPECT_EQ(headers[1].target(), "l0");
-  EXPECT_EQ(Ask("", first->image_id)->usage.image, Served::kKv) << "and is there again";
+  EXPECT_EQ(Send("", first->image_id)->usage.image, CacheTier::kKv) << "and is there again";
 }
 
 TEST_F(GrounderTest, AWorkerThatKnowsNothingOfKeptImagesGetsTheRowsEachTime) {
   Start();
   language()->SetKnowsUses(false);
-  const auto first = Ask(png_);
+  const auto first = Send(png_);
   ASSERT_TRUE(first.ok()) << first.status();
-  const auto second = Ask("", first->image_id);
+  const auto second = Send("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
-  EXPECT_EQ(second->usage.image, Served::kPixels);
+  EXPECT_EQ(second->usage.image, CacheTier::kNone);
   EXPECT_EQ(vision_->headers().size(), 2u);
 }
 
 TEST_F(GrounderTest, AnOlderReleaseThatTookTheWorkersPlaceGetsRowsAfterAll) {
   Start();
-  const auto first = Ask(png_);
+  const auto first = Send(png_);
   language()->SetKnowsUses(false);
-  const auto second = Ask("", first->image_id);
+  const auto second = Send("", first->image_id);
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_FALSE(language()->requests()[1].uses(0).pushed());
-  EXPECT_EQ(second->usage.image, Served::kPixels);
+  EXPECT_EQ(second->usage.image, CacheTier::kNone);
 }
 
 TEST_F(GrounderTest, RowsThatTurnOutNotToBeNeededAreCalledOff) {
   Start();
   const auto kept = image_service_->Upload(png_, false);
   ASSERT_TRUE(kept.ok());
-  ASSERT_TRUE(Ask("", kept->id).ok());
-  image_service_->SetHome(kept->id, {"l0", 999, true});  // another life: we do not believe it
+  ASSERT_TRUE(Send("", kept->id).ok());
+  image_service_->SetAffinity(kept->id, {"l0", 999, true});  // another epoch: it is not believed
   auto go = std::make_shared<absl::Notification>();
   vision_->SetScript([go] {
     go->WaitForNotification();
     return grpc::Status(grpc::StatusCode::INTERNAL, "late");
   });
-  const auto second = Ask("", kept->id);
+  const auto second = Send("", kept->id);
   go->Notify();
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_TRUE(language()->requests()[1].uses(0).pushed());
-  EXPECT_EQ(second->usage.image, Served::kKv);
+  EXPECT_EQ(second->usage.image, CacheTier::kKv);
 }
 
 TEST_F(GrounderTest, RequestsGoWhereTheImageIsWhateverTheLoad) {
   Start(3);
-  const auto first = Ask(png_);
+  const auto first = Send(png_);
   ASSERT_TRUE(first.ok());
-  int home = 0;
+  int affinity = 0;
   for (int i = 0; i < 3; ++i) {
-    if (!language(i)->requests().empty()) home = i;
+    if (!language(i)->requests().empty()) affinity = i;
   }
-  language(home).status().SetLoad(100'000);
+  language(affinity).status().SetLoad(100'000);
   Await([&] {  // the load is known, and new images go to quieter ones
-    const size_t before = language(home)->requests().size();
-    return Ask(Png(64, 48, 1)).ok() && language(home)->requests().size() == before;
+    const size_t before = language(affinity)->requests().size();
+    return Send(Png(64, 48, 1)).ok() && language(affinity)->requests().size() == before;
   });
-  const size_t before = language(home)->requests().size();
-  for (int i = 0; i < 6; ++i) EXPECT_EQ(Ask("", first->image_id)->usage.image, Served::kKv);
-  EXPECT_EQ(language(home)->requests().size(), before + 6);
+  const size_t before = language(affinity)->requests().size();
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(Send("", first->image_id)->usage.image, CacheTier::kKv);
+  EXPECT_EQ(language(affinity)->requests().size(), before + 6);
 }
 
 TEST_F(GrounderTest, TheSameFileOfTwoClientsSharesNothing) {
   Start();
-  const auto one = Ask(png_), other = Ask(png_);
+  const auto one = Send(png_), other = Send(png_);
   EXPECT_NE(one->image_id, other->image_id);
-  EXPECT_EQ(other->usage.image, Served::kPixels);
+  EXPECT_EQ(other->usage.image, CacheTier::kNone);
   const auto requests = language()->requests();
   EXPECT_NE(requests[0].uses(0).key(), requests[1].uses(0).key());
 }
@@ -240,10 +240,10 @@ TEST_F(GrounderTest, TheSameFileOfTwoClientsSharesNothing) {
 TEST_F(GrounderTest, WorkersForgetWhatIsDeletedOrExpired) {
   store_ttl_ = absl::Seconds(3);
   Start();
-  const auto first = Ask(png_), second = Ask(png_);
+  const auto first = Send(png_), second = Send(png_);
   const auto requests = language()->requests();
   ASSERT_TRUE(image_service_->Delete(first->image_id).ok());
-  EXPECT_EQ(ErrorReason(Ask("", first->image_id).status()), "IMAGE_ID_UNKNOWN");
+  EXPECT_EQ(ErrorReason(Send("", first->image_id).status()), "IMAGE_ID_UNKNOWN");
   EXPECT_EQ(ErrorReason(image_service_->Delete(first->image_id)), "IMAGE_ID_UNKNOWN");
   Await([&] { return language()->dropped().size() == 2; });
   EXPECT_THAT(language()->dropped(),
@@ -258,7 +258,7 @@ TEST_F(GrounderTest, AFailedRequestKeepsNothing) {
   Start();
   language()->SetScript(
       [](const auto&, auto&) { return rpc::ToGrpc(errors::PromptTokensLimit(9, 8)); });
-  EXPECT_EQ(ErrorReason(Ask(png_, "", "s").status()), "PROMPT_TOO_MANY_TOKENS");
+  EXPECT_EQ(ErrorReason(Send(png_, "", "s").status()), "PROMPT_TOO_MANY_TOKENS");
   EXPECT_EQ(Metric("chord_image_store_images"), "0");
   EXPECT_EQ(image_service_->sessions().size(), 0);
   EXPECT_EQ(admission_.in_flight(), 0);
@@ -267,23 +267,23 @@ TEST_F(GrounderTest, AFailedRequestKeepsNothing) {
 TEST_F(GrounderTest, AImageThatIsTooBigForTheStoreIsAnsweredAndNotKept) {
   store_bytes_ = 100;
   Start();
-  const auto result = Ask(png_);
+  const auto result = Send(png_);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->image_id, "");
   EXPECT_EQ(language()->requests()[0].uses_size(), 0);
-  EXPECT_EQ(ErrorReason(Ask(png_, "", "s").status()), "IMAGE_TOO_MANY_BYTES")
+  EXPECT_EQ(ErrorReason(Send(png_, "", "s").status()), "IMAGE_TOO_MANY_BYTES")
       << "a conversation needs its image";
 }
 
 TEST_F(GrounderTest, ConversationsAreSentWordForWord) {
   Start();
   language()->SetAnswer(R"([{"bbox_2d": [1, 2, 30, 40], "label": " odd  \"text\""}])");
-  const auto first = Ask(png_, "", "chat", "one");
+  const auto first = Send(png_, "", "chat", "one");
   ASSERT_TRUE(first.ok()) << first.status();
   language()->SetAnswer("[]");
-  ASSERT_TRUE(Ask("", first->image_id, "chat", "two").ok());
-  ASSERT_TRUE(Ask("", first->image_id, "other", "three").ok());
-  ASSERT_TRUE(Ask("", first->image_id, "chat", "four").ok());
+  ASSERT_TRUE(Send("", first->image_id, "chat", "two").ok());
+  ASSERT_TRUE(Send("", first->image_id, "other", "three").ok());
+  ASSERT_TRUE(Send("", first->image_id, "chat", "four").ok());
   const auto requests = language()->requests();
   ASSERT_EQ(requests.size(), 4u);
   EXPECT_EQ(requests[2].turns_size(), 1) << "another conversation";
@@ -306,11 +306,11 @@ TEST_F(GrounderTest, ConversationsAreSentWordForWord) {
 
 TEST_F(GrounderTest, AClientMaySendItsImageWithEachRequestOfAConversation) {
   Start();
-  const auto first = Ask(png_, "", "chat", "one");
-  const auto second = Ask(png_, "", "chat", "two");
+  const auto first = Send(png_, "", "chat", "one");
+  const auto second = Send(png_, "", "chat", "two");
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_EQ(second->image_id, first->image_id);
-  EXPECT_EQ(second->usage.image, Served::kKv);
+  EXPECT_EQ(second->usage.image, CacheTier::kKv);
   EXPECT_EQ(language()->requests()[1].turns_size(), 3);
   GroundInput stranger = Input(png_);
   stranger.client = "5.6.7.8";
@@ -319,25 +319,26 @@ TEST_F(GrounderTest, AClientMaySendItsImageWithEachRequestOfAConversation) {
   ASSERT_TRUE(third.ok());
   EXPECT_NE(third->image_id, first->image_id) << "another client's";
   EXPECT_EQ(language()->requests()[2].turns_size(), 1);
-  ASSERT_TRUE(Ask(Png(64, 48, 1), "", "chat", "three").ok());
+  ASSERT_TRUE(Send(Png(64, 48, 1), "", "chat", "three").ok());
   EXPECT_EQ(language()->requests()[3].turns_size(), 1) << "another image, another conversation";
 }
 
 TEST_F(GrounderTest, AConversationThatOutgrowsTheModelForgetsItsBeginning) {
   Start();
-  const auto first = Ask(png_, "", "chat", "0");
-  for (const char* what : {"1", "2", "3"}) ASSERT_TRUE(Ask("", first->image_id, "chat", what).ok());
+  const auto first = Send(png_, "", "chat", "0");
+  for (const char* what : {"1", "2", "3"})
+    ASSERT_TRUE(Send("", first->image_id, "chat", what).ok());
   language()->SetScript([](const v1::DecodeRequest& request, auto&) {
     return request.turns_size() > 5 ? rpc::ToGrpc(errors::ContextLimit(9, 8)) : grpc::Status::OK;
   });
-  ASSERT_TRUE(Ask("", first->image_id, "chat", "4").ok());
+  ASSERT_TRUE(Send("", first->image_id, "chat", "4").ok());
   auto requests = language()->requests();
   ASSERT_EQ(requests.back().turns_size(), 5);
   EXPECT_EQ(requests.back().turns(0).parts(1).text(), "2");
   EXPECT_TRUE(requests.back().turns(0).parts(0).has_image());
   const size_t before = requests.size();
   language()->SetScript(nullptr);
-  ASSERT_TRUE(Ask("", first->image_id, "chat", "5").ok());
+  ASSERT_TRUE(Send("", first->image_id, "chat", "5").ok());
   requests = language()->requests();
   EXPECT_EQ(requests.size(), before + 1) << "it is not tried again with what did not fit";
   EXPECT_EQ(requests.back().turns_size(), 7);
@@ -362,7 +363,7 @@ TEST_F(GrounderTest, ALostWorkerIsReplacedByAnother) {
       return Lost();
     });
   }
-  const auto result = Ask(png_);
+  const auto result = Send(png_);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(language(0)->requests().size(), 1u);
   EXPECT_EQ(language(1)->requests().size(), 1u);
@@ -374,13 +375,13 @@ TEST_F(GrounderTest, WithoutAnotherWorkerTheLossIsTold) {
   Start();
   language()->SetScript([](const auto&, auto&) { return Lost(); });
   const absl::Time begun = absl::Now();
-  EXPECT_EQ(ErrorReason(Ask(png_).status()), "WORKER_LOST");
+  EXPECT_EQ(ErrorReason(Send(png_).status()), "WORKER_LOST");
   EXPECT_LT(absl::Now() - begun, absl::Seconds(5));
   EXPECT_EQ(language()->requests().size(), 1u);
   EXPECT_EQ(Metric("chord_retries_total{outcome=\"no_worker\"}"), "1");
 }
 
-TEST_F(GrounderTest, NothingIsAskedTwiceOnceWordsHaveGoneOut) {
+TEST_F(GrounderTest, NoRequestIsSentTwiceOnceTextHasBeenReturned) {
   Start(2);
   for (int i = 0; i < 2; ++i) {
     language(i)->SetScript(
@@ -403,7 +404,7 @@ TEST_F(GrounderTest, NothingIsAskedTwiceOnceWordsHaveGoneOut) {
 TEST_F(GrounderTest, RetriesAreAShareOfTheTraffic) {
   Start(2);
   for (int i = 0; i < 2; ++i) language(i)->SetScript([](const auto&, auto&) { return Lost(); });
-  for (int i = 0; i < 40; ++i) EXPECT_EQ(ErrorReason(Ask(png_).status()), "WORKER_LOST");
+  for (int i = 0; i < 40; ++i) EXPECT_EQ(ErrorReason(Send(png_).status()), "WORKER_LOST");
   const size_t asked = language(0)->requests().size() + language(1)->requests().size();
   EXPECT_GE(asked, 40u + 10);
   EXPECT_LE(asked, 40u + 14);
@@ -415,7 +416,7 @@ TEST_F(GrounderTest, AllThatALostWorkerHadIsAskedOfAnother) {
   Start(2);
   language(0)->SetScript([](const auto&, auto&) { return Lost(); });
   while (language(0)->requests().size() < 30) {
-    const auto result = Ask(png_);
+    const auto result = Send(png_);
     ASSERT_TRUE(result.ok()) << result.status() << " after " << language(0)->requests().size();
     EXPECT_EQ(result->language_worker, "l1");
     EXPECT_EQ(result->vision_worker, "v");
@@ -431,30 +432,41 @@ TEST_F(GrounderTest, ALanguageWorkerThatTheVisionWorkerDoesNotKnowYetIsLeftAlone
   });
   const absl::Time begun = absl::Now();
   for (int i = 0; i < 20; ++i) {
-    const auto result = Ask(png_);
+    const auto result = Send(png_);
     ASSERT_TRUE(result.ok()) << i << ": " << result.status();
   }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - begun);
   EXPECT_LE(static_cast<double>(language(0)->requests().size()), 1 + seconds);
   vision_->SetScript(nullptr);
   const size_t before = language(0)->requests().size();
-  Await([&] { return Ask(png_).ok() && language(0)->requests().size() > before; });
+  Await([&] { return Send(png_).ok() && language(0)->requests().size() > before; });
 }
 
 TEST_F(GrounderTest, AnUnknownLanguageWorkerWithoutAnotherIsNotOurFault) {
   Start();
   vision_->SetScript([] { return rpc::ToGrpc(errors::PeerUnknown()); });
-  EXPECT_EQ(ErrorReason(Ask(png_).status()), "WORKER_UNAVAILABLE");
+  EXPECT_EQ(ErrorReason(Send(png_).status()), "WORKER_UNAVAILABLE");
+}
+
+TEST_F(GrounderTest, ADeadlineBeforeAWorkerIsBackNamesTheMissingWorker) {
+  WorkerPool::Options pool = PoolOptions();
+  pool.language.push_back({"l0", "127.0.0.1:1"});  // where nothing listens
+  StartWith(std::move(pool));
+  GroundInput input = Input(png_);
+  input.deadline = input.received_at + absl::Milliseconds(300);  // worker_wait is 5 s
+  const auto result = grounder_->Ground(input);
+  EXPECT_EQ(ErrorReason(result.status()), "WORKER_UNAVAILABLE");
+  EXPECT_TRUE(absl::StrContains(result.status().message(), "language"));
 }
 
 TEST_F(GrounderTest, ALostVisionWorkerIsToldWhenThereIsNoOther) {
   Start();
   vision_->SetScript([] { return Lost(); });
-  const auto result = Ask(png_);
+  const auto result = Send(png_);
   EXPECT_EQ(ErrorReason(result.status()), "WORKER_LOST");
   EXPECT_TRUE(absl::StrContains(result.status().message(), "vision"));
   vision_->SetScript(nullptr);
-  EXPECT_TRUE(Ask(png_).ok());
+  EXPECT_TRUE(Send(png_).ok());
 }
 
 TEST_F(GrounderTest, RowsThatDidNotGetAcrossAreSentOnceMore) {
@@ -463,7 +475,7 @@ TEST_F(GrounderTest, RowsThatDidNotGetAcrossAreSentOnceMore) {
     vision_->SetScript(nullptr);
     return rpc::ToGrpc(errors::WorkerLost("language"));
   });
-  const auto result = Ask(png_);
+  const auto result = Send(png_);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(vision_->headers().size(), 2u);
   EXPECT_EQ(language()->requests().size(), 2u);
@@ -482,11 +494,11 @@ TEST_F(GrounderTest, ObjectsAreToldOnceEachInOrder) {
 
 TEST_F(GrounderTest, CancellationEndsBothCallsAndFreesThePlace) {
   Start();
-  absl::Notification there, gone;
+  absl::Notification there, cancelled;
   language()->SetScript([&](const v1::DecodeRequest&, auto& writer) {
     there.Notify();
     while (writer.Write(v1::DecodeEvent())) absl::SleepFor(absl::Milliseconds(5));
-    gone.Notify();
+    cancelled.Notify();
     return Lost();
   });
   CancelSource cancel;
@@ -498,7 +510,7 @@ TEST_F(GrounderTest, CancellationEndsBothCallsAndFreesThePlace) {
   });
   EXPECT_EQ(ErrorReason(grounder_->Ground(input).status()), "CANCELLED");
   canceller.join();
-  EXPECT_TRUE(gone.WaitForNotificationWithTimeout(absl::Seconds(5)));
+  EXPECT_TRUE(cancelled.WaitForNotificationWithTimeout(absl::Seconds(5)));
   EXPECT_EQ(admission_.in_flight(), 0);
   EXPECT_EQ(Metric("chord_image_store_images"), "0");
 }
@@ -510,7 +522,7 @@ TEST_F(GrounderTest, WorkersAreFoundByDns) {
   pool.language.push_back({"l", absl::StrCat("dns:127.0.0.1:", language().port())});
   pool.dns_every = absl::Milliseconds(50);
   StartWith(std::move(pool));
-  ASSERT_TRUE(Ask(png_).ok());
+  ASSERT_TRUE(Send(png_).ok());
   EXPECT_EQ(vision_->headers()[0].target(), absl::StrCat("l-127.0.0.1:", language().port()));
 }
 

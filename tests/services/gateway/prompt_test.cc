@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 
@@ -13,18 +14,6 @@ namespace chord::gateway {
 namespace {
 
 using std::string_literals::operator""s;
-
-TEST(IsUtf8, FollowsTable37OfTheUnicodeStandard) {
-  for (const char* good :
-       {"", "a", "é", "白", "😀", "\U0010FFFF", "\xEF\xBF\xBF", "e\u0301\u202E"}) {
-    EXPECT_TRUE(IsUtf8(good)) << good;
-  }
-  for (const char* bad : {"\x80", "\xC0\x80", "\xC1\xBF", "\xC3", "\xE0\x80\x80", "\xE0\x9F\xBF",
-                          "\xED\xA0\x80", "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80",
-                          "\xF5\x80\x80\x80", "\xFF", "a\xE7\x99"}) {
-    EXPECT_FALSE(IsUtf8(bad));
-  }
-}
 
 TEST(CheckPrompt, RefusesEmptyLongIllFormedAndNul) {
   const struct {
@@ -68,6 +57,26 @@ TEST(WrapPrompt, AsksForJsonInTheRequestsLanguage) {
   for (const auto& c : cases) {
     EXPECT_EQ(WrapPrompt(PromptWrapper::kJson, c.prompt), c.wrapped);
     EXPECT_EQ(WrapPrompt(PromptWrapper::kNone, c.prompt), c.prompt);
+  }
+}
+
+TEST(WrapPrompt, OnlyWordsThatNameTheOutputFormStandForIt) {
+  for (const char* prompt :
+       {"the coordinated dress", "the jsonfile icon", "the bboxer dog", "the JSON file icon",
+        "the coordinate axes", "the coordinate grid paper", "uncoordinated dancers"}) {
+    EXPECT_EQ(WrapPrompt(PromptWrapper::kJson, prompt),
+              absl::StrCat("Locate ", absl::StartsWith(prompt, "the") ? "" : "the ", prompt,
+                           ", output its bbox coordinates using JSON format."));
+  }
+  for (const char* prompt : {"坐标轴", "坐标系的原点", "黑板上的坐标纸", "JSON文件图标"}) {
+    EXPECT_EQ(WrapPrompt(PromptWrapper::kJson, prompt),
+              absl::StrCat("定位", prompt, "，以JSON格式输出其bbox坐标"));
+  }
+  for (const char* prompt :
+       {"the cat, as JSON", "Find the cat. Output coordinates.", "give me its bbox_2d",
+        "the coordinates of the cat", "Bounding boxes of cats", "以json格式输出猫", "猫的坐标。",
+        "以坐标格式给出猫", "坐标轴的坐标", "the coordinate axis, answer in json", "貓的座標"}) {
+    EXPECT_EQ(WrapPrompt(PromptWrapper::kJson, prompt), prompt);
   }
 }
 

@@ -38,6 +38,7 @@ TEST(GatewaySettings, HaveDefaults) {
   EXPECT_EQ(settings->client_requests, 32);
   EXPECT_EQ(settings->max_batch, 64);
   EXPECT_EQ(settings->dns_every, absl::Seconds(5));
+  EXPECT_TRUE(settings->cors_origins.empty());
 }
 
 TEST(GatewaySettings, ADefaultNeverExceedsItsLimit) {
@@ -84,6 +85,9 @@ TEST(GatewaySettings, NameTheFieldThatIsWrong) {
       {"max_batch", [](Gateway& c) { c.set_max_batch(-1); }},
       {"dns_seconds", [](Gateway& c) { c.set_dns_seconds(-1); }},
       {"vision_workers", [](Gateway& c) { c.mutable_vision_workers(0)->set_address("dns:host"); }},
+      {"cors_allowed_origins",
+       [](Gateway& c) { c.add_cors_allowed_origins("https://app.example/path"); }},
+      {"cors_allowed_origins", [](Gateway& c) { c.add_cors_allowed_origins(""); }},
       {"prompt_wrapper", [](Gateway& c) { c.set_prompt_wrapper("xml"); }}};
   for (const auto& c : cases) {
     Gateway config = Good();

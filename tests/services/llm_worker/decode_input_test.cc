@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <string>
 
 #include "common/base/errors.h"
@@ -198,6 +199,33 @@ TEST(IsUtf8, KnowsTheEdges) {
                           "\xF5\x80\x80\x80", "\xFF", "a\xC2z"}) {
     EXPECT_FALSE(IsUtf8(bad)) << bad;
   }
+}
+
+TEST_F(PreparePromptTest, RefusesDecodingOptionsOutOfTheirRange) {
+  const DecodeInput good = input_;
+  const auto refusal = [&](const std::function<void(DecodeInput&)>& change) {
+    input_ = good;
+    change(input_);
+    return Refusal();
+  };
+  for (const float temperature : {-0.1f, 2.1f, std::nanf("")}) {
+    EXPECT_EQ(refusal([&](auto& in) { in.randomness.temperature = temperature; }),
+              "PARAMETER_INVALID");
+  }
+  for (const float top_p : {-0.1f, 1.1f, std::nanf("")}) {
+    EXPECT_EQ(refusal([&](auto& in) { in.randomness.top_p = top_p; }), "PARAMETER_INVALID");
+  }
+  EXPECT_EQ(refusal([](auto& in) { in.stop = {""}; }), "PARAMETER_INVALID");
+  EXPECT_EQ(refusal([](auto& in) { in.stop = {std::string(257, 'x')}; }), "PARAMETER_INVALID");
+  EXPECT_EQ(refusal([](auto& in) { in.stop.assign(5, "x"); }), "PARAMETER_INVALID");
+  EXPECT_EQ(refusal([](auto& in) { in.top_tokens = 21; }), "PARAMETER_INVALID");
+  EXPECT_EQ(refusal([](auto& in) { in.top_tokens = -1; }), "PARAMETER_INVALID");
+  EXPECT_EQ(refusal([](auto& in) {
+              in.randomness = {2, 1, 5};
+              in.stop.assign(4, "x");
+              in.top_tokens = 20;
+            }),
+            "");
 }
 
 }  // namespace

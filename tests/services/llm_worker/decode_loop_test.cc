@@ -21,13 +21,15 @@ const std::string kTokenizer = std::string(CHORD_SOURCE_DIR) + "/models/chord-na
 struct Request {
   std::vector<int32_t> prompt;
   int max_new_tokens = 20;
+  SamplingParams sampling;
   bool image = false;
   std::string key;  // of the image
-  bool pushed = true;
+  bool push_expected = true;
   std::optional<grammar::BoxRequest> grammar;
+  std::vector<std::string> stop;
   std::optional<CacheTier> accepted;  // read after admitted or ended
   absl::Notification admitted;
-  bool needs_rows = false;
+  bool needs_embeddings = false;
   CancelSource source;
   std::shared_ptr<Reservation> ticket;
   absl::Notification ended;
@@ -75,13 +77,15 @@ class DecodeLoopTest : public ::testing::Test {
     job.prompt.rope_delta = FakeLanguageModel::kRopeDelta;
     if (request->image) job.prompt.images = {{1, {4, 4}, 4}};
     job.max_new_tokens = request->max_new_tokens;
+    job.sampling = request->sampling;
     job.ticket = request->ticket;
     job.image.key = request->key;
-    job.pushed = request->pushed;
+    job.push_expected = request->push_expected;
     job.grammar = request->grammar;
-    job.on_accepted = [request](CacheTier from, bool needs_rows) {
+    job.stop = request->stop;
+    job.on_accepted = [request](std::optional<CacheTier> from, bool needs_embeddings) {
       request->accepted = from;
-      request->needs_rows = needs_rows;
+      request->needs_embeddings = needs_embeddings;
       request->admitted.Notify();
       return absl::OkStatus();
     };
@@ -93,9 +97,9 @@ class DecodeLoopTest : public ::testing::Test {
     };
     return loop_->Submit(std::move(job));
   }
-  void SendRows(Request& request) {
+  void SendEmbeddings(Request& request) {
     ASSERT_TRUE(request.ticket->BeginReceive().ok());
-    ASSERT_TRUE(request.ticket->Complete(std::make_unique<FakeLanguageModel::Rows>(4)).ok());
+    ASSERT_TRUE(request.ticket->Complete(std::make_unique<FakeLanguageModel::Embeddings>(4)).ok());
     loop_->Wake();
   }
   static bool Ends(Request& request) {
@@ -120,7 +124,7 @@ class DecodeLoopTest : public ::testing::Test {
     EXPECT_EQ(loop_->counts().queued, 0);
     EXPECT_EQ(loop_->counts().tokens, 0);
     EXPECT_EQ(loop_->counts().kv.used, 0);
-    EXPECT_EQ(loop_->counts().kv.promised, 0);
+    EXPECT_EQ(loop_->counts().kv.reserved, 0);
   }
 
   absl::StatusOr<model::Tokenizer> tokenizer_;
@@ -144,7 +148,7 @@ TEST_F(DecodeLoopTest, AnswersOfManyTogetherEqualAnswersAlone) {
       ASSERT_TRUE(Submit(request).ok());
     }
     for (auto& request : requests) {
-      if (request->image) SendRows(*request);
+      if (request->image) SendEmbeddings(*request);
     }
     model_->gate_.Unlock();
     for (auto& request : requests) {
@@ -152,7 +156,7 @@ TEST_F(DecodeLoopTest, AnswersOfManyTogetherEqualAnswersAlone) {
       ASSERT_TRUE(request->result.ok()) << request->result.status();
       EXPECT_EQ(request->result->ids, Alone(*request));
       EXPECT_EQ(request->result->text, request->streamed);
-      EXPECT_EQ(request->result->cut, request->result->ids.back() != FakeLanguageModel::kEnd);
+      EXPECT_EQ(request->result->truncated, request->result->ids.back() != FakeLanguageModel::kEnd);
       EXPECT_EQ(request->result->decode_steps, static_cast<int>(request->result->ids.size()) - 1);
     }
     EXPECT_GE(model_->max_batch_, std::min(slots, 3)) << "slots run together";
@@ -176,9 +180,9 @@ TEST_F(DecodeLoopTest, TokenEndsCoverTheTextAndProbabilitiesAreOfTheSoftmax) {
 }
 
 TEST_F(DecodeLoopTest, TheRepetitionPenaltyCountsPromptAndAnswerButNotTheProbability) {
-  options_.repetition_penalty = 1e6f;  // a token that was seen is never taken again
   Start(1);
   auto request = Make({20, 21, 22, FakeLanguageModel::kNeverEnds}, 60);
+  request->sampling.repetition_penalty = 1e6f;  // a token that was seen is never chosen again
   ASSERT_TRUE(Submit(request).ok());
   ASSERT_TRUE(Ends(*request));
   ASSERT_TRUE(request->result.ok());
@@ -222,7 +226,7 @@ TEST_F(DecodeLoopTest, AStepThatFailsEndsOnlyTheRequestThatCannotRun) {
   EXPECT_GE(faults.size(), 2u);
 }
 
-TEST_F(DecodeLoopTest, RefusesWhatTheQueueCannotHoldWithATimeToWait) {
+TEST_F(DecodeLoopTest, RefusesOverTheQueueLimitWithATimeToWait) {
   options_.max_queue = 2;
   Start(1);
   std::vector<std::shared_ptr<Request>> held;
@@ -238,16 +242,16 @@ TEST_F(DecodeLoopTest, RefusesWhatTheQueueCannotHoldWithATimeToWait) {
   EXPECT_GT(RetryAfter(status), absl::ZeroDuration());
   held[1]->source.Cancel();
   ASSERT_TRUE(Ends(*held[1]));
-  EXPECT_TRUE(Submit(late).ok()) << "a place in the line is free again";
+  EXPECT_TRUE(Submit(late).ok()) << "the queue has room again";
 }
 
-TEST_F(DecodeLoopTest, CancelFreesThePlaceInTheLineInTheSlotAndAmongTokens) {
+TEST_F(DecodeLoopTest, CancelFreesTheQueueEntryTheSlotAndTheTokens) {
   Start(1);
-  auto waits_for_rows = Make({20, 21, 22, 23, 24, 25});
-  waits_for_rows->image = true;
+  auto waits_for_embeddings = Make({20, 21, 22, 23, 24, 25});
+  waits_for_embeddings->image = true;
   auto running = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   auto queued = Make({20});
-  ASSERT_TRUE(Submit(waits_for_rows).ok());
+  ASSERT_TRUE(Submit(waits_for_embeddings).ok());
   {
     absl::MutexLock hold(&model_->gate_);
     ASSERT_TRUE(Submit(running).ok());
@@ -258,9 +262,9 @@ TEST_F(DecodeLoopTest, CancelFreesThePlaceInTheLineInTheSlotAndAmongTokens) {
   ASSERT_TRUE(Ends(*running));
   ASSERT_TRUE(Ends(*queued));
   EXPECT_TRUE(absl::IsCancelled(queued->result.status()));
-  waits_for_rows->source.Cancel(errors::WorkerLost("vision"));
-  ASSERT_TRUE(Ends(*waits_for_rows));
-  EXPECT_EQ(ErrorReason(waits_for_rows->result.status()), "WORKER_LOST");
+  waits_for_embeddings->source.Cancel(errors::WorkerLost("vision"));
+  ASSERT_TRUE(Ends(*waits_for_embeddings));
+  EXPECT_EQ(ErrorReason(waits_for_embeddings->result.status()), "WORKER_LOST");
 
   auto decoding = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   {
@@ -277,71 +281,67 @@ TEST_F(DecodeLoopTest, CancelFreesThePlaceInTheLineInTheSlotAndAmongTokens) {
 
 TEST_F(DecodeLoopTest, ADeadlineEndsARequestWhereverItWaits) {
   Start(1);
-  auto for_rows = Make({20, 21, 22, 23, 24, 25});
-  for_rows->image = true;
-  for_rows->source = CancelSource(absl::Now() + absl::Milliseconds(30));
+  auto for_embeddings = Make({20, 21, 22, 23, 24, 25});
+  for_embeddings->image = true;
+  for_embeddings->source = CancelSource(absl::Now() + absl::Milliseconds(30));
   auto in_slot = Make({20, FakeLanguageModel::kNeverEnds}, 190);
   in_slot->source = CancelSource(absl::Now() + absl::Milliseconds(30));
-  auto in_line = Make({20});
-  in_line->source = CancelSource(absl::Now() + absl::Milliseconds(20));
-  ASSERT_TRUE(Submit(for_rows).ok());
+  auto in_queue = Make({20});
+  in_queue->source = CancelSource(absl::Now() + absl::Milliseconds(20));
+  ASSERT_TRUE(Submit(for_embeddings).ok());
   {
     absl::MutexLock hold(&model_->gate_);
     ASSERT_TRUE(Submit(in_slot).ok());
-    ASSERT_TRUE(Submit(in_line).ok());
+    ASSERT_TRUE(Submit(in_queue).ok());
     absl::SleepFor(absl::Milliseconds(60));
   }
-  for (auto& request : {for_rows, in_slot, in_line}) {
+  for (auto& request : {for_embeddings, in_slot, in_queue}) {
     ASSERT_TRUE(Ends(*request));
     EXPECT_EQ(ErrorReason(request->result.status()), "DEADLINE_EXCEEDED");
   }
   ExpectIdle();
 }
 
-// The loop may be at any point between its look at the queue and its sleep when a request comes.
+// The loop may be at any point between its look at the queue and its sleep when a request comes. A
+// lost wake-up would leave the request waiting: the loop does not wake up by itself here.
 TEST_F(DecodeLoopTest, ARequestIsSeenAtWhateverMomentItComes) {
+  options_.expiry_interval = absl::InfiniteDuration();
   Start(2);
-  absl::Duration worst;
-  for (int round = 0; round < 5000; ++round) {
+  for (int round = 0; round < 2000; ++round) {
     auto request = Make({20, 21}, 1);
     loop_->Wake();
     for (const absl::Time until = absl::Now() + absl::Nanoseconds(97 * (round % 1000));
          absl::Now() < until;) {
     }
-    const absl::Time began = absl::Now();
     ASSERT_TRUE(Submit(request).ok());
     ASSERT_TRUE(Ends(*request));
-    worst = std::max(worst, absl::Now() - began);
+    ASSERT_TRUE(request->result.ok());
   }
-  EXPECT_LT(worst, absl::Milliseconds(900)) << "found only when the loop woke for another reason";
 }
 
 TEST_F(DecodeLoopTest, EndsWhatIsLeftWhenItStops) {
   options_.on_step = [](int, int, absl::Duration) { absl::SleepFor(absl::Milliseconds(20)); };
   Start(1);
   auto in_slot = Make({20, FakeLanguageModel::kNeverEnds}, 190);
-  auto in_line = Make({20});
-  auto for_rows = Make({20, 21, 22, 23, 24, 25});
-  for_rows->image = true;
-  for (auto& request : {in_slot, in_line, for_rows}) ASSERT_TRUE(Submit(request).ok());
+  auto in_queue = Make({20});
+  auto for_embeddings = Make({20, 21, 22, 23, 24, 25});
+  for_embeddings->image = true;
+  for (auto& request : {in_slot, in_queue, for_embeddings}) ASSERT_TRUE(Submit(request).ok());
   loop_ = nullptr;
-  for (auto& request : {in_slot, in_line, for_rows}) {
+  for (auto& request : {in_slot, in_queue, for_embeddings}) {
     EXPECT_EQ(ErrorReason(request->result.status()), "SHUTTING_DOWN");
   }
 }
 
-// --- what is kept
-// ----------------------------------------------------------------------------------
-
-class KeptImagesTest : public DecodeLoopTest {
+class CachedImagesTest : public DecodeLoopTest {
  protected:
-  std::shared_ptr<Request> Ask(char key, int number, bool pushed = false) {
+  std::shared_ptr<Request> Ask(char key, int number, bool push_expected = false) {
     std::vector<int32_t> prompt(40, 20);  // rows 1..4 are the image's
     for (int i = 30; i < 40; ++i) prompt[i] = 30 + number;
     auto request = Make(prompt, 20);
     request->image = true;
     request->key = std::string(32, key);
-    request->pushed = pushed;
+    request->push_expected = push_expected;
     EXPECT_TRUE(Submit(request).ok());
     return request;
   }
@@ -354,30 +354,30 @@ class KeptImagesTest : public DecodeLoopTest {
   }
 };
 
-TEST_F(KeptImagesTest, ASecondRequestNeedsNeitherRowsNorTheImagesShareOfThePrefill) {
+TEST_F(CachedImagesTest, ASecondRequestNeedsNeitherEmbeddingsNorTheImagesShareOfThePrefill) {
   Start(2);
-  auto first = Ask('a', 1, /*pushed=*/true);
-  SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  auto first = Ask('a', 1, /*push_expected=*/true);
+  SendEmbeddings(*first);
+  ExpectAnswered(*first, CacheTier::kNone);
   EXPECT_EQ(first->result->cached_tokens, 0);
   auto second = Ask('a', 2);
   ExpectAnswered(*second, CacheTier::kKv);
-  EXPECT_FALSE(second->needs_rows);
+  EXPECT_FALSE(second->needs_embeddings);
   EXPECT_EQ(second->result->cached_tokens, 30) << "to the first word that differs";
-  EXPECT_FALSE(second->ticket->BeginReceive().ok()) << "nobody was to come";
+  EXPECT_FALSE(second->ticket->BeginReceive().ok()) << "no writer was announced";
   auto other = Ask('b', 2);
   ASSERT_TRUE(other->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(other->needs_rows) << "another image shares nothing";
-  SendRows(*other);
-  ExpectAnswered(*other, CacheTier::kRows);
+  EXPECT_TRUE(other->needs_embeddings) << "another image shares nothing";
+  SendEmbeddings(*other);
+  ExpectAnswered(*other, CacheTier::kNone);
   ExpectIdle();
 }
 
-TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksForRows) {
+TEST_F(CachedImagesTest, FallsBackToEmbeddingsWhenKvWasEvictedAndThenAsksForAPush) {
   Start(1, /*pages=*/13);
-  auto first = Ask('a', 1, /*pushed=*/true);
-  SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  auto first = Ask('a', 1, /*push_expected=*/true);
+  SendEmbeddings(*first);
+  ExpectAnswered(*first, CacheTier::kNone);
   std::vector<int32_t> endless(180, 25);
   endless[0] = FakeLanguageModel::kNeverEnds;
   auto large = Make(endless, 20);  // writes into every page
@@ -390,36 +390,36 @@ TEST_F(KeptImagesTest, FallsBackToEmbeddingsWhenTheKvHadToMakeRoomAndThenAsksFor
   loop_->DropImage(std::string(32, 'a'));
   auto third = Ask('a', 3);
   ASSERT_TRUE(third->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(third->needs_rows);
-  SendRows(*third);
-  ExpectAnswered(*third, CacheTier::kRows);
+  EXPECT_TRUE(third->needs_embeddings);
+  SendEmbeddings(*third);
+  ExpectAnswered(*third, CacheTier::kNone);
   ExpectIdle();
   EXPECT_EQ(loop_->counts().images, 1);
 }
 
-TEST_F(KeptImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
+TEST_F(CachedImagesTest, RequestsThatComeTogetherComputeTheImageOnce) {
   Start(8);
   std::vector<std::shared_ptr<Request>> requests;
-  requests.push_back(Ask('a', 0, /*pushed=*/true));
+  requests.push_back(Ask('a', 0, /*push_expected=*/true));
   for (int i = 1; i < 6; ++i) requests.push_back(Ask('a', i));
-  SendRows(*requests[0]);
-  ExpectAnswered(*requests[0], CacheTier::kRows);
+  SendEmbeddings(*requests[0]);
+  ExpectAnswered(*requests[0], CacheTier::kNone);
   for (int i = 1; i < 6; ++i) {
     ASSERT_TRUE(Ends(*requests[i]));
     ASSERT_TRUE(requests[i]->result.ok());
     EXPECT_EQ(requests[i]->result->ids, Alone(*requests[i]));
-    EXPECT_FALSE(requests[i]->needs_rows);
+    EXPECT_FALSE(requests[i]->needs_embeddings);
     EXPECT_GE(requests[i]->result->cached_tokens, 5);
   }
   ExpectIdle();
 }
 
-TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
+TEST_F(CachedImagesTest, ASequenceWithItsOwnEmbeddingsDoesNotWaitForAPeers) {
   Start(2);
-  auto stuck = Ask('a', 1, /*pushed=*/true);
-  auto second = Ask('a', 2, /*pushed=*/true);
-  SendRows(*second);
-  ExpectAnswered(*second, CacheTier::kRows);
+  auto stuck = Ask('a', 1, /*push_expected=*/true);
+  auto second = Ask('a', 2, /*push_expected=*/true);
+  SendEmbeddings(*second);
+  ExpectAnswered(*second, CacheTier::kNone);
   ASSERT_TRUE(Ends(*stuck));
   ASSERT_TRUE(stuck->result.ok()) << stuck->result.status();
   EXPECT_EQ(stuck->result->ids, Alone(*stuck));
@@ -427,46 +427,47 @@ TEST_F(KeptImagesTest, WhoHasItsOwnRowsWaitsForNobodyElses) {
   ExpectIdle();
 }
 
-TEST_F(KeptImagesTest, WhatCanRunDoesNotStandBehindTheLineOfTheVisionWorker) {
+TEST_F(CachedImagesTest, ARunnableRequestDoesNotQueueBehindThoseThatWaitForTheVisionWorker) {
   Start(2);
-  auto first = Ask('a', 1, /*pushed=*/true);
-  SendRows(*first);
-  ExpectAnswered(*first, CacheTier::kRows);
+  auto first = Ask('a', 1, /*push_expected=*/true);
+  SendEmbeddings(*first);
+  ExpectAnswered(*first, CacheTier::kNone);
   std::vector<std::shared_ptr<Request>> waiting;
   for (int i = 0; i < 6; ++i) waiting.push_back(Ask(static_cast<char>('b' + i), i, i % 2 == 0));
-  auto nameless = Make(std::vector<int32_t>(40, 20));
-  nameless->image = true;
-  ASSERT_TRUE(Submit(nameless).ok());
-  waiting.push_back(nameless);
+  auto without_key = Make(std::vector<int32_t>(40, 20));
+  without_key->image = true;
+  ASSERT_TRUE(Submit(without_key).ok());
+  waiting.push_back(without_key);
   auto hot = Ask('a', 2);
   ExpectAnswered(*hot, CacheTier::kKv);
   EXPECT_EQ(loop_->counts().running, 0);
-  EXPECT_EQ(loop_->counts().kv.promised, 0) << "memory is for those that can run";
+  EXPECT_EQ(loop_->counts().kv.reserved, 0) << "memory is for those that can run";
   for (auto& request : waiting) {
     ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-    EXPECT_EQ(request->accepted, CacheTier::kRows);
-    EXPECT_EQ(request->needs_rows, !request->pushed) << "asked for before its turn comes";
+    EXPECT_EQ(request->accepted, CacheTier::kNone);
+    EXPECT_EQ(request->needs_embeddings, !request->push_expected)
+        << "asked for before its turn comes";
   }
   for (auto& request : waiting) {
-    SendRows(*request);
+    SendEmbeddings(*request);
     ASSERT_TRUE(Ends(*request));
     ASSERT_TRUE(request->result.ok()) << request->result.status();
     EXPECT_EQ(request->result->ids, Alone(*request));
-    EXPECT_EQ(request->result->image, CacheTier::kRows);
+    EXPECT_EQ(request->result->image, CacheTier::kNone);
     EXPECT_GT(request->result->wait_embeddings, absl::ZeroDuration());
   }
   ExpectIdle();
 }
 
-TEST_F(KeptImagesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
+TEST_F(CachedImagesTest, SeparatesTheWaitForEmbeddingsFromTheWaitForASlot) {
   Start(1);
-  auto request = Ask('a', 1, /*pushed=*/true);
+  auto request = Ask('a', 1, /*push_expected=*/true);
   ASSERT_TRUE(request->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
   absl::SleepFor(absl::Milliseconds(50));
   std::shared_ptr<Request> behind;
   {
     absl::MutexLock hold(&model_->gate_);
-    SendRows(*request);
+    SendEmbeddings(*request);
     for (int i = 0; i < 5000 && loop_->counts().running == 0; ++i) {
       absl::SleepFor(absl::Milliseconds(1));
     }
@@ -482,60 +483,60 @@ TEST_F(KeptImagesTest, TellsTheWaitForRowsFromTheWaitForAPlace) {
   EXPECT_GE(behind->result->queue, absl::Milliseconds(50));
 }
 
-TEST_F(KeptImagesTest, RowsThatAreNotAnnouncedAreAskedForOnce) {
+TEST_F(CachedImagesTest, AMissingPushIsAskedForOnce) {
   Start(4);
   std::vector<std::shared_ptr<Request>> requests;
   for (int i = 0; i < 3; ++i) requests.push_back(Ask('a', i));
   ASSERT_TRUE(requests[0]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(requests[0]->needs_rows);
+  EXPECT_TRUE(requests[0]->needs_embeddings);
   // The one that asked goes: another asks in its place.
   requests[0]->source.Cancel();
   ASSERT_TRUE(requests[1]->admitted.WaitForNotificationWithTimeout(absl::Seconds(20)));
-  EXPECT_TRUE(requests[1]->needs_rows);
+  EXPECT_TRUE(requests[1]->needs_embeddings);
   EXPECT_FALSE(requests[2]->admitted.HasBeenNotified());
-  SendRows(*requests[1]);
-  ExpectAnswered(*requests[1], CacheTier::kRows);
+  SendEmbeddings(*requests[1]);
+  ExpectAnswered(*requests[1], CacheTier::kNone);
   ExpectAnswered(*requests[2], CacheTier::kKv);
-  EXPECT_FALSE(requests[2]->needs_rows);
+  EXPECT_FALSE(requests[2]->needs_embeddings);
   ASSERT_TRUE(Ends(*requests[0]));
   ExpectIdle();
 }
 
-TEST_F(KeptImagesTest, ANextTurnFindsTheAnswerBeforeIt) {
+TEST_F(CachedImagesTest, ANextTurnFindsTheAnswerBeforeIt) {
   Start(1);
-  auto first = Ask('a', 1, /*pushed=*/true);
-  SendRows(*first);
+  auto first = Ask('a', 1, /*push_expected=*/true);
+  SendEmbeddings(*first);
   ASSERT_TRUE(Ends(*first));
   ASSERT_TRUE(first->result.ok());
-  const std::vector<int32_t>& said = first->result->ids;
+  const std::vector<int32_t>& answer = first->result->ids;
   std::vector<int32_t> prompt = first->prompt;
-  prompt.insert(prompt.end(), said.begin(), said.end());
+  prompt.insert(prompt.end(), answer.begin(), answer.end());
   prompt.push_back(77);
   // Positions in the test's prompts are not those of generated tokens, so the answers may differ
   // from one made anew; what matters here is what was found.
   auto next = Make(prompt, 1);
   next->image = true;
   next->key = std::string(32, 'a');
-  next->pushed = false;
+  next->push_expected = false;
   ASSERT_TRUE(Submit(next).ok());
   ASSERT_TRUE(Ends(*next));
   ASSERT_TRUE(next->result.ok());
-  EXPECT_EQ(next->result->cached_tokens, static_cast<int>(40 + said.size() - 1));
+  EXPECT_EQ(next->result->cached_tokens, static_cast<int>(40 + answer.size() - 1));
 }
 
-TEST_F(KeptImagesTest, AImageWithoutAKeyLeavesNothingBehind) {
+TEST_F(CachedImagesTest, AnImageWithoutAKeyLeavesNothingBehind) {
   Start(1);
   auto request = Make(std::vector<int32_t>(40, 20));
   request->image = true;
   ASSERT_TRUE(Submit(request).ok());
-  SendRows(*request);
+  SendEmbeddings(*request);
   ASSERT_TRUE(Ends(*request));
   ASSERT_TRUE(request->result.ok());
-  EXPECT_EQ(loop_->counts().kv.kept, 0);
+  EXPECT_EQ(loop_->counts().kv.cached, 0);
   EXPECT_EQ(loop_->counts().images, 0);
 }
 
-TEST_F(DecodeLoopTest, MemoryIsSharedByAllAndNobodyThatRunsWaitsForIt) {
+TEST_F(DecodeLoopTest, RunningSequencesNeverWaitForMemory) {
   std::mt19937 random(3);
   Start(8, /*pages=*/20);  // for two or three of them
   std::vector<std::shared_ptr<Request>> requests;
@@ -575,7 +576,7 @@ TEST_F(DecodeLoopTest, RefusesAtOnceWhatCannotBeAnsweredInTime) {
   EXPECT_TRUE(Submit(patient).ok());
 }
 
-TEST_F(DecodeLoopTest, RefusesNobodyForALineThatStartsAtOnce) {
+TEST_F(DecodeLoopTest, AdmitsABurstThatCanStartAtOnce) {
   Start(16);
   auto first = Make({20, 21, FakeLanguageModel::kNeverEnds}, 100);
   {
@@ -598,10 +599,7 @@ TEST_F(DecodeLoopTest, RefusesNobodyForALineThatStartsAtOnce) {
   for (auto& request : burst) ASSERT_TRUE(Ends(*request));
 }
 
-// --- the grammar
-// -----------------------------------------------------------------------------------
-
-// The model recites an answer in nano's tokens; what it does not say is up to the grammar.
+// The model recites an answer in nano's tokens; what it does not recite is up to the grammar.
 class GrammarLoopTest : public DecodeLoopTest {
  protected:
   static constexpr int kNanoVocab = 4096;
@@ -619,8 +617,8 @@ class GrammarLoopTest : public DecodeLoopTest {
     script_ = tokenizer_->EncodeWithAddedTokens(answer);
     script_.push_back(eos_);
     model_->script_ = [this](const std::vector<int32_t>& ids) {
-      const size_t said = ids.size() - 3;
-      return said < script_.size() ? script_[said] : eos_;
+      const size_t answered = ids.size() - 3;
+      return answered < script_.size() ? script_[answered] : eos_;
     };
     auto request = Make({20, 21, 22}, max_new_tokens);
     if (grammar) request->grammar = grammar::BoxRequest{448, 336, "find the red apple"};
@@ -637,7 +635,7 @@ class GrammarLoopTest : public DecodeLoopTest {
 const char kTwoApples[] = R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}, )"
                           R"({"bbox_2d": [200, 7, 448, 336], "label": "red apple"}])";
 
-TEST_F(GrammarLoopTest, SaysTheSameInFewerSteps) {
+TEST_F(GrammarLoopTest, GivesTheSameAnswerInFewerSteps) {
   auto without = Recite(kTwoApples, false);
   auto with = Recite(kTwoApples, true);
   EXPECT_EQ(with->result->text, kTwoApples);
@@ -650,12 +648,12 @@ TEST_F(GrammarLoopTest, SaysTheSameInFewerSteps) {
   EXPECT_EQ(with->result->token_ends, without->result->token_ends);
 }
 
-TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
+TEST_F(GrammarLoopTest, JumpForwardTokensAreMarkedAndChoicesReported) {
   auto request = Recite(kTwoApples, true);
   const DecodeResult& result = *request->result;
-  ASSERT_EQ(result.forced.size(), result.log_probabilities.size());
-  for (size_t i = 0; i < result.forced.size(); ++i) {
-    if (result.forced[i]) {
+  ASSERT_EQ(result.jump_forward.size(), result.log_probabilities.size());
+  for (size_t i = 0; i < result.jump_forward.size(); ++i) {
+    if (result.jump_forward[i]) {
       EXPECT_EQ(result.log_probabilities[i], 0);
     }
   }
@@ -671,22 +669,63 @@ TEST_F(GrammarLoopTest, ForcedTokensAreMarkedAndChoicesReported) {
 
 TEST_F(GrammarLoopTest, AnAnswerThatReachesTheLimitIsClosedAfterItsLastWholeBox) {
   auto request = Recite(kTwoApples, true, 40);
-  EXPECT_TRUE(request->result->cut);
+  EXPECT_TRUE(request->result->truncated);
   EXPECT_EQ(request->result->text, R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])");
   ASSERT_FALSE(request->result->token_ends.empty());
   EXPECT_LE(request->result->token_ends.back(), static_cast<int>(request->result->text.size()));
   EXPECT_EQ(request->result->token_ends.size(), request->result->log_probabilities.size());
 }
 
-TEST_F(GrammarLoopTest, AnAnswerThatIsWholeAtTheLimitIsNotCut) {
+// A box whose four numbers are there counts, with the label as far as it came.
+TEST_F(GrammarLoopTest, ATruncatedLabelIsClosedWhereItEnds) {
+  const std::string answer = R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple"}])";
+  const std::string whole_label = R"([{"bbox_2d": [31, 102, 118, 190], "label": "red apple)";
+  const std::string cut = R"([{"bbox_2d": [31, 102, 118, 190], "label": "red)";
+  const int tokens = static_cast<int>(tokenizer_->EncodeText(whole_label).size()) - 1;
+  auto request = Recite(answer, true, tokens);
+  const DecodeResult& result = *request->result;
+  EXPECT_TRUE(result.truncated);
+  EXPECT_FALSE(result.list_closed);
+  EXPECT_EQ(result.text, cut + R"("}])");
+  EXPECT_EQ(request->streamed, cut);
+  EXPECT_EQ(result.token_ends.back(), static_cast<int>(cut.size()));
+  ASSERT_FALSE(result.choices.empty());
+  EXPECT_GT(result.choices[0].log_more, result.choices[0].log_close);
+}
+
+// An empty list is never closed in the model's name, and truncation is no evidence of absence.
+TEST_F(GrammarLoopTest, AnAnswerTruncatedBeforeItsFirstBoxStaysAsItIs) {
+  for (const std::string begin :
+       {"[", R"([{"bbox_2d": [31, 102)", R"([{"bbox_2d": [31, 102, 118, 190)"}) {
+    const int tokens = static_cast<int>(tokenizer_->EncodeText(begin).size());
+    auto request = Recite(kTwoApples, true, tokens);
+    const DecodeResult& result = *request->result;
+    EXPECT_TRUE(result.truncated) << begin;
+    EXPECT_FALSE(result.list_closed) << begin;
+    EXPECT_EQ(result.text, request->streamed) << begin;
+    EXPECT_EQ(result.text.find(']'), std::string::npos) << begin;
+    EXPECT_FALSE(result.log_probability_empty.has_value()) << begin;
+    EXPECT_TRUE(result.choices.empty()) << begin;
+    EXPECT_EQ(result.token_ends.back(), static_cast<int>(result.text.size())) << begin;
+  }
+}
+
+TEST_F(GrammarLoopTest, TellsWhetherTheModelClosedTheList) {
+  EXPECT_TRUE(Recite(kTwoApples, true)->result->list_closed);
+  EXPECT_TRUE(Recite("[]", true)->result->list_closed);
+  EXPECT_FALSE(Recite(kTwoApples, true, 40)->result->list_closed);
+  EXPECT_FALSE(Recite(kTwoApples, false)->result->list_closed) << "unknown in free text";
+}
+
+TEST_F(GrammarLoopTest, AnAnswerThatIsWholeAtTheLimitIsNotTruncated) {
   const int tokens = static_cast<int>(tokenizer_->EncodeText(kTwoApples).size());
-  EXPECT_FALSE(Recite(kTwoApples, true, tokens)->result->cut);
-  EXPECT_TRUE(Recite(kTwoApples, true, tokens - 1)->result->cut);
-  EXPECT_TRUE(Recite(kTwoApples, false, tokens)->result->cut) << "nobody knows what would follow";
+  EXPECT_FALSE(Recite(kTwoApples, true, tokens)->result->truncated);
+  EXPECT_TRUE(Recite(kTwoApples, true, tokens - 1)->result->truncated);
+  EXPECT_TRUE(Recite(kTwoApples, false, tokens)->result->truncated) << "free text could go on";
   const std::string fenced = "```json\n[]\n```";
   const int before_fence = static_cast<int>(tokenizer_->EncodeText("```json\n[]").size());
   auto request = Recite(fenced, true, before_fence);
-  EXPECT_FALSE(request->result->cut);
+  EXPECT_FALSE(request->result->truncated);
   EXPECT_EQ(request->result->text, fenced);
 }
 
@@ -700,7 +739,7 @@ TEST_F(GrammarLoopTest, TheEmptyListAndProseAreWhatTheyAre) {
   EXPECT_FALSE(prose->result->grammar);
 }
 
-TEST_F(GrammarLoopTest, MarkersOfBoxesAreWordsOfTheAnswer) {
+TEST_F(GrammarLoopTest, MarkersOfBoxesAreTextOfTheAnswer) {
   const std::string answer =
       "<|object_ref_start|>cat<|object_ref_end|><|box_start|>[1,2],[3,4]<|box_end|>";
   for (const bool grammar : {false, true}) {
@@ -713,10 +752,82 @@ TEST_F(GrammarLoopTest, MarkersOfBoxesAreWordsOfTheAnswer) {
   }
 }
 
-TEST_F(GrammarLoopTest, BoxesOutsideTheImageCannotBeSaid) {
+TEST_F(GrammarLoopTest, BoxesOutsideTheImageCannotBeWritten) {
   auto request = Recite(R"([{"bbox_2d": [831, 902, 118, 190], "label": "red apple"}])", true);
   EXPECT_TRUE(request->result->grammar);
   EXPECT_EQ(request->result->text.find("831"), std::string::npos);
+}
+
+TEST_F(DecodeLoopTest, DrawsTokensByTheirSeedWhateverElseRuns) {
+  Start(4);
+  const auto draw = [&](uint64_t seed) {
+    auto request = Make({20, FakeLanguageModel::kNeverEnds}, 12);
+    request->sampling.randomness = {.temperature = 10, .top_p = 1, .seed = seed};
+    EXPECT_TRUE(Submit(request).ok());
+    return request;
+  };
+  const auto alone = draw(1);
+  ASSERT_TRUE(Ends(*alone));
+  const std::vector<std::shared_ptr<Request>> together = {draw(2), draw(1), draw(3)};
+  for (const auto& request : together) ASSERT_TRUE(Ends(*request));
+  EXPECT_EQ(together[1]->result->ids, alone->result->ids);
+  EXPECT_NE(together[0]->result->ids, alone->result->ids);
+  EXPECT_NE(together[0]->result->ids, together[2]->result->ids);
+  EXPECT_NE(alone->result->ids, Alone(*alone)) << "the temperature has no effect";
+}
+
+TEST_F(DecodeLoopTest, EndsBeforeAStopSequence) {
+  Start(1);
+  const auto whole = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  ASSERT_TRUE(Submit(whole).ok());
+  ASSERT_TRUE(Ends(*whole));
+  const std::string& text = whole->result->text;
+  ASSERT_GT(text.size(), 12u);
+  const auto stopped = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  stopped->stop = {"never in the answer", text.substr(text.size() / 2, 3)};
+  stopped->sampling.top_tokens = 1;
+  ASSERT_TRUE(Submit(stopped).ok());
+  ASSERT_TRUE(Ends(*stopped));
+  const DecodeResult& result = *stopped->result;
+  EXPECT_EQ(result.text, text.substr(0, text.find(stopped->stop[1])));
+  EXPECT_EQ(stopped->streamed, result.text);
+  EXPECT_FALSE(result.truncated);
+  EXPECT_LT(result.ids.size(), whole->result->ids.size());
+  ASSERT_FALSE(result.token_ends.empty());
+  EXPECT_EQ(result.token_ends.back(), static_cast<int32_t>(result.text.size()));
+  EXPECT_EQ(result.log_probabilities.size(), result.token_ends.size());
+  EXPECT_EQ(result.jump_forward.size(), result.token_ends.size());
+  EXPECT_EQ(result.top.size(), result.token_ends.size());
+  ExpectIdle();
+}
+
+TEST_F(DecodeLoopTest, StreamsAllTextWhereAStopSequenceOnlyBegins) {
+  Start(1);
+  const auto whole = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  ASSERT_TRUE(Submit(whole).ok());
+  ASSERT_TRUE(Ends(*whole));
+  const std::string& text = whole->result->text;
+  const auto request = Make({20, FakeLanguageModel::kNeverEnds}, 20);
+  request->stop = {text.substr(text.size() - 2) + "never in the answer"};
+  ASSERT_TRUE(Submit(request).ok());
+  ASSERT_TRUE(Ends(*request));
+  EXPECT_EQ(request->result->text, text);
+  EXPECT_EQ(request->streamed, text);
+}
+
+TEST_F(DecodeLoopTest, ReportsTheMostProbableTokensAtEachPlace) {
+  Start(1);
+  const auto request = Make({20, FakeLanguageModel::kNeverEnds}, 8);
+  request->sampling.top_tokens = 3;
+  ASSERT_TRUE(Submit(request).ok());
+  ASSERT_TRUE(Ends(*request));
+  const DecodeResult& result = *request->result;
+  ASSERT_EQ(result.top.size(), result.log_probabilities.size());
+  for (size_t i = 0; i < result.top.size(); ++i) {
+    ASSERT_EQ(result.top[i].size(), 3u);
+    EXPECT_NEAR(result.top[i][0].log_probability, result.log_probabilities[i], 1e-9);
+    EXPECT_GT(result.top[i][0].log_probability, result.top[i][1].log_probability);
+  }
 }
 
 }  // namespace

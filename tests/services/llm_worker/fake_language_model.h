@@ -51,9 +51,9 @@ class FakeLanguageModel : public engine::LanguageModel {
     return 16 + static_cast<int32_t>(hash / 16 % static_cast<uint32_t>(vocab_ - 16));
   }
 
-  class Rows : public engine::EmbeddingBuffer {
+  class Embeddings : public engine::EmbeddingBuffer {
    public:
-    explicit Rows(int64_t rows) : rows_(rows) {}
+    explicit Embeddings(int64_t rows) : rows_(rows) {}
     absl::Status Write(int64_t, absl::Span<const std::byte>) override { return absl::OkStatus(); }
     int64_t rows() const override { return rows_; }
 
@@ -62,7 +62,7 @@ class FakeLanguageModel : public engine::LanguageModel {
   };
   absl::StatusOr<std::unique_ptr<engine::EmbeddingBuffer>> CreateEmbeddings(int64_t rows,
                                                                             model::DType) override {
-    return std::make_unique<Rows>(rows);
+    return std::make_unique<Embeddings>(rows);
   }
 
   absl::Status Step(absl::Span<const Chunk> chunks, std::vector<float>* logits) override {

@@ -8,19 +8,25 @@
 namespace chord::llm_worker {
 namespace {
 
-TEST(ClassifyToken, SaysWhatATokenDoesToTheFirstList) {
-  using F = ListFate;
+TEST(ClassifyToken, TellsTheEffectOfATokenOnTheFirstList) {
+  using F = ListEffect;
   struct Row {
     const char* bytes;
     F before, after;
   };
   const Row rows[] = {
-      {"[]", F::kEmpty, F::kFilled},          {"[{\"", F::kFilled, F::kFilled},
-      {"[", F::kOpened, F::kFilled},          {" [\n", F::kOpened, F::kFilled},
-      {"[ ]", F::kEmpty, F::kFilled},         {"]", F::kUndecided, F::kEmpty},
-      {"\n]", F::kUndecided, F::kEmpty},      {"\n\t", F::kUndecided, F::kUndecided},
-      {"```json\n[]", F::kEmpty, F::kFilled}, {"text", F::kUndecided, F::kFilled},
-      {"{", F::kUndecided, F::kFilled},       {"", F::kUndecided, F::kUndecided},
+      {"[]", F::kEmpties, F::kFills},
+      {"[{\"", F::kFills, F::kFills},
+      {"[", F::kOpens, F::kFills},
+      {" [\n", F::kOpens, F::kFills},
+      {"[ ]", F::kEmpties, F::kFills},
+      {"]", F::kNone, F::kEmpties},
+      {"\n]", F::kNone, F::kEmpties},
+      {"\n\t", F::kNone, F::kNone},
+      {"```json\n[]", F::kEmpties, F::kFills},
+      {"text", F::kNone, F::kFills},
+      {"{", F::kNone, F::kFills},
+      {"", F::kNone, F::kNone},
   };
   for (const Row& row : rows) {
     EXPECT_EQ(ClassifyToken(row.bytes, false), row.before) << row.bytes;
@@ -34,7 +40,7 @@ class FirstListTest : public ::testing::Test {
       : tokenizer_(model::Tokenizer::Load(std::string(CHORD_SOURCE_DIR) +
                                           "/models/chord-nano/tokenizer.json")) {
     EXPECT_TRUE(tokenizer_.ok()) << tokenizer_.status();
-    fates_ = std::make_unique<ListFates>(*tokenizer_, tokenizer_->size());
+    effects_ = std::make_unique<ListEffects>(*tokenizer_, tokenizer_->size());
   }
   int32_t Id(const std::string& text) {
     const auto ids = tokenizer_->EncodeText(text);
@@ -52,48 +58,59 @@ class FirstListTest : public ::testing::Test {
     }
     return out;
   }
+  // As the pipeline does: the engine reports the masses of the sets with the chosen token.
+  static void Observe(FirstList& list, const std::vector<float>& logits, int32_t chosen) {
+    std::vector<uint64_t> only((logits.size() + 63) / 64);
+    only[static_cast<size_t>(chosen) / 64] = uint64_t{1} << (chosen % 64);
+    const std::vector<engine::IdSet> sets = {list.empties(), list.fills()};
+    engine::SampleSpec spec;
+    spec.allowed = only;
+    spec.mass_sets = sets;
+    const engine::SampledToken token = engine::SampleToken(logits, spec);
+    list.Observe(token.id, token.log_probability, token.log_mass[0], token.log_mass[1]);
+  }
   absl::StatusOr<model::Tokenizer> tokenizer_;
-  std::unique_ptr<ListFates> fates_;
+  std::unique_ptr<ListEffects> effects_;
 };
 
-TEST_F(FirstListTest, ReadsTheForkOfTheFirstToken) {
-  FirstList list(fates_.get());
-  list.Observe(Logits({{Id("[]"), 0.2}, {Id("[{\""), 0.6}}, Id("a")), Id("[{\""));
+TEST_F(FirstListTest, ReadsTheDecisionOfTheFirstToken) {
+  FirstList list(effects_.get());
+  Observe(list, Logits({{Id("[]"), 0.2}, {Id("[{\""), 0.6}}, Id("a")), Id("[{\""));
   ASSERT_TRUE(list.log_probability_empty().has_value());
   EXPECT_NEAR(std::exp(*list.log_probability_empty()), 0.2 / 0.8, 1e-6);
 }
 
 TEST_F(FirstListTest, FollowsABracketThatStandsAlone) {
-  FirstList list(fates_.get());
-  list.Observe(Logits({{Id("[]"), 0.1}, {Id("["), 0.9}}, Id("a")), Id("["));
+  FirstList list(effects_.get());
+  Observe(list, Logits({{Id("[]"), 0.1}, {Id("["), 0.9}}, Id("a")), Id("["));
   EXPECT_FALSE(list.log_probability_empty().has_value());
-  list.Observe(Logits({{Id("]"), 0.5}, {Id("{\""), 0.5}}, Id("a")), Id("]"));
+  Observe(list, Logits({{Id("]"), 0.5}, {Id("{\""), 0.5}}, Id("a")), Id("]"));
   ASSERT_TRUE(list.log_probability_empty().has_value());
   EXPECT_NEAR(std::exp(*list.log_probability_empty()), 0.1 + 0.9 * 0.5, 1e-6);
 }
 
 TEST_F(FirstListTest, FollowsAFenceAndLooksOnlyAtTheFirstList) {
-  FirstList list(fates_.get());
+  FirstList list(effects_.get());
   for (int32_t id : tokenizer_->EncodeText("```json\n")) {
-    list.Observe(Logits({{id, 1.0}}, Id("a")), id);
+    Observe(list, Logits({{id, 1.0}}, Id("a")), id);
   }
-  list.Observe(Logits({{Id("[]"), 0.25}, {Id("[{\""), 0.75}}, Id("a")), Id("[{\""));
-  list.Observe(Logits({{Id("[]"), 1.0}}, Id("a")), Id("[]"));
+  Observe(list, Logits({{Id("[]"), 0.25}, {Id("[{\""), 0.75}}, Id("a")), Id("[{\""));
+  Observe(list, Logits({{Id("[]"), 1.0}}, Id("a")), Id("[]"));
   EXPECT_NEAR(std::exp(*list.log_probability_empty()), 0.25, 1e-6);
 }
 
-TEST_F(FirstListTest, SaysNothingAboutTextWithoutAList) {
-  FirstList list(fates_.get());
-  for (int i = 0; i < 200; ++i) list.Observe(Logits({{Id("a"), 1.0}}, Id("b")), Id("a"));
-  list.Observe(Logits({{Id("[]"), 1.0}}, Id("b")), Id("[]"));
+TEST_F(FirstListTest, GivesNoEvidenceForTextWithoutAList) {
+  FirstList list(effects_.get());
+  for (int i = 0; i < 200; ++i) Observe(list, Logits({{Id("a"), 1.0}}, Id("b")), Id("a"));
+  Observe(list, Logits({{Id("[]"), 1.0}}, Id("b")), Id("[]"));
   EXPECT_FALSE(list.log_probability_empty().has_value());
 }
 
 TEST_F(FirstListTest, StaysFiniteWhenAnEmptyListIsImpossible) {
-  FirstList list(fates_.get());
+  FirstList list(effects_.get());
   std::vector<float> logits(tokenizer_->size(), -1e30f);
   logits[Id("[{\"")] = 0;
-  list.Observe(logits, Id("[{\""));
+  Observe(list, logits, Id("[{\""));
   ASSERT_TRUE(list.log_probability_empty().has_value());
   EXPECT_TRUE(std::isfinite(*list.log_probability_empty()));
 }

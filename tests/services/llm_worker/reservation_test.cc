@@ -63,7 +63,7 @@ class ReservationTest : public ::testing::Test {
   CancelSource source_;
 };
 
-TEST_F(ReservationTest, HandsTheRowsOverOnce) {
+TEST_F(ReservationTest, HandsTheEmbeddingsOverOnce) {
   Reservation ticket = Make();
   EXPECT_EQ(ticket.state(), S::kReserved);
   ASSERT_TRUE(ticket.BeginReceive().ok());
@@ -88,13 +88,13 @@ TEST_F(ReservationTest, IsCompleteAtOnceWithoutImages) {
   EXPECT_EQ(*rows, nullptr);
 }
 
-TEST_F(ReservationTest, GoesOnWithoutRowsWhateverTheirWriterDoes) {
-  Reservation nobody = Make();
-  nobody.RowsNotNeeded(/*pushed=*/false);
-  EXPECT_EQ(Reason(nobody.BeginReceive()), "TICKET_UNKNOWN");
-  EXPECT_FALSE(nobody.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
+TEST_F(ReservationTest, ServedFromTheCacheItIgnoresItsWriter) {
+  Reservation unannounced = Make();
+  unannounced.EmbeddingsNotNeeded(/*push_expected=*/false);
+  EXPECT_EQ(Reason(unannounced.BeginReceive()), "TICKET_UNKNOWN");
+  EXPECT_FALSE(unannounced.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
   Reservation late = Make();
-  late.RowsNotNeeded(/*pushed=*/true);
+  late.EmbeddingsNotNeeded(/*push_expected=*/true);
   EXPECT_FALSE(late.ExpireIfDue(At(1000), errors::WorkerLost("vision")));
   ASSERT_TRUE(late.BeginReceive().ok());
   ASSERT_TRUE(late.Complete(NewRows()).ok());
@@ -102,11 +102,11 @@ TEST_F(ReservationTest, GoesOnWithoutRowsWhateverTheirWriterDoes) {
   Reservation complete = Make();
   ASSERT_TRUE(complete.BeginReceive().ok());
   ASSERT_TRUE(complete.Complete(NewRows()).ok());
-  complete.RowsNotNeeded(/*pushed=*/true);
+  complete.EmbeddingsNotNeeded(/*push_expected=*/true);
   EXPECT_EQ(alive_, 0);
   Reservation writing = Make();
   ASSERT_TRUE(writing.BeginReceive().ok());
-  writing.RowsNotNeeded(/*pushed=*/true);
+  writing.EmbeddingsNotNeeded(/*push_expected=*/true);
   writing.WriterLeft(errors::WorkerLost("vision"));
   EXPECT_TRUE(source_.token().Check().ok()) << "the request does not end with it";
 }
@@ -151,7 +151,7 @@ TEST_F(ReservationTest, TheFirstReasonWins) {
   EXPECT_EQ(Reason(source_.token().Check()), "CANCELLED");
 }
 
-TEST_F(ReservationTest, CancelFreesRowsThatNobodyTook) {
+TEST_F(ReservationTest, CancelFreesEmbeddingsThatWereNotTaken) {
   Reservation ticket = Make();
   ASSERT_TRUE(ticket.BeginReceive().ok());
   ASSERT_TRUE(ticket.Complete(NewRows()).ok());
@@ -226,9 +226,6 @@ TEST_F(ReservationTest, ReaderAndCancelOnTwoThreadsNeverMeetInAStateThatDoesNotE
     EXPECT_EQ(alive_, 0);
   }
 }
-
-// --- the table
-// --------------------------------------------------------------------------------------
 
 class TicketTableTest : public ::testing::Test {
  protected:
@@ -319,7 +316,7 @@ TEST_F(TicketTableTest, ReleaseCancelsAWriterThatIsInside) {
   EXPECT_EQ(ticket->state(), S::kCancelled);
 }
 
-TEST_F(TicketTableTest, SweepExpiresAReservationNobodyFills) {
+TEST_F(TicketTableTest, SweepExpiresAReservationWithoutAWriter) {
   auto ticket = Reserve("a");
   Sweep(29);
   EXPECT_FALSE(ticket->token().cancelled());

@@ -18,7 +18,7 @@ PassCost OneMicroAPatch() {
 }
 
 WaitingImage RgbImage(int64_t patches, int64_t left = kNever) { return {patches, left, false}; }
-WaitingImage Gone(int64_t patches) { return {patches, kNever, true}; }
+WaitingImage Cancelled(int64_t patches) { return {patches, kNever, true}; }
 
 std::string Plan(const std::vector<WaitingImage>& line, int64_t max_patches,
                  const PassCost& cost = OneMicroAPatch()) {
@@ -37,7 +37,7 @@ TEST(PlanBatch, TakesFromTheFrontWhatFitsIntoTheBudget) {
       {{RgbImage(300), RgbImage(400), RgbImage(300)}, "RRR"},
       {{RgbImage(300), RgbImage(400), RgbImage(301)}, "RRW"},
       {{RgbImage(1000), RgbImage(1)}, "RW"},
-      // Nobody overtakes: the small ones would fit, but the large one came before them.
+      // None overtakes: the small ones would fit, but the large one came before them.
       {{RgbImage(300), RgbImage(900), RgbImage(4), RgbImage(4)}, "RWWW"},
       // Larger than the budget: alone, first or not.
       {{RgbImage(5000), RgbImage(4)}, "RW"},
@@ -48,9 +48,9 @@ TEST(PlanBatch, TakesFromTheFrontWhatFitsIntoTheBudget) {
 }
 
 TEST(PlanBatch, LetsCancelledImagesLeaveAndCountsThemNot) {
-  EXPECT_EQ(Plan({Gone(900), RgbImage(500), Gone(4), RgbImage(500)}, 1000), "CRCR");
-  EXPECT_EQ(Plan({RgbImage(900), RgbImage(500), Gone(4)}, 1000), "RWC");
-  EXPECT_EQ(Plan({Gone(4), Gone(4)}, 1000), "CC");
+  EXPECT_EQ(Plan({Cancelled(900), RgbImage(500), Cancelled(4), RgbImage(500)}, 1000), "CRCR");
+  EXPECT_EQ(Plan({RgbImage(900), RgbImage(500), Cancelled(4)}, 1000), "RWC");
+  EXPECT_EQ(Plan({Cancelled(4), Cancelled(4)}, 1000), "CC");
 }
 
 TEST(PlanBatch, RefusesWhatCannotFinishEvenAloneAndNow) {
@@ -60,7 +60,7 @@ TEST(PlanBatch, RefusesWhatCannotFinishEvenAloneAndNow) {
   // A pass of a few patches costs as much as one of 256.
   EXPECT_EQ(Plan({RgbImage(4, 255)}, 1000), "L");
   EXPECT_EQ(Plan({RgbImage(4, 256)}, 1000), "R");
-  // Nothing is known yet: nobody is refused.
+  // Nothing is known yet: no image is refused.
   EXPECT_EQ(Plan({RgbImage(500, 1)}, 1000, PassCost()), "R");
 }
 

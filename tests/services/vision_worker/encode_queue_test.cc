@@ -312,9 +312,9 @@ class WaitingTower : public engine::VisionTower {
 class Hold {
  public:
   explicit Hold(EncodeQueue* queue) {
-    CancelSource gone;
-    gone.Cancel(errors::Cancelled());
-    EncodeJob job = Job(0, 1, nullptr, gone.token());
+    CancelSource cancelled;
+    cancelled.Cancel(errors::Cancelled());
+    EncodeJob job = Job(0, 1, nullptr, cancelled.token());
     job.done = [this](const auto&) {
       inside_.Notify();
       go_.WaitForNotification();

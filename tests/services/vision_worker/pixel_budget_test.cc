@@ -47,7 +47,7 @@ TEST(Budget, AWaiterIsCancelledAndLeavesTheLine) {
   EXPECT_EQ(ErrorReason(budget.Take(1, source.token()).status()), "CANCELLED");
   canceller.join();
   all.Return();
-  EXPECT_TRUE(budget.TryTake(100)) << "nobody stands in line any more";
+  EXPECT_TRUE(budget.TryTake(100)) << "no waiter is left";
 }
 
 TEST(Budget, AWaiterGivesUpAtItsDeadline) {

@@ -1,5 +1,6 @@
 #include "services/gateway/http/request_form.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
@@ -72,7 +73,7 @@ TEST(GroundForm, RefusesNumbersItCannotMean) {
               "PARAMETER_INVALID")
         << value;
   }
-  for (const char* value : {"-1", "1.5", "1e3", "\"x\"", "true", "null", "9223372036854775808"}) {
+  for (const char* value : {"-1", "1.5", "1e3", "\"x\"", "true", "9223372036854775808"}) {
     EXPECT_EQ(
         Refusal(Json(absl::StrCat(
             R"({"image": "data:;base64,AAAA", "prompt": "x", "max_new_tokens": )", value, "}"))),
@@ -165,7 +166,7 @@ TEST(BatchForm, RefusesBodiesThatAreNoList) {
         R"({"requests": [{"prompt": "x", "prompt": "y"}]})", R"({"requests": [{}])"}) {
     EXPECT_EQ(BatchRefusal(Json(body)), "BODY_MALFORMED") << body;
   }
-  EXPECT_EQ(BatchRefusal(Json(R"({"requests": []})")), "BATCH_TOO_LONG");
+  EXPECT_EQ(BatchRefusal(Json(R"({"requests": []})")), "BATCH_EMPTY");
   EXPECT_EQ(BatchRefusal(Json(R"({"requests": [{}, {}, {}, {}]})")), "BATCH_TOO_LONG");
   EXPECT_EQ(BatchRefusal(Json(R"({"requests": [{}], "else": 1})")), "FIELD_UNKNOWN");
   const auto long_tag = ParseBatchForm(
@@ -183,8 +184,8 @@ TEST(BatchForm, PairsImagesAndRequestsOfAMultipartForm) {
   EXPECT_EQ(form->items[1].form->file(), "B");
   EXPECT_EQ(form->items[1].form->prompt, "two");
   EXPECT_FALSE(form->items[0].form->grammar);
-  const http::Request one_question = Form({{"image", "A"}, {"image", "B"}, {"prompt", "one"}});
-  form = ParseBatchForm(one_question, 3);
+  const http::Request one_prompt = Form({{"image", "A"}, {"image", "B"}, {"prompt", "one"}});
+  form = ParseBatchForm(one_prompt, 3);
   ASSERT_TRUE(form.ok());
   EXPECT_EQ(form->items[1].form->prompt, "one");
   EXPECT_TRUE(form->one_image.empty());
@@ -225,17 +226,121 @@ TEST(UploadForm, TakesAImageAndAPin) {
   }
 }
 
-TEST(DecodeBase64, IsStrict) {
-  const std::pair<std::string, std::string> good[] = {
-      {"", ""}, {"AA==", "\0"s}, {"AAA=", "\0\0"s}, {"/+8A", "\xFF\xEF\0"s}, {"TWFu", "Man"}};
-  for (auto [text, bytes] : good) {
-    EXPECT_TRUE(DecodeBase64(text));
-    EXPECT_EQ(text, bytes);
+std::string Detail(const http::Request& request) {
+  return std::string(ParseGroundForm(request).status().message());
+}
+
+TEST(GroundForm, TakesBase64AsBrowsersDo) {
+  for (const char* base64 : {"AP8=", "AP8", "AP\\r\\n8=", " A P 8 = "}) {
+    const http::Request request =
+        Json(absl::StrCat(R"({"prompt": "x", "image": "data:;base64,)", base64, "\"}"));
+    const auto form = ParseGroundForm(request);
+    ASSERT_TRUE(form.ok()) << base64 << form.status();
+    EXPECT_EQ(form->file(), "\0\xFF"s);
   }
-  for (std::string bad : {"A", "AA", "AAA", "A===", "====", "AB==", "AAB=", "AA=A", "TW Fu",
-                          "TWF\n", "TW-_", "AA==AAAA"}) {
-    EXPECT_FALSE(DecodeBase64(bad)) << bad;
+  EXPECT_EQ(Refusal(Json(R"({"prompt": "x", "image": "data:;base64,A"})")), "PARAMETER_INVALID");
+}
+
+TEST(GroundForm, NamesWhatIsWrongInJson) {
+  const struct {
+    std::string body;
+    const char* named;
+  } cases[] = {
+      {R"({"prompt": "\ud800"})", "surrogate"},
+      {R"({"prompt": "\udc00x"})", "surrogate"},
+      {"{\"prompt\": \"a\0b\"}"s, "NUL"},
+      {"{\"a\":" + std::string(100'000, '['), "nested"},
+      {R"({"prompt": "x", "prompt": "y"})", "\"prompt\""},
+      {R"({"prompt": "x",})", "at byte"},
+      {R"({"image": {"url": "x"}})", "\"image\""},
+      {R"({"image": "data:;base64,AA==", "prompt": "x", "colour": 1})", "\"colour\""},
+  };
+  for (const auto& c : cases) {
+    EXPECT_THAT(Detail(Json(c.body)), ::testing::HasSubstr(c.named)) << c.body.substr(0, 40);
   }
+  EXPECT_THAT(Detail(Form({{"image", "x"}, {"prompt", "x"}, {"colour", "x"}})),
+              ::testing::HasSubstr("\"colour\""));
+}
+
+TEST(GroundForm, NullIsAbsent) {
+  const http::Request request = Json(R"({"image": "data:;base64,AP8=", "prompt": "x",
+      "max_new_tokens": null, "session_id": null, "grammar": null, "stream": null,
+      "image_id": null})");
+  const auto form = ParseGroundForm(request);
+  ASSERT_TRUE(form.ok()) << form.status();
+  EXPECT_EQ(form->max_new_tokens, std::nullopt);
+  EXPECT_TRUE(form->grammar);
+  EXPECT_FALSE(form->stream);
+  EXPECT_EQ(Refusal(Json(R"({"image": null, "prompt": "x"})")), "IMAGE_MISSING");
+  EXPECT_EQ(Refusal(Json(R"({"image": "data:;base64,AA==", "prompt": null})")), "PROMPT_MISSING");
+}
+
+TEST(GroundForm, NamesTheParameterOfTheContentType) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"multipart/form-data; boundary", "boundary"},
+      {"multipart/form-data; boundary=\"b", "boundary"},
+      {"multipart/form-data; boundary=b; boundary=b", "boundary"},
+      {"application/json; charset=latin1", "charset"},
+      {"application/json; charset=", "charset"},
+      {"application/x-www-form-urlencoded; charset=gbk", "charset"},
+  };
+  for (const auto& [type, parameter] : cases) {
+    const http::Request request = Request(type, "{}");
+    EXPECT_EQ(Refusal(request), "CONTENT_TYPE_UNSUPPORTED") << type;
+    EXPECT_THAT(Detail(request), ::testing::HasSubstr(absl::StrCat("\"", parameter, "\""))) << type;
+  }
+  EXPECT_EQ(Refusal(Request("application/json; charset=\"UTF-8\"", "{}")), "IMAGE_MISSING");
+  // Without a boundary the body cannot be split.
+  EXPECT_EQ(Refusal(Request("multipart/form-data", "{}")), "BODY_MALFORMED");
+  EXPECT_THAT(Detail(Request("multipart/form-data", "{}")), ::testing::HasSubstr("boundary"));
+}
+
+TEST(GroundForm, TakesAnUrlencodedFollowUpRequest) {
+  const std::string type = "application/x-www-form-urlencoded";
+  const std::string id = "img_0123456789abcdef0123456789abcdef";
+  const auto form = ParseGroundForm(Request(
+      absl::StrCat(type, "; charset=UTF-8"),
+      absl::StrCat("image_id=", id, "&prompt=the+red%20cup%21+%E8%8A%B1&stream=true&session_id=")));
+  EXPECT_EQ(ErrorReason(form.status()), "PARAMETER_INVALID") << "an empty session_id";
+  const auto good = ParseGroundForm(Request(
+      type, absl::StrCat("image_id=", id, "&prompt=the+red%20cup%21+%E8%8A%B1&stream=true&")));
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_EQ(good->image_id, id);
+  EXPECT_EQ(good->prompt, "the red cup! 花");
+  EXPECT_TRUE(good->stream);
+  EXPECT_EQ(Refusal(Request(type, "prompt=x")), "IMAGE_MISSING");
+  EXPECT_EQ(Refusal(Request(type, absl::StrCat("image_id=", id))), "PROMPT_MISSING");
+  EXPECT_EQ(Refusal(Request(type, absl::StrCat("image_id=", id, "&prompt=x&prompt=y"))),
+            "BODY_MALFORMED");
+  EXPECT_EQ(Refusal(Request(type, absl::StrCat("image_id=", id, "&prompt=x&colour=y"))),
+            "FIELD_UNKNOWN");
+  EXPECT_EQ(Refusal(Request(type, "image=http%3A%2F%2Fh&prompt=x")), "IMAGE_URL_REFUSED");
+  std::string many;
+  for (int i = 0; i < 100; ++i) absl::StrAppend(&many, "f", i, "=1&");
+  EXPECT_EQ(Refusal(Request(type, many)), "BODY_MALFORMED");
+}
+
+TEST(GroundForm, AnEmptyImageIdIsAFormError) {
+  EXPECT_EQ(Refusal(Form({{"image", "x"}, {"image_id", ""}, {"prompt", "x"}})),
+            "PARAMETER_INVALID");
+  EXPECT_EQ(Refusal(Form({{"image_id", ""}, {"prompt", "x"}})), "PARAMETER_INVALID");
+  EXPECT_EQ(Refusal(Form({{"image", "x"}, {"image_id", "expired"}, {"prompt", "x"}})),
+            "IMAGE_SOURCE_CONFLICT");
+}
+
+TEST(BatchForm, ALongFileNameIsCutBetweenCharactersForTheTag) {
+  std::string name;
+  for (int i = 0; i < 30; ++i) name += "图";  // 90 bytes
+  const http::Request request = Request(
+      "multipart/form-data; boundary=b",
+      absl::StrCat("--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"", name,
+                   ".png\"\r\n\r\nA\r\n--b\r\nContent-Disposition: form-data; name=\"image\"; "
+                   "filename=\"\xFFx.png\"\r\n\r\nB\r\n--b\r\nContent-Disposition: form-data; "
+                   "name=\"prompt\"\r\n\r\nx\r\n--b--\r\n"));
+  const auto form = ParseBatchForm(request, 3);
+  ASSERT_TRUE(form.ok()) << form.status();
+  EXPECT_EQ(form->items[0].tag, name.substr(0, 63));
+  EXPECT_EQ(form->items[1].tag, "\uFFFDx.png");
 }
 
 TEST(RequestTimeout, IsANumberOfSeconds) {
@@ -249,6 +354,60 @@ TEST(RequestTimeout, IsANumberOfSeconds) {
   }
   request.fields[0].second = "2.5";
   EXPECT_EQ(**RequestTimeout(request), absl::Milliseconds(2500));
+}
+
+TEST(GroundForm, TakesLabelsInsteadOfAPrompt) {
+  const std::vector<std::string> labels = {"cup", "plate"};
+  const auto form = ParseGroundForm(Form({{"image", "x"}, {"labels", "cup"}, {"labels", "plate"}}));
+  ASSERT_TRUE(form.ok()) << form.status();
+  EXPECT_EQ(form->labels, labels);
+  const auto json = ParseGroundForm(
+      Json(R"({"labels": ["cup", "plate"], "image": "data:;base64,AP8=", "stream": true})"));
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(json->labels, labels);
+  EXPECT_TRUE(json->stream);
+}
+
+TEST(GroundForm, RefusesLabelsThatAreNoListOfTexts) {
+  for (const char* value : {"[]", "\"cup\"", "5", "[1]", "[[\"a\"]]", "[\"a\", null]", "[{}]"}) {
+    EXPECT_EQ(
+        Refusal(Json(absl::StrCat(R"({"image": "data:;base64,AP8=", "labels": )", value, "}"))),
+        "PARAMETER_INVALID")
+        << value;
+  }
+  EXPECT_EQ(Refusal(Json(R"({"image": "data:;base64,AP8=", "prompt": "x", "labels": ["a"]})")),
+            "PARAMETER_INVALID");
+  EXPECT_EQ(Refusal(Form({{"image", "x"}, {"prompt", "x"}, {"labels", "a"}})), "PARAMETER_INVALID");
+  std::vector<std::pair<std::string, std::string>> many = {{"image", "x"}};
+  for (int i = 0; i < 64; ++i) many.emplace_back("labels", absl::StrCat("l", i));
+  EXPECT_TRUE(ParseGroundForm(Form(many)).ok());
+  many.emplace_back("labels", "one more");
+  EXPECT_EQ(Refusal(Form(many)), "PARAMETER_INVALID");
+  std::string list = "\"a\"";
+  for (int i = 0; i < 64; ++i) list += ", \"a\"";
+  EXPECT_EQ(
+      Refusal(Json(absl::StrCat(R"({"image": "data:;base64,AP8=", "labels": [)", list, "]}"))),
+      "PARAMETER_INVALID");
+}
+
+TEST(BatchForm, TakesLabelsOfEachItemOrOfAll) {
+  const auto json = ParseBatchForm(Json(R"({"requests": [{"image_id": "x", "labels": ["a"]},
+                            {"image": "data:;base64,AP8=", "labels": ["a", "b"]}]})"),
+                                   8);
+  ASSERT_TRUE(json.ok()) << json.status();
+  ASSERT_TRUE(json->items[1].form.ok()) << json->items[1].form.status();
+  EXPECT_EQ(json->items[1].form->labels.size(), 2u);
+  const auto form =
+      ParseBatchForm(Form({{"image", "x"}, {"image", "y"}, {"labels", "a"}, {"labels", "b"}}), 8);
+  ASSERT_TRUE(form.ok()) << form.status();
+  ASSERT_EQ(form->items.size(), 2u);
+  for (const auto& item : form->items) {
+    ASSERT_TRUE(item.form.ok());
+    EXPECT_EQ(item.form->labels.size(), 2u);
+  }
+  const auto both = ParseBatchForm(Form({{"image", "x"}, {"prompt", "p"}, {"labels", "a"}}), 8);
+  ASSERT_TRUE(both.ok()) << both.status();
+  EXPECT_EQ(ErrorReason(both->items[0].form.status()), "PARAMETER_INVALID");
 }
 
 }  // namespace

@@ -24,39 +24,39 @@ class Shelf {
     image->id = id;
     image->bytes = std::string(static_cast<size_t>(bytes), 'x');
     image->pin = pin;
-    std::vector<ImageStore::Gone> gone;
-    const auto put = store_.Put(image, uploaded, ImageAffinity{"w", 1, true}, At(at), gone);
-    Note(gone);
+    std::vector<ImageStore::Removed> removed;
+    const auto put = store_.Put(image, uploaded, ImageAffinity{"w", 1, true}, At(at), removed);
+    Note(removed);
     return put.status();
   }
   bool Has(const std::string& id, double at) { return store_.Use(id, At(at)).has_value(); }
   bool Delete(const std::string& id, double at) {
-    std::vector<ImageStore::Gone> gone;
-    const bool there = store_.Delete(id, At(at), gone);
-    Note(gone);
+    std::vector<ImageStore::Removed> removed;
+    const bool there = store_.Delete(id, At(at), removed);
+    Note(removed);
     return there;
   }
   void Sweep(double at) {
-    std::vector<ImageStore::Gone> gone;
-    store_.Sweep(At(at), gone);
-    Note(gone);
+    std::vector<ImageStore::Removed> removed;
+    store_.Sweep(At(at), removed);
+    Note(removed);
   }
-  // What has gone since the last call: "e" evicted, "x" expired, "d" deleted, then the name.
-  std::string Gone() { return std::exchange(gone_, ""); }
+  // What was removed since the last call: "e" evicted, "x" expired, "d" deleted, then the name.
+  std::string Removed() { return std::exchange(removed_, ""); }
   ImageStore& store() { return store_; }
 
  private:
-  void Note(const std::vector<ImageStore::Gone>& gone) {
-    for (const auto& one : gone) {
-      EXPECT_EQ(one.home.worker, "w") << "who should forget it goes with it";
-      gone_ += one.why == ImageStore::Why::kEvicted   ? "e"
-               : one.why == ImageStore::Why::kExpired ? "x"
-                                                      : "d";
-      gone_ += one.image->id + " ";
+  void Note(const std::vector<ImageStore::Removed>& removed) {
+    for (const auto& one : removed) {
+      EXPECT_EQ(one.affinity.worker, "w") << "who should drop it goes with it";
+      removed_ += one.cause == ImageStore::Cause::kEvicted   ? "e"
+                  : one.cause == ImageStore::Cause::kExpired ? "x"
+                                                             : "d";
+      removed_ += one.image->id + " ";
     }
   }
   ImageStore store_;
-  std::string gone_;
+  std::string removed_;
 };
 
 TEST(ImageStore, EvictsTheLongestUnusedWhenTheBudgetIsFull) {
@@ -64,11 +64,11 @@ TEST(ImageStore, EvictsTheLongestUnusedWhenTheBudgetIsFull) {
   for (const char* id : {"a", "b", "c"}) ASSERT_TRUE(shelf.Put(id, 1000, 1).ok());
   EXPECT_TRUE(shelf.Has("a", 2));
   ASSERT_TRUE(shelf.Put("d", 1000, 3).ok());
-  EXPECT_EQ(shelf.Gone(), "eb ");
+  EXPECT_EQ(shelf.Removed(), "eb ");
   EXPECT_TRUE(shelf.Has("a", 4));
   EXPECT_FALSE(shelf.Has("b", 4));
   ASSERT_TRUE(shelf.Put("e", 2000, 5).ok());
-  EXPECT_EQ(shelf.Gone(), "ec ed ");
+  EXPECT_EQ(shelf.Removed(), "ec ed ");
   EXPECT_EQ(shelf.store().summary().images, 2);
 }
 
@@ -87,7 +87,7 @@ TEST(ImageStore, UploadsLeaveAQuarterForFreshOnes) {
   Shelf shelf(4 * (1000 + kEntry));
   for (const char* id : {"a", "b", "c", "d"}) ASSERT_TRUE(shelf.Put(id, 1000, 1).ok());
   ASSERT_TRUE(shelf.Put("q", 1000, 2, /*uploaded=*/false).ok());
-  EXPECT_EQ(shelf.Gone(), "ea ");
+  EXPECT_EQ(shelf.Removed(), "ea ");
   EXPECT_TRUE(shelf.Has("q", 3));
 }
 
@@ -103,14 +103,14 @@ TEST(ImageStore, PinnedOnesStayUnderPressureAndHaveHalfTheBudget) {
   }
   EXPECT_TRUE(shelf.Has("p", 13));
   EXPECT_TRUE(shelf.Has("q", 13));
-  EXPECT_EQ(ErrorReason(shelf.store().Room(4000, false, At(14))), "IMAGE_STORE_FULL");
+  EXPECT_EQ(ErrorReason(shelf.store().CheckRoom(4000, false, At(14))), "IMAGE_STORE_FULL");
 }
 
 TEST(ImageStore, RefusesAFileThatCanNeverFitBeforeItIsTaken) {
   Shelf shelf(10'000);
-  EXPECT_EQ(ErrorReason(shelf.store().Room(10'000, false, At(0))), "IMAGE_TOO_MANY_BYTES");
-  EXPECT_EQ(ErrorReason(shelf.store().Room(5'000, true, At(0))), "IMAGE_TOO_MANY_BYTES");
-  EXPECT_TRUE(shelf.store().Room(10'000 - kEntry, false, At(0)).ok());
+  EXPECT_EQ(ErrorReason(shelf.store().CheckRoom(10'000, false, At(0))), "IMAGE_TOO_MANY_BYTES");
+  EXPECT_EQ(ErrorReason(shelf.store().CheckRoom(5'000, true, At(0))), "IMAGE_TOO_MANY_BYTES");
+  EXPECT_TRUE(shelf.store().CheckRoom(10'000 - kEntry, false, At(0)).ok());
   EXPECT_EQ(ErrorReason(shelf.Put("a", 10'000, 0)), "IMAGE_TOO_MANY_BYTES");
   EXPECT_EQ(shelf.store().summary().bytes, 0);
 }
@@ -123,9 +123,9 @@ TEST(ImageStore, ExpiresAfterTheLastUse) {
   EXPECT_EQ(shelf.store().Use("a", At(9))->expires_at, At(19));
   EXPECT_FALSE(shelf.Has("p", 10)) << "pinned is not for ever";
   shelf.Sweep(18.9);
-  EXPECT_EQ(shelf.Gone(), "xp ");
+  EXPECT_EQ(shelf.Removed(), "xp ");
   shelf.Sweep(19);
-  EXPECT_EQ(shelf.Gone(), "xa ");
+  EXPECT_EQ(shelf.Removed(), "xa ");
   EXPECT_EQ(shelf.store().summary().bytes, 0);
 }
 
@@ -135,11 +135,11 @@ TEST(ImageStore, DeletesOnceAndKeepsWhatIsInUse) {
   const StoredImageRef used = shelf.store().Use("a", At(1))->image;
   EXPECT_TRUE(shelf.Delete("a", 2));
   EXPECT_FALSE(shelf.Delete("a", 2));
-  EXPECT_EQ(shelf.Gone(), "da ");
+  EXPECT_EQ(shelf.Removed(), "da ");
   EXPECT_EQ(used->bytes.size(), 1000u);
   ASSERT_TRUE(shelf.Put("b", 1000, 3).ok());
-  EXPECT_FALSE(shelf.Delete("b", 20)) << "expired, though nobody swept";
-  EXPECT_EQ(shelf.Gone(), "xb ");
+  EXPECT_FALSE(shelf.Delete("b", 20)) << "expired, though not swept yet";
+  EXPECT_EQ(shelf.Removed(), "xb ");
 }
 
 TEST(ImageStore, AccountsForEveryByteInAnyOrderOfActions) {

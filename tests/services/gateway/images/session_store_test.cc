@@ -10,19 +10,19 @@ namespace {
 absl::Time At(double seconds) { return absl::FromUnixSeconds(1'000'000) + absl::Seconds(seconds); }
 
 // One prompt and its answer; returns how many turns came before.
-int Ask(SessionStore& store, const std::string& session, const std::string& image, double at,
-        const std::string& prompt = "q", const std::string& answer = "a") {
+int Send(SessionStore& store, const std::string& session, const std::string& image, double at,
+         const std::string& prompt = "q", const std::string& answer = "a") {
   const auto begun = store.Begin(session, image, At(at));
   if (!begun.ok()) return -1;
-  const SessionTurn said = {prompt, answer};
-  store.End(session, image, &said, 0, At(at));
+  const SessionTurn turn = {prompt, answer};
+  store.End(session, image, &turn, 0, At(at));
   return static_cast<int>(begun->turns.size());
 }
 
 TEST(SessionStore, KeepsTurnsWordForWordInOrder) {
   SessionStore store({});
-  EXPECT_EQ(Ask(store, "s", "p", 0, "where?", "[{\"bbox_2d\": [1, 2, 3, 4]}]"), 0);
-  EXPECT_EQ(Ask(store, "s", "p", 1, "and now?", "[]"), 1);
+  EXPECT_EQ(Send(store, "s", "p", 0, "where?", "[{\"bbox_2d\": [1, 2, 3, 4]}]"), 0);
+  EXPECT_EQ(Send(store, "s", "p", 1, "and now?", "[]"), 1);
   const auto begun = store.Begin("s", "p", At(2));
   ASSERT_TRUE(begun.ok());
   EXPECT_FALSE(begun->created);
@@ -34,12 +34,12 @@ TEST(SessionStore, KeepsTurnsWordForWordInOrder) {
 
 TEST(SessionStore, ANameIsOneConversationForEachImage) {
   SessionStore store({});
-  EXPECT_EQ(Ask(store, "1", "p", 0), 0);
-  EXPECT_EQ(Ask(store, "1", "q", 0), 0);
-  EXPECT_EQ(Ask(store, "1", "p", 0), 1);
-  store.ForgetImage("p");
-  EXPECT_EQ(Ask(store, "1", "p", 0), 0);
-  EXPECT_EQ(Ask(store, "1", "q", 0), 1);
+  EXPECT_EQ(Send(store, "1", "p", 0), 0);
+  EXPECT_EQ(Send(store, "1", "q", 0), 0);
+  EXPECT_EQ(Send(store, "1", "p", 0), 1);
+  store.DropImage("p");
+  EXPECT_EQ(Send(store, "1", "p", 0), 0);
+  EXPECT_EQ(Send(store, "1", "q", 0), 1);
 }
 
 TEST(SessionStore, TakesOneRequestAtATime) {
@@ -47,8 +47,8 @@ TEST(SessionStore, TakesOneRequestAtATime) {
   ASSERT_TRUE(store.Begin("s", "p", At(0)).ok());
   EXPECT_EQ(ErrorReason(store.Begin("s", "p", At(0)).status()), "SESSION_BUSY");
   EXPECT_TRUE(store.Begin("t", "p", At(0)).ok());
-  const SessionTurn said = {"q", "a"};
-  store.End("s", "p", &said, 0, At(1));
+  const SessionTurn turn = {"q", "a"};
+  store.End("s", "p", &turn, 0, At(1));
   EXPECT_TRUE(store.Begin("s", "p", At(1)).ok());
 }
 
@@ -57,10 +57,10 @@ TEST(SessionStore, AFailedRequestLeavesNoTrace) {
   ASSERT_TRUE(store.Begin("s", "p", At(0)).ok());
   store.End("s", "p", nullptr, 0, At(0));
   EXPECT_EQ(store.size(), 0);
-  EXPECT_EQ(Ask(store, "s", "p", 1), 0);
+  EXPECT_EQ(Send(store, "s", "p", 1), 0);
   ASSERT_TRUE(store.Begin("s", "p", At(2)).ok());
   store.End("s", "p", nullptr, 1, At(2));
-  EXPECT_EQ(Ask(store, "s", "p", 3), 1) << "nor does it forget what was there";
+  EXPECT_EQ(Send(store, "s", "p", 3), 1) << "nor does it drop what was there";
 }
 
 TEST(SessionStore, ForgetsTheOldestTurnsBeyondItsBounds) {
@@ -68,7 +68,7 @@ TEST(SessionStore, ForgetsTheOldestTurnsBeyondItsBounds) {
   options.max_turns = 3;
   options.max_bytes = 100;
   SessionStore store(options);
-  for (int i = 0; i < 5; ++i) Ask(store, "s", "p", i, std::to_string(i));
+  for (int i = 0; i < 5; ++i) Send(store, "s", "p", i, std::to_string(i));
   auto begun = store.Begin("s", "p", At(9));
   ASSERT_EQ(begun->turns.size(), 3u);
   EXPECT_EQ(begun->turns[0].prompt, "2");
@@ -83,10 +83,10 @@ TEST(SessionStore, ForgetsTheOldestTurnsBeyondItsBounds) {
 
 TEST(SessionStore, ForgetsWhatNoLongerFitsTheModel) {
   SessionStore store({});
-  for (int i = 0; i < 4; ++i) Ask(store, "s", "p", i, std::to_string(i));
+  for (int i = 0; i < 4; ++i) Send(store, "s", "p", i, std::to_string(i));
   ASSERT_TRUE(store.Begin("s", "p", At(5)).ok());
-  const SessionTurn said = {"new", "a"};
-  store.End("s", "p", &said, 3, At(5));
+  const SessionTurn turn = {"new", "a"};
+  store.End("s", "p", &turn, 3, At(5));
   const auto begun = store.Begin("s", "p", At(6));
   ASSERT_EQ(begun->turns.size(), 2u);
   EXPECT_EQ(begun->turns[0].prompt, "3");
@@ -98,14 +98,14 @@ TEST(SessionStore, IsBoundedInNumberAndTime) {
   options.max_sessions = 2;
   options.ttl = absl::Seconds(10);
   SessionStore store(options);
-  Ask(store, "a", "p", 0);
-  Ask(store, "b", "p", 1);
-  EXPECT_EQ(Ask(store, "a", "p", 2), 1);
-  EXPECT_EQ(Ask(store, "c", "p", 3), 0);
+  Send(store, "a", "p", 0);
+  Send(store, "b", "p", 1);
+  EXPECT_EQ(Send(store, "a", "p", 2), 1);
+  EXPECT_EQ(Send(store, "c", "p", 3), 0);
   EXPECT_EQ(store.size(), 2);
-  EXPECT_EQ(Ask(store, "a", "p", 4), 2) << "the longest unused went";
+  EXPECT_EQ(Send(store, "a", "p", 4), 2) << "the longest unused went";
   EXPECT_EQ(store.Sweep(At(13)), 1);
-  EXPECT_EQ(Ask(store, "a", "p", 14), 0);
+  EXPECT_EQ(Send(store, "a", "p", 14), 0);
   ASSERT_TRUE(store.Begin("x", "p", At(30)).ok());
   ASSERT_TRUE(store.Begin("y", "p", At(30)).ok());
   EXPECT_EQ(ErrorReason(store.Begin("z", "p", At(30)).status()), "OVERLOADED");
@@ -114,11 +114,11 @@ TEST(SessionStore, IsBoundedInNumberAndTime) {
 
 TEST(SessionStore, AImageThatGoesTakesItsConversationWhenItsRequestEnds) {
   SessionStore store({});
-  Ask(store, "s", "p", 0);
+  Send(store, "s", "p", 0);
   ASSERT_TRUE(store.Begin("s", "p", At(1)).ok());
-  store.ForgetImage("p");
-  const SessionTurn said = {"q", "a"};
-  store.End("s", "p", &said, 0, At(2));
+  store.DropImage("p");
+  const SessionTurn turn = {"q", "a"};
+  store.End("s", "p", &turn, 0, At(2));
   EXPECT_EQ(store.size(), 0);
 }
 

@@ -52,12 +52,12 @@ TEST(PickWorker, LeavesOutTheOneThatHasJustFailed) {
   workers[0].excluded = true;
   EXPECT_EQ(PickWorker(workers, "f", 0, 0).index, 1);
   workers[1].excluded = true;
-  EXPECT_EQ(PickWorker(workers, "f", 0).why, Picked::Why::kNoneReady);
+  EXPECT_EQ(PickWorker(workers, "f", 0).outcome, Picked::Outcome::kNoneReady);
 }
 
 TEST(PickWorker, TakesOneThatRestsOnlyIfThereIsNoOther) {
   std::vector<WorkerView> workers = {Ready(1), Ready(9)};
-  workers[0].resting = true;
+  workers[0].cooling_down = true;
   for (uint64_t turn = 0; turn < 2; ++turn) {
     EXPECT_EQ(PickWorker(workers, "f", turn, 0).index, 1);
   }
@@ -66,7 +66,7 @@ TEST(PickWorker, TakesOneThatRestsOnlyIfThereIsNoOther) {
 }
 
 TEST(PickWorker, SaysWhyItFindsNone) {
-  using Why = Picked::Why;
+  using Outcome = Picked::Outcome;
   WorkerView dead = Ready(), loading = Ready(), other = Ready(), full = Ready();
   dead.alive = false;
   loading.ready = false;
@@ -74,23 +74,23 @@ TEST(PickWorker, SaysWhyItFindsNone) {
   full.queued = full.queue_capacity = 2;
   const struct {
     std::vector<WorkerView> workers;
-    Why why;
-  } cases[] = {{{}, Why::kNoneReady},
-               {{dead, loading}, Why::kNoneReady},
-               {{dead, other}, Why::kMismatch},
-               {{full, other}, Why::kFull},
-               {{full, dead, Ready()}, Why::kFound}};
+    Outcome outcome;
+  } cases[] = {{{}, Outcome::kNoneReady},
+               {{dead, loading}, Outcome::kNoneReady},
+               {{dead, other}, Outcome::kMismatch},
+               {{full, other}, Outcome::kFull},
+               {{full, dead, Ready()}, Outcome::kFound}};
   for (const auto& c : cases) {
     const Picked picked = PickWorker(c.workers, "f", 1);
-    EXPECT_EQ(picked.why, c.why);
-    EXPECT_EQ(picked.index >= 0, c.why == Why::kFound);
+    EXPECT_EQ(picked.outcome, c.outcome);
+    EXPECT_EQ(picked.index >= 0, c.outcome == Outcome::kFound);
   }
 }
 
 TEST(PickWorker, DoesNotCallAQueueOfUnknownLengthFull) {
   WorkerView worker = Ready();
   worker.queued = 100;
-  EXPECT_EQ(PickWorker({worker}, "f", 0).why, Picked::Why::kFound);
+  EXPECT_EQ(PickWorker({worker}, "f", 0).outcome, Picked::Outcome::kFound);
 }
 
 }  // namespace

@@ -48,17 +48,16 @@ struct Model {
     return -1;
   }
   bool Allows(BoxCursor& cursor, absl::string_view bytes) const {
-    const auto mask = cursor.Allowed();
-    const auto id = static_cast<size_t>(Id(bytes));
-    return mask.empty() || (mask[id / 64] >> (id % 64) & 1) != 0;
+    const auto sets = cursor.Sets();
+    return sets->allowed.empty() || Contains(sets->allowed, Id(bytes));
   }
   std::string Text(const std::vector<int32_t>& ids) const {
     std::string text;
     for (const int32_t id : ids) absl::StrAppend(&text, tokenizer.TokenBytes(id));
     return text;
   }
-  std::string Forced(const BoxCursor& cursor) const { return Text(cursor.Forced()); }
-  std::string Guess(const BoxCursor& cursor) const { return Text(cursor.Guess()); }
+  std::string JumpForward(const BoxCursor& cursor) const { return Text(cursor.JumpForward()); }
+  std::string Draft(const BoxCursor& cursor) const { return Text(cursor.Draft()); }
 };
 
 const Model& OfNano() {
@@ -75,8 +74,6 @@ const Model& OfMerged() {
   return *kModel;
 }
 
-// --- beginning and leaving the form -----------------------------------------------------------
-
 TEST(BoxGrammarTest, LeavesFreeTextAlone) {
   for (const char* text :
        {"", "The apple", " \n", "```", "```json\n", "```python\n[", "There is [1]",
@@ -84,8 +81,8 @@ TEST(BoxGrammarTest, LeavesFreeTextAlone) {
     BoxCursor cursor = OfNano().After(text);
     EXPECT_FALSE(cursor.inside()) << text;
     EXPECT_FALSE(cursor.complete()) << text;
-    EXPECT_THAT(cursor.Allowed(), IsEmpty()) << text;
-    EXPECT_THAT(cursor.Forced(), IsEmpty()) << text;
+    EXPECT_THAT(cursor.Sets()->allowed, IsEmpty()) << text;
+    EXPECT_THAT(cursor.JumpForward(), IsEmpty()) << text;
   }
 }
 
@@ -95,7 +92,7 @@ TEST(BoxGrammarTest, BeginsWithTheFirstBracket) {
     BoxCursor cursor = OfNano().After(text);
     EXPECT_TRUE(cursor.inside()) << text;
     EXPECT_FALSE(cursor.complete()) << text;
-    EXPECT_THAT(cursor.Allowed().size(), kNanoVocabulary / 64) << text;
+    EXPECT_THAT(cursor.Sets()->allowed.size(), kNanoVocabulary / 64) << text;
   }
 }
 
@@ -117,7 +114,7 @@ TEST(BoxGrammarTest, AllowsEndTokensOnlyWhenTheAnswerIsWhole) {
   const Model& m = OfNano();
   const auto may_end = [&](const std::string& text) {
     BoxCursor cursor = m.After(text);
-    const auto mask = cursor.Allowed();
+    const TokenSet mask = cursor.Sets()->allowed;
     const auto id = static_cast<size_t>(m.eos);
     const bool in_mask = (mask[id / 64] >> (id % 64) & 1) != 0;
     EXPECT_EQ(in_mask, cursor.may_end()) << text;
@@ -131,21 +128,19 @@ TEST(BoxGrammarTest, AllowsEndTokensOnlyWhenTheAnswerIsWhole) {
   EXPECT_TRUE(cursor.complete());
   cursor.Accept(m.eos);
   EXPECT_TRUE(cursor.complete());
-  EXPECT_THAT(cursor.Guess(), IsEmpty());
+  EXPECT_THAT(cursor.Draft(), IsEmpty());
 }
 
 TEST(BoxGrammarTest, NeverAllowsSpecialTokensOrPadding) {
   for (const char* text : {"[", "[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"", "[]"}) {
     BoxCursor cursor = OfNano().After(text);
-    const auto mask = cursor.Allowed();
+    const TokenSet mask = cursor.Sets()->allowed;
     for (size_t id = 4082; id < 4096; ++id) {
       const bool end = (id == 4082 || id == 4084) && cursor.may_end();
       EXPECT_EQ((mask[id / 64] >> (id % 64) & 1) != 0, end) << text << id;
     }
   }
 }
-
-// --- numbers ------------------------------------------------------------------------------------
 
 TEST(BoxGrammarTest, MasksTokensOfSeveralDigitsByTheBounds) {
   const Model& m = OfMerged();
@@ -169,7 +164,7 @@ TEST(BoxGrammarTest, MasksTokensOfSeveralDigitsByTheBounds) {
   EXPECT_FALSE(m.Allows(cursor, "12], \""));
 }
 
-TEST(BoxGrammarTest, AsksTheBoundsForTokensThatReachIntoANumberFromALabel) {
+TEST(BoxGrammarTest, ChecksTheBoundsOfTokensThatReachFromALabelIntoANumber) {
   const Model& m = OfMerged();
   const std::string text = "[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"a";
   const std::string token = "\"}, {\"bbox_2d\": [12, 3";
@@ -179,45 +174,43 @@ TEST(BoxGrammarTest, AsksTheBoundsForTokensThatReachIntoANumberFromALabel) {
   EXPECT_FALSE(m.Allows(narrow, token));
 }
 
-// --- forced and guessed
-// ----------------------------------------------------------------------------
-
-TEST(BoxGrammarTest, ForcesNothingAboutBlanksThatTheAnswerHasNotShown) {
+TEST(BoxGrammarTest, JumpsOverNoBlanksThatTheAnswerHasNotShown) {
   const Model& m = OfNano();
-  EXPECT_EQ(m.Forced(m.After("[")), "");
-  EXPECT_EQ(m.Forced(m.After("[{\"")), "");  // either key
-  EXPECT_EQ(m.Forced(m.After("[{\"bbox_2d\": [447")), "");
-  EXPECT_EQ(m.Forced(m.After("[{\"bbox_2d\": [447,")), "");
+  EXPECT_EQ(m.JumpForward(m.After("[")), "");
+  EXPECT_EQ(m.JumpForward(m.After("[{\"")), "");  // either key
+  EXPECT_EQ(m.JumpForward(m.After("[{\"bbox_2d\": [447")), "");
+  EXPECT_EQ(m.JumpForward(m.After("[{\"bbox_2d\": [447,")), "");
 }
 
-TEST(BoxGrammarTest, ForcesWhatFollowsInTheStyleOfTheFirstObject) {
+TEST(BoxGrammarTest, JumpsForwardInTheStyleOfTheFirstObject) {
   const Model& m = OfNano();
   const std::string first = "[{\"bbox_2d\": [31, 102, 118, 190], \"label\": \"red apple\"}";
-  EXPECT_EQ(m.Forced(m.After(first)), "");  // the list may end
-  EXPECT_EQ(m.Forced(m.After(first + ", {\"bbox_2d\": [31, 102, 118, 190], \"label\": \"x\"},")),
-            " {\"bbox_2d\": [");
+  EXPECT_EQ(m.JumpForward(m.After(first)), "");  // the list may end
+  EXPECT_EQ(
+      m.JumpForward(m.After(first + ", {\"bbox_2d\": [31, 102, 118, 190], \"label\": \"x\"},")),
+      " {\"bbox_2d\": [");
   const std::string second = first + ", {\"bbox_2d\": [331, 310, 400, ";
-  EXPECT_EQ(m.Forced(m.After(first + ", {\"bbox_2d\": [331")), ", ");
-  EXPECT_EQ(m.Forced(m.After(first + ", {\"bbox_2d\": [33")), "");
+  EXPECT_EQ(m.JumpForward(m.After(first + ", {\"bbox_2d\": [331")), ", ");
+  EXPECT_EQ(m.JumpForward(m.After(first + ", {\"bbox_2d\": [33")), "");
   // Not the quote: a label that begins with ":" would be written with the token '":'.
-  EXPECT_EQ(m.Forced(m.After(second + "330")), "], \"label\":");
-  EXPECT_EQ(m.Forced(m.After(second + "330], \"label\": \"red apple")), "");
-  EXPECT_EQ(m.Forced(m.After(second + "330], \"label\": \"red apple\"}")), "");
+  EXPECT_EQ(m.JumpForward(m.After(second + "330")), "], \"label\":");
+  EXPECT_EQ(m.JumpForward(m.After(second + "330], \"label\": \"red apple")), "");
+  EXPECT_EQ(m.JumpForward(m.After(second + "330], \"label\": \"red apple\"}")), "");
   const std::string tight = "[{\"bbox_2d\":[31,102,118,190],\"label\":\"a\"},{\"bbox_2d\":[331";
-  EXPECT_EQ(m.Forced(m.After(tight)), ",");
+  EXPECT_EQ(m.JumpForward(m.After(tight)), ",");
 }
 
-TEST(BoxGrammarTest, ForcesNoMoreWhereTheStyleChanges) {
+TEST(BoxGrammarTest, StopsJumpingForwardWhereTheStyleChanges) {
   const Model& m = OfNano();
   const std::string text =
       "[{\"bbox_2d\": [31, 102, 118, 190], \"label\": \"a\"}, {\"bbox_2d\": [31,102, 118, 190], "
       "\"label\": \"b\"}, {\"bbox_2d\": [331, ";
-  EXPECT_EQ(m.Forced(m.After(text + "331")), ", ");
+  EXPECT_EQ(m.JumpForward(m.After(text + "331")), ", ");
   BoxCursor cursor = m.After(text.substr(0, text.size() - 1));
-  EXPECT_EQ(m.Forced(cursor), "");
+  EXPECT_EQ(m.JumpForward(cursor), "");
 }
 
-TEST(BoxGrammarTest, ForcesNothingAfterATokenisationThatIsNotTheModelsOwn) {
+TEST(BoxGrammarTest, DoesNotJumpForwardAfterATokenisationThatIsNotTheModelsOwn) {
   const Model& m = OfNano();
   const std::string first =
       "[{\"bbox_2d\": [31, 102, 118, 190], \"label\": \"red apple\"}, {\"bbox_2d\": [331, 310, "
@@ -225,8 +218,8 @@ TEST(BoxGrammarTest, ForcesNothingAfterATokenisationThatIsNotTheModelsOwn) {
       "330";
   BoxCursor cursor = m.After(first);
   cursor.Accept(m.Id("]"));  // its own is "],"
-  EXPECT_THAT(cursor.Forced(), IsEmpty());
-  EXPECT_EQ(m.Guess(cursor).substr(0, 11), ", \"label\": ");
+  EXPECT_THAT(cursor.JumpForward(), IsEmpty());
+  EXPECT_EQ(m.Draft(cursor).substr(0, 11), ", \"label\": ");
 }
 
 TEST(BoxGrammarTest, LeavesOutATokenThatCouldGrow) {
@@ -235,38 +228,35 @@ TEST(BoxGrammarTest, LeavesOutATokenThatCouldGrow) {
   const std::string text =
       "[{\"bbox_2d\": [31, 102, 118, 190], \"label\": \"a\"}, {\"bbox_2d\": [331, 310, 400, 330";
   // A label that begins with "(" would be written with the token ' "('.
-  EXPECT_EQ(m.Forced(m.After(text)), "], \"label\":");
-  EXPECT_EQ(m.Guess(m.After(text + "], \"label\":")).substr(0, 3), " \"a");
+  EXPECT_EQ(m.JumpForward(m.After(text)), "], \"label\":");
+  EXPECT_EQ(m.Draft(m.After(text + "], \"label\":")).substr(0, 3), " \"a");
 }
 
-TEST(BoxGrammarTest, GuessesTheFormInBothTrainedStyles) {
+TEST(BoxGrammarTest, DraftsTheFormInBothTrainedStyles) {
   const Model& m = OfNano();
-  EXPECT_EQ(m.Guess(m.After("[{\"")), "bbox_2d\": [");
-  EXPECT_EQ(m.Guess(m.After("```")), "json\n[\n\t{\"bbox_2d\": [");
-  EXPECT_EQ(m.Guess(m.After("```json\n[")), "\n\t{\"bbox_2d\": [");
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [331")), ", ");
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [31, 102, 118, 190")), "], \"label\": \"red apple\"}]");
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [31, 102, 118, 190], \"label\": \"red")), " apple\"}]");
-  EXPECT_EQ(m.Guess(m.After("```json\n[\n\t{\"bbox_2d\": [31, 102, 118, 190")),
+  EXPECT_EQ(m.Draft(m.After("[{\"")), "bbox_2d\": [");
+  EXPECT_EQ(m.Draft(m.After("```")), "json\n[\n\t{\"bbox_2d\": [");
+  EXPECT_EQ(m.Draft(m.After("```json\n[")), "\n\t{\"bbox_2d\": [");
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [331")), ", ");
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [31, 102, 118, 190")), "], \"label\": \"red apple\"}]");
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [31, 102, 118, 190], \"label\": \"red")), " apple\"}]");
+  EXPECT_EQ(m.Draft(m.After("```json\n[\n\t{\"bbox_2d\": [31, 102, 118, 190")),
             "], \"label\": \"red apple\"}\n]\n```");
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [31, 102, 118, 190", {448, 336, "all cats"})),
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [31, 102, 118, 190", {448, 336, "all cats"})),
             "], \"label\": \"cat\"}, {\"bbox_2d\": [");
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [31, 102, 118, 190", {448, 336, "找到红苹果"})),
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [31, 102, 118, 190", {448, 336, "找到红苹果"})),
             "], \"label\": \"红苹果\"}]");
-  EXPECT_EQ(m.Guess(m.After("```json\n[\n    {\"bbox_2d\": [1, 2, 331, 300], \"label\": \"x\"},")),
+  EXPECT_EQ(m.Draft(m.After("```json\n[\n    {\"bbox_2d\": [1, 2, 331, 300], \"label\": \"x\"},")),
             "\n    {\"bbox_2d\": [");
 }
 
-TEST(BoxGrammarTest, GuessesTheOnlyDigitThatFitsAndTheLeadingOneOfTheFarCorner) {
+TEST(BoxGrammarTest, DraftsTheOnlyDigitThatFitsAndTheLeadingOneOfTheFarCorner) {
   const Model& m = OfNano();
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [400, 310, ")), "4");
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [440, 310, ")), "44");
-  EXPECT_EQ(m.Guess(m.After("[{\"bbox_2d\": [447, 310, ")), "448, 3");
-  EXPECT_THAT(m.After("[{\"bbox_2d\": [447, 310, ").Forced(), IsEmpty());  // digits never
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [400, 310, ")), "4");
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [440, 310, ")), "44");
+  EXPECT_EQ(m.Draft(m.After("[{\"bbox_2d\": [447, 310, ")), "448, 3");
+  EXPECT_THAT(m.After("[{\"bbox_2d\": [447, 310, ").JumpForward(), IsEmpty());  // digits never
 }
-
-// --- whole answers
-// ---------------------------------------------------------------------------------
 
 std::vector<std::string> Answers() {
   std::vector<std::string> answers = {
@@ -320,9 +310,9 @@ void ReplayAll(const Model& m) {
   }
 }
 
-TEST(BoxGrammarTest, ForcesOnlyWhatTheTokenizerWrites) { ReplayAll(OfNano()); }
-TEST(BoxGrammarTest, ForcesOnlyWhatATokenizerOfMergedTokensWrites) { ReplayAll(OfMerged()); }
-TEST(BoxGrammarTest, ForcesOnlyWhatTheTokenizerOfQwenWrites) {
+TEST(BoxGrammarTest, JumpForwardEqualsTheTokenizer) { ReplayAll(OfNano()); }
+TEST(BoxGrammarTest, JumpForwardEqualsATokenizerOfMergedTokens) { ReplayAll(OfMerged()); }
+TEST(BoxGrammarTest, JumpForwardEqualsTheTokenizerOfQwen) {
   if (OfQwen() == nullptr) GTEST_SKIP() << "no Qwen tokenizer";
   ReplayAll(*OfQwen());
 }
@@ -446,7 +436,7 @@ class AnyAnswer {
   std::mt19937 random_;
 };
 
-TEST(BoxGrammarTest, ForcesOnlyWhatTheTokenizerWritesWhateverTheStyle) {
+TEST(BoxGrammarTest, JumpForwardEqualsTheTokenizerWhateverTheStyle) {
   for (const Model* m : {&OfNano(), &OfMerged(), OfQwen()}) {
     if (m == nullptr) continue;  // no Qwen tokenizer
     AnyAnswer any(7);
@@ -459,7 +449,7 @@ TEST(BoxGrammarTest, ForcesOnlyWhatTheTokenizerWritesWhateverTheStyle) {
   }
 }
 
-TEST(BoxGrammarTest, NeedsAboutAPassForEachDigit) {
+TEST(BoxGrammarTest, NeedsAboutAStepForEachDigit) {
   const std::string answer =
       "[{\"bbox_2d\": [131, 102, 218, 190], \"label\": \"red apple\"}, {\"bbox_2d\": [231, 112, "
       "358, "
@@ -472,9 +462,6 @@ TEST(BoxGrammarTest, NeedsAboutAPassForEachDigit) {
   EXPECT_LE(replay.passes, 3 * 12 + 2);
 }
 
-// --- the choice to go on
-// -----------------------------------------------------------------------------
-
 TEST(BoxGrammarTest, ReportsTheChoiceOfTheListFromRawLogits) {
   const Model& m = OfNano();
   std::vector<float> logits(kNanoVocabulary, -50);
@@ -484,23 +471,23 @@ TEST(BoxGrammarTest, ReportsTheChoiceOfTheListFromRawLogits) {
   // The first token may decide at once.
   set("[]", 1);
   set("[{\"", 2);
-  auto choice = m.Start().ListChoice(logits);
+  auto choice = ListChoiceOf(m.Start(), logits);
   ASSERT_TRUE(choice.has_value());
   const double all = std::log(std::exp(1.0) + std::exp(2.0));
   EXPECT_NEAR(choice->log_close, 1 - all, 1e-5);
   EXPECT_NEAR(choice->log_more, 2 - all, 1e-5);
   // Free text, and a bracket alone, decide nothing.
   set("a", 5);
-  EXPECT_FALSE(m.Start().ListChoice(logits).has_value());
+  EXPECT_FALSE(ListChoiceOf(m.Start(), logits).has_value());
   set("a", -50);
   set("[", 5);
-  EXPECT_FALSE(m.Start().ListChoice(logits).has_value());
+  EXPECT_FALSE(ListChoiceOf(m.Start(), logits).has_value());
   // What the mask forbids still counts for the probabilities: they are taken before it.
   set("[", -50);
   set("a", 3);
   set("{\"", 2);
   set("]", 1);
-  choice = m.After("[").ListChoice(logits);
+  choice = ListChoiceOf(m.After("["), logits);
   ASSERT_TRUE(choice.has_value());
   EXPECT_NEAR(choice->log_close,
               1 - std::log(std::exp(1.0) + 2 * std::exp(2.0) + std::exp(1.0) + std::exp(3.0)),
@@ -518,10 +505,10 @@ TEST(BoxGrammarTest, ReportsTheChoiceOnceWhereATokenCrossesIt) {
   set("\"}]", 1);
   set("\"},", 2);
   BoxCursor cursor = m.After(label);
-  EXPECT_FALSE(cursor.ListChoice(logits).has_value());  // the label goes on
-  EXPECT_TRUE(cursor.ListChoice(logits, m.Id("\"},")).has_value());
+  EXPECT_FALSE(ListChoiceOf(cursor, logits).has_value());  // the label goes on
+  EXPECT_TRUE(ListChoiceOf(cursor, logits, m.Id("\"},")).has_value());
   set(" apple", -50);
-  const auto choice = cursor.ListChoice(logits);
+  const auto choice = ListChoiceOf(cursor, logits);
   ASSERT_TRUE(choice.has_value());
   const double all = std::log(std::exp(1.0) + std::exp(2.0));
   EXPECT_NEAR(choice->log_close, 1 - all, 1e-5);
@@ -530,17 +517,17 @@ TEST(BoxGrammarTest, ReportsTheChoiceOnceWhereATokenCrossesIt) {
   cursor.Accept(m.Id("\"},"));
   set("\"},", -50);
   set(" {\"", 3);
-  EXPECT_FALSE(cursor.ListChoice(logits).has_value());
+  EXPECT_FALSE(ListChoiceOf(cursor, logits).has_value());
   // By a token that leaves it open, the choice comes after it.
   cursor = m.After(label);
   set("\"}", 5);
-  EXPECT_FALSE(cursor.ListChoice(logits).has_value());
+  EXPECT_FALSE(ListChoiceOf(cursor, logits).has_value());
   cursor.Accept(m.Id("\"}"));
   set("]", 6);
-  ASSERT_TRUE(cursor.ListChoice(logits).has_value());
-  EXPECT_GT(cursor.ListChoice(logits)->log_close, -0.5);
-  EXPECT_EQ(cursor.ListChoice(logits)->offset, label.size() + 2);
-  EXPECT_FALSE(m.After("[]").ListChoice(logits).has_value());
+  ASSERT_TRUE(ListChoiceOf(cursor, logits).has_value());
+  EXPECT_GT(ListChoiceOf(cursor, logits)->log_close, -0.5);
+  EXPECT_EQ(ListChoiceOf(cursor, logits)->offset, label.size() + 2);
+  EXPECT_FALSE(ListChoiceOf(m.After("[]"), logits).has_value());
 }
 
 TEST(BoxGrammarTest, CountsTokensOfEachSideWhereverTheyCross) {
@@ -548,7 +535,7 @@ TEST(BoxGrammarTest, CountsTokensOfEachSideWhereverTheyCross) {
   const auto sides = [&](const std::string& text, absl::string_view token) {
     std::vector<float> logits(kMergedVocabulary, -1000);
     logits[static_cast<size_t>(m.Id(token))] = 10;
-    return m.After(text).ListChoice(logits);
+    return ListChoiceOf(m.After(text), logits);
   };
   const std::string inside = "[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"red";
   const std::string after = inside + "\"";
@@ -575,41 +562,74 @@ TEST(BoxGrammarTest, CountsTokensOfEachSideWhereverTheyCross) {
       EXPECT_NEAR(c.more ? choice->log_more : choice->log_close, 0, 1e-6) << c.text << c.token;
       EXPECT_LT(c.more ? choice->log_close : choice->log_more, -900) << c.text << c.token;
     } else {  // no fence was opened: not allowed, and so not the best of what is
-      EXPECT_FALSE(m.After(c.text).ListChoice(std::vector<float>(1, 0), m.Id(c.token)).has_value());
+      EXPECT_FALSE(m.After(c.text).DecisionOffset(m.Id(c.token)).has_value());
     }
   }
 }
 
-// --- cut answers
-// --------------------------------------------------------------------------------------
-
-TEST(BoxGrammarTest, ClosesAnAnswerAfterItsLastWholeBox) {
+TEST(BoxGrammarTest, ClosesATruncatedAnswerAfterItsLastBoxWithFourNumbers) {
   const Model& m = OfNano();
   const std::string one = "[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"a\"}";
+  const std::string two = one + ", {\"bbox_2d\": [1, 2, 30, 40]";
   const std::string lines = "```json\n[\n\t{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"a\"}";
   struct Case {
     std::string text, closed;
   };
   for (const Case& c : std::initializer_list<Case>{
-           {"[", "[]"},
-           {"\n[{\"bbox_2d\": [1, 2, 3", "\n[]"},
-           {"```json\n[\n\t{\"bb", "```json\n[]\n```"},
            {one, one + "]"},
            {one + ",", one + "]"},
-           {one + ", {\"bbox_2d\": [1, 2, 30, 40], \"label\": \"unfin", one + "]"},
            {one + ", " + one.substr(1) + ", {", one + ", " + one.substr(1) + "]"},
+           {one + ", {\"bbox_2d\": [1, 2, 30, 40", one + "]"},
            {lines + ",\n\t{\"bbox_2d\": [1", lines + "\n]\n```"},
-           {"{\"bbox_2d\": [1, 2", ""},
-           {"```json\n{\"bbox_2d\": [1, 2", ""},
-           // Nothing but the fence is missing.
+           // A box whose four numbers are there counts, with its label as far as it was written.
+           {two, two + "}]"},
+           {two + ", \"lab", two + "}]"},
+           {two + ", \"label\": \"", two + "}]"},
+           {two + ", \"label\": \"unfin", two + ", \"label\": \"unfin\"}]"},
+           {two + ", \"label\": \"a\\\"", two + ", \"label\": \"a\\\"\"}]"},
+           {two + ", \"label\": \"a\\", two + ", \"label\": \"a\"}]"},
+           {two + ", \"label\": \"a\\u00", two + ", \"label\": \"a\"}]"},
+           {two + ", \"label\": \"done\"", two + ", \"label\": \"done\"}]"},
+           {"[{\"bbox_2d\": [1, 2, 3, 4]", "[{\"bbox_2d\": [1, 2, 3, 4]}]"},
+           {"[{\"label\": \"a\", \"bbox_2d\": [1, 2, 3, 4]",
+            "[{\"label\": \"a\", \"bbox_2d\": [1, 2, 3, 4]}]"},
+           {"{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"re",
+            "{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"re\"}"},
+           {"```json\n[\n\t{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"re",
+            "```json\n[\n\t{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"re\"}\n]\n```"},
+           // Only the fence is missing.
            {"```json\n[]", "```json\n[]\n```"},
            {lines + "\n]\n", lines + "\n]\n```"},
            {lines + "\n]\n``", lines + "\n]\n```"},
        }) {
     const BoxCursor cursor = m.After(c.text);
     ASSERT_TRUE(cursor.inside() && !cursor.may_end()) << c.text;
-    const BoxCursor::Cut cut = cursor.CloseHere();
-    EXPECT_EQ(c.text.substr(0, cut.keep_bytes) + cut.close, c.closed) << c.text;
+    const auto closing = cursor.CloseTruncated();
+    ASSERT_TRUE(closing.has_value()) << c.text;
+    EXPECT_EQ(c.text.substr(0, closing->keep_bytes) + closing->text, c.closed) << c.text;
+  }
+}
+
+TEST(BoxGrammarTest, ALabelIsCutBetweenCharacters) {
+  const Model& m = OfNano();
+  const std::string box = "[{\"bbox_2d\": [1, 2, 3, 4]";
+  BoxCursor cursor = m.After(box + ", \"label\": \"\u7EA2");
+  cursor.Accept(m.Id("\xE8"));  // the first byte of a character
+  const auto closing = cursor.CloseTruncated();
+  ASSERT_TRUE(closing.has_value());
+  EXPECT_EQ(closing->keep_bytes, (box + ", \"label\": \"\u7EA2").size());
+  EXPECT_EQ(closing->text, "\"}]");
+  cursor = m.After(box + ", \"label\": \"");
+  cursor.Accept(m.Id("\xE8"));
+  EXPECT_EQ(cursor.CloseTruncated()->keep_bytes, box.size()) << "a label without a character";
+}
+
+TEST(BoxGrammarTest, NeverClosesAnEmptyListInTheModelsName) {
+  const Model& m = OfNano();
+  for (const char* text :
+       {"[", "\n[{\"bbox_2d\": [1, 2, 3", "```json\n[\n\t{\"bb", "{\"bbox_2d\": [1, 2",
+        "```json\n{\"bbox_2d\": [1, 2", "[{\"label\": \"red app", "[]", "There is"}) {
+    EXPECT_FALSE(m.After(text).CloseTruncated().has_value()) << text;
   }
 }
 
@@ -627,9 +647,6 @@ TEST(BoxGrammarTest, EndsALabelAtItsLimit) {
   EXPECT_TRUE(m.Allows(cursor, "\"}]"));
   EXPECT_TRUE(cursor.inside());
 }
-
-// --- compiling
-// ----------------------------------------------------------------------------------------
 
 TEST(BoxGrammarTest, RefusesAVocabularyThatCannotBeTheModels) {
   const auto reason = [](int vocabulary, const std::vector<int32_t>& eos) {
@@ -652,13 +669,13 @@ TEST(BoxGrammarTest, TakesAnEndTokenThatHasBytesOfItsOwnForNothingElse) {
   EXPECT_TRUE(m.Allows(cursor, "x"));
 }
 
-TEST(BoxGrammarTest, CopiesLookAheadWithoutMovingTheOriginal) {
+TEST(BoxGrammarTest, ACopyMovesWithoutTheOriginal) {
   const Model& m = OfNano();
   const BoxCursor cursor = m.After("[{\"bbox_2d\": [1, 2, 3");
   BoxCursor copy = cursor;
   for (const int32_t id : m.tokenizer.EncodeText(", 4]")) copy.Accept(id);
-  EXPECT_EQ(m.Guess(cursor), m.Guess(m.After("[{\"bbox_2d\": [1, 2, 3")));
-  EXPECT_NE(m.Guess(copy), m.Guess(cursor));
+  EXPECT_EQ(m.Draft(cursor), m.Draft(m.After("[{\"bbox_2d\": [1, 2, 3")));
+  EXPECT_NE(m.Draft(copy), m.Draft(cursor));
 }
 
 }  // namespace

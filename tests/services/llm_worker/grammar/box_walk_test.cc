@@ -15,13 +15,13 @@
 namespace chord::grammar {
 namespace {
 
-struct Vocabulary {
+struct TestVocabulary {
   const model::Tokenizer* tokenizer;
   int size;
   std::vector<int32_t> eos;
   std::shared_ptr<const BoxGrammar> grammar;
 
-  Vocabulary(const model::Tokenizer& t, int n, const std::vector<int32_t>& end)
+  TestVocabulary(const model::Tokenizer& t, int n, const std::vector<int32_t>& end)
       : tokenizer(&t), size(n), eos(end), grammar(*BoxGrammar::Compile(t, n, end)) {}
 };
 
@@ -51,8 +51,8 @@ void ExpectWhole(const std::string& text, const BoxRequest& prompt) {
 }
 
 // One answer by random choices. The first bytes are given, so that it begins the form. What may be
-// forced or guessed is followed now and then, as a decode loop does.
-void Walk(const Vocabulary& v, std::mt19937& random, const std::string& begin) {
+// jumped to or drafted is followed now and then, as a decode loop does.
+void Walk(const TestVocabulary& v, std::mt19937& random, const std::string& begin) {
   const BoxRequest prompt{static_cast<int>(1 + random() % 1200),
                           static_cast<int>(1 + random() % 1200), "find all red apples"};
   BoxCursor cursor(v.grammar.get(), prompt);
@@ -69,23 +69,20 @@ void Walk(const Vocabulary& v, std::mt19937& random, const std::string& begin) {
   ASSERT_TRUE(cursor.inside()) << begin;
   const auto steps = static_cast<int>(random() % 120);
   for (int step = 0; step < 4000; ++step) {
-    const std::vector<int32_t> ids = Ids(cursor.Allowed());
+    const std::vector<int32_t> ids = Ids(cursor.Sets()->allowed);
     ASSERT_FALSE(ids.empty()) << text;
-    for (const auto& some : {cursor.Forced(), cursor.Guess()}) {
+    for (const auto& some : {cursor.JumpForward(), cursor.Draft()}) {
       BoxCursor ahead = cursor;
       for (const int32_t id : some) {
-        const auto mask = ahead.Allowed();
-        ASSERT_TRUE(mask[static_cast<size_t>(id) / 64] >> (static_cast<size_t>(id) % 64) & 1)
+        ASSERT_TRUE(Contains(ahead.Sets()->allowed, id))
             << text << " then " << v.tokenizer->TokenBytes(id);
         ahead.Accept(id);
       }
       ASSERT_TRUE(ahead.inside());
     }
-    if (!cursor.complete()) {  // cut here, it is whole as well
-      const BoxCursor::Cut cut = cursor.CloseHere();
-      ASSERT_LE(cut.keep_bytes, text.size());
-      const std::string closed = text.substr(0, cut.keep_bytes) + cut.close;
-      if (!closed.empty()) ExpectWhole(closed, prompt);
+    if (const auto closing = cursor.CloseTruncated(); closing && !cursor.complete()) {
+      ASSERT_LE(closing->keep_bytes, text.size());
+      ExpectWhole(text.substr(0, closing->keep_bytes) + closing->text, prompt);
     }
     int32_t id = ids[random() % ids.size()];
     if (step > steps) {  // towards the end: quotes and brackets first
@@ -113,7 +110,7 @@ void Walk(const Vocabulary& v, std::mt19937& random, const std::string& begin) {
   FAIL() << "no end: " << text;
 }
 
-void WalkMany(const Vocabulary& v, int walks, uint32_t seed) {
+void WalkMany(const TestVocabulary& v, int walks, uint32_t seed) {
   std::mt19937 random(seed);
   for (int i = 0; i < walks; ++i) {
     const char* begins[] = {
@@ -124,21 +121,21 @@ void WalkMany(const Vocabulary& v, int walks, uint32_t seed) {
 }
 
 TEST(BoxWalkTest, AnyAnswerOfNanoIsReadWhole) {
-  WalkMany(Vocabulary(Nano(), kNanoVocabulary, NanoEos()), 150, 1);
+  WalkMany(TestVocabulary(Nano(), kNanoVocabulary, NanoEos()), 150, 1);
 }
 
 TEST(BoxWalkTest, AnyAnswerOfAVocabularyOfMergedTokensIsReadWhole) {
-  WalkMany(Vocabulary(Merged(), kMergedVocabulary, NanoEos()), 150, 2);
+  WalkMany(TestVocabulary(Merged(), kMergedVocabulary, NanoEos()), 150, 2);
 }
 
 TEST(BoxWalkTest, AnyAnswerOfQwenIsReadWhole) {
   if (Qwen() == nullptr) GTEST_SKIP() << "no Qwen tokenizer";
-  WalkMany(Vocabulary(*Qwen(), kQwenVocabulary, QwenEos()), 6, 3);
+  WalkMany(TestVocabulary(*Qwen(), kQwenVocabulary, QwenEos()), 6, 3);
 }
 
 // The mask is exactly the set of tokens whose bytes the automaton takes one by one.
 TEST(BoxWalkTest, MasksAreWhatTheBytesSay) {
-  const Vocabulary v(Merged(), kMergedVocabulary, NanoEos());
+  const TestVocabulary v(Merged(), kMergedVocabulary, NanoEos());
   std::mt19937 random(4);
   for (int walk = 0; walk < 40; ++walk) {
     BoxCursor cursor(v.grammar.get(), {448, 99, "the cat"});
@@ -165,7 +162,7 @@ TEST(BoxWalkTest, MasksAreWhatTheBytesSay) {
         if (taken || (state.may_end() && (id == v.eos[0] || id == v.eos[1])))
           expected.push_back(id);
       }
-      ASSERT_EQ(Ids(cursor.Allowed()), expected);
+      ASSERT_EQ(Ids(cursor.Sets()->allowed), expected);
       const int32_t id = expected[random() % expected.size()];
       if (v.tokenizer->IsAdded(id)) break;
       ASSERT_NO_FATAL_FAILURE(accept(id));
