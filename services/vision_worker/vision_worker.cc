@@ -144,6 +144,7 @@ class VisionWorkerImpl final : public VisionWorker {
     engine::VisionTower::Options options;
     options.device = device;
     options.dtype = core->row_dtype;
+    options.attention = settings_.attention;
     options.on_fallback = [](const absl::Status& reason) {
       obs::Log(obs::LogLevel::kWarning, "cuda_kernels_unavailable",
                {{"part", "vision"}, {"reason", std::string(reason.message())}});
