@@ -1,10 +1,11 @@
 // The language half of a Qwen2.5-VL model on a GPU, without a checkpoint: random weights of the
-// shape of the 3B or 7B, loaded through the same path as a real one. Decode steps at several numbers
-// of sequences, prefill, and loading; the times are of the host, from call to result.
+// shape of the 3B or 7B, loaded through the same path as a real one. Decode steps at several
+// numbers of sequences, prefill, and loading; the times are of the host, from call to result.
 //
 //   cuda_decode [3b|7b|tiny] [ROUNDS] [LIBCHORD_CUDA] [CASE]
 //
-// One JSON line per case; CASE, part of a name, chooses among them. `floor_gb`: what a step has to read at least.
+// One JSON line per case; CASE, part of a name, chooses among them. `floor_gb`: what a step has to
+// read at least.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -29,7 +30,9 @@ namespace {
 constexpr int kContext = 1040, kPage = 16, kSequences = 32, kAnswer = 64;
 
 double Now() {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration<double, std::milli>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 void Require(const Status& status, const char* what) {
@@ -42,11 +45,14 @@ DecoderOptions OptionsOf(const std::string& model) {
   DecoderOptions o;
   o.head_dim = 128, o.rms_norm_eps = 1e-6f, o.rope_positions = 8192;
   if (model == "7b") {
-    o.layers = 28, o.hidden = 3584, o.intermediate = 18944, o.heads = 28, o.kv_heads = 4, o.vocab = 152064;
+    o.layers = 28, o.hidden = 3584, o.intermediate = 18944, o.heads = 28, o.kv_heads = 4,
+    o.vocab = 152064;
   } else if (model == "tiny") {
-    o.layers = 2, o.hidden = 2048, o.intermediate = 11008, o.heads = 16, o.kv_heads = 2, o.vocab = 4096;
+    o.layers = 2, o.hidden = 2048, o.intermediate = 11008, o.heads = 16, o.kv_heads = 2,
+    o.vocab = 4096;
   } else {
-    o.layers = 36, o.hidden = 2048, o.intermediate = 11008, o.heads = 16, o.kv_heads = 2, o.vocab = 151936;
+    o.layers = 36, o.hidden = 2048, o.intermediate = 11008, o.heads = 16, o.kv_heads = 2,
+    o.vocab = 151936;
   }
   o.kv_pages = kSequences * (kContext + kAnswer + kPage) / kPage;
   return o;
@@ -55,12 +61,14 @@ DecoderOptions OptionsOf(const std::string& model) {
 // Small random bf16 values that every tensor is cut from, at another offset each.
 class RandomWeights {
  public:
-  explicit RandomWeights(const DecoderOptions& o) : o_(o), bits_(int64_t{o.vocab} * o.hidden + (1 << 16)) {
+  explicit RandomWeights(const DecoderOptions& o)
+      : o_(o), bits_(int64_t{o.vocab} * o.hidden + (1 << 16)) {
     uint64_t state = 88172645463325252u;
     for (uint16_t& bits : bits_) {
       state ^= state << 13, state ^= state >> 7, state ^= state << 17;
       // Sign, an exponent of 2^-8 .. 2^-5, seven bits of mantissa.
-      bits = static_cast<uint16_t>((state & 0x8000) | ((119 + ((state >> 20) & 3)) << 7) | ((state >> 32) & 0x7f));
+      bits = static_cast<uint16_t>((state & 0x8000) | ((119 + ((state >> 20) & 3)) << 7) |
+                                   ((state >> 32) & 0x7f));
     }
   }
   DecoderTensors Tensors() {
@@ -69,8 +77,9 @@ class RandomWeights {
     t.head = o_.hidden == 3584 ? Next() : t.embedding;  // the 7B's head is its own matrix
     for (int i = 0; i < o_.layers; ++i) {
       LayerTensors l;
-      for (Tensor* tensor : {&l.input_norm, &l.post_norm, &l.q_weight, &l.k_weight, &l.v_weight, &l.q_bias, &l.k_bias, &l.v_bias,
-                             &l.o_weight, &l.gate_weight, &l.up_weight, &l.down_weight}) {
+      for (Tensor* tensor :
+           {&l.input_norm, &l.post_norm, &l.q_weight, &l.k_weight, &l.v_weight, &l.q_bias,
+            &l.k_bias, &l.v_bias, &l.o_weight, &l.gate_weight, &l.up_weight, &l.down_weight}) {
         *tensor = Next();
       }
       layers_.push_back(l);
@@ -95,7 +104,9 @@ double WeightGigabytes(const DecoderOptions& o) {
   const double layer = o.hidden * (q + 2 * kv) + q * o.hidden + 3.0 * o.hidden * o.intermediate;
   return 2e-9 * (o.layers * layer + double(o.vocab) * o.hidden);
 }
-double KvGigabytes(const DecoderOptions& o) { return 4e-9 * o.layers * kContext * o.kv_heads * o.head_dim; }
+double KvGigabytes(const DecoderOptions& o) {
+  return 4e-9 * o.layers * kContext * o.kv_heads * o.head_dim;
+}
 
 class Bench {
  public:
@@ -118,11 +129,13 @@ class Bench {
     std::vector<StepChunk> chunks(sequences);
     for (int i = 0; i < sequences; ++i) {
       chunks[i].pages = pages_[i].data(), chunks[i].start = start, chunks[i].count = n;
-      chunks[i].ids = ids_.data() + start, chunks[i].positions = positions.data(), chunks[i].logits = 1;
+      chunks[i].ids = ids_.data() + start, chunks[i].positions = positions.data(),
+      chunks[i].logits = 1;
     }
     const std::vector<SampleRequest> requests(sequences);
     outcomes_.resize(sequences);
-    Require(decoder_->StepAndSample(chunks.data(), sequences, requests.data(), outcomes_.data()), "step");
+    Require(decoder_->StepAndSample(chunks.data(), sequences, requests.data(), outcomes_.data()),
+            "step");
   }
 
   void Measure(const char* name, double floor_gb, const std::function<void()>& fn) {
@@ -134,8 +147,11 @@ class Bench {
       if (round >= 0) times.push_back(Now() - begin);
     }
     std::sort(times.begin(), times.end());
-    std::printf("{\"case\": \"%s\", \"min_ms\": %.4f, \"median_ms\": %.4f, \"floor_gb\": %.3f, \"tb_per_s\": %.3f, \"id\": %d}\n",
-                name, times.front(), times[times.size() / 2], floor_gb, floor_gb / times[times.size() / 2], outcomes_[0].id);
+    std::printf(
+        "{\"case\": \"%s\", \"min_ms\": %.4f, \"median_ms\": %.4f, \"floor_gb\": %.3f, "
+        "\"tb_per_s\": %.3f, \"id\": %d}\n",
+        name, times.front(), times[times.size() / 2], floor_gb, floor_gb / times[times.size() / 2],
+        outcomes_[0].id);
     std::fflush(stdout);
   }
 
@@ -150,7 +166,8 @@ class Bench {
     int at = kContext;
     for (const int sequences : {1, 2, 4, 8, 16, 32}) {
       const std::string name = "decode_" + std::to_string(sequences);
-      Measure(name.c_str(), weights + sequences * kv, [&] { Step(sequences, at = kContext + (at + 1) % 32, 1); });
+      Measure(name.c_str(), weights + sequences * kv,
+              [&] { Step(sequences, at = kContext + (at + 1) % 32, 1); });
     }
     Measure("draft_1_of_4_ids", weights + kv, [&] { Step(1, kContext, 4); });
     Measure("prefill_64", weights, [&] { Step(1, 0, 64); });
@@ -173,9 +190,11 @@ int Main(int argc, char** argv) {
   const int rounds = argc > 2 ? std::max(1, std::atoi(argv[2])) : 100;
   const char* path = argc > 3 ? argv[3] : "libchord_cuda.so";
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  const auto entry = library == nullptr ? nullptr : reinterpret_cast<Entry>(dlsym(library, kEntrySymbol));
+  const auto entry =
+      library == nullptr ? nullptr : reinterpret_cast<Entry>(dlsym(library, kEntrySymbol));
   if (entry == nullptr || entry()->version != kApiVersion) {
-    std::fprintf(stderr, "cuda_decode [3b|7b|tiny] [ROUNDS] [LIBCHORD_CUDA]\n%s\n", library == nullptr ? dlerror() : "wrong version");
+    std::fprintf(stderr, "cuda_decode [3b|7b|tiny] [ROUNDS] [LIBCHORD_CUDA]\n%s\n",
+                 library == nullptr ? dlerror() : "wrong version");
     return 2;
   }
   DecoderOptions options = OptionsOf(model);
@@ -189,10 +208,14 @@ int Main(int argc, char** argv) {
   Require(entry()->create_decoder(options, &made), "create");
   const std::unique_ptr<Decoder> decoder(made);
   const double created = Now();
-  Require(decoder->Load(weights.Tensors(), static_cast<int>(std::min(8u, std::thread::hardware_concurrency()))), "load");
+  Require(decoder->Load(weights.Tensors(),
+                        static_cast<int>(std::min(8u, std::thread::hardware_concurrency()))),
+          "load");
   const double loaded = Now();
   Require(decoder->WarmUp(), "warm up");
-  std::printf("{\"case\": \"start\", \"create_ms\": %.1f, \"load_ms\": %.1f, \"warm_up_ms\": %.1f}\n", created - begin, loaded - created, Now() - loaded);
+  std::printf(
+      "{\"case\": \"start\", \"create_ms\": %.1f, \"load_ms\": %.1f, \"warm_up_ms\": %.1f}\n",
+      created - begin, loaded - created, Now() - loaded);
   Bench(decoder.get(), options, rounds, argc > 4 ? argv[4] : "").Run();
   return 0;
 }

@@ -142,11 +142,11 @@ def make_images(folder, count=10):
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
     for i in range(count):
-        pixels = np.zeros((768, 1024, 3))
+        photo = np.zeros((768, 1024, 3))
         for scale in (4, 16, 64):
             small = random.integers(0, 256, (768 // scale + 1, 1024 // scale + 1, 3), dtype=np.uint8)
-            pixels += np.asarray(Image.fromarray(small).resize((1024, 768), Image.BICUBIC)) * {4: 0.2, 16: 0.3, 64: 0.5}[scale]
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"image_{i}.jpg", quality=90)
+            photo += np.asarray(Image.fromarray(small).resize((1024, 768), Image.BICUBIC)) * {4: 0.2, 16: 0.3, 64: 0.5}[scale]
+        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(folder / f"image_{i}.jpg", quality=90)
     return sorted(folder.glob("*.jpg"))
 
 
@@ -239,7 +239,7 @@ def engine(programs, folder, images, new_tokens):
                 out[f"{name}_load_ms"] = row["load_ms"]
     # One image several times: the first answers warm up.
     lines = "".join(f"{images[0]}\tall cats\n" for _ in range(8))
-    rows = [json.loads(line) for line in programs.run("in_process", folder, programs.device, text=lines).splitlines()]
+    rows = [json.loads(line) for line in programs.run("in_process", folder, programs.device, new_tokens, text=lines).splitlines()]
     out["in_process"] = {key: statistics.median(row[key] for row in rows[3:]) for key in rows[0]}
     out["in_process"]["decode_ms_per_token"] = out["in_process"]["decode_ms"] / max(1, out["in_process"]["tokens"] - 1)
     return out
@@ -256,8 +256,11 @@ class Service:
             [str(programs.bin / "chord"), "serve", "--model", str(folder), "--http", "127.0.0.1:0", "--grpc",
              "127.0.0.1:0", "--vision-device", programs.device, "--language-device", programs.device, *flags],
             stdout=subprocess.PIPE, stderr=self.log, text=True, env=dict(programs.env, XDG_RUNTIME_DIR=self.dir.name))
-        text = "".join(self.process.stdout.readline() for _ in range(3))
-        found = re.search(r"gRPC\s+(\S+)", text)
+        text, found = "", None
+        for line in self.process.stdout:  # ends when the process does
+            text += line
+            if found := re.search(r"gRPC\s+(\S+)", text):
+                break
         if not found:
             self.__exit__()
             raise RuntimeError(f"chord serve did not start: {text} {self.text()[-3000:]}")

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "common/base/status_macros.h"
 #include "common/engine/device.h"
 #include "common/engine/language_model.h"
@@ -62,7 +63,8 @@ absl::StatusOr<Engine> Load(const std::string& dir, const std::string& device_te
   return out;
 }
 
-absl::Status Answer(Engine& engine, const std::string& path, const std::string& prompt) {
+absl::Status Answer(Engine& engine, const std::string& path, const std::string& prompt,
+                    int max_tokens) {
   std::ifstream file(path, std::ios::binary);
   const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
 
@@ -73,14 +75,18 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
                          image::PlanFrame(header, engine.config.geometry));
   CHORD_ASSIGN_OR_RETURN(const image::RgbImage image, image::Decode(bytes, {.limits = limits}));
   const image::RgbImage resized = image::Resize(image, plan.resized, image::ResizeMode::kTorch);
-  const int64_t columns = 3LL * engine.config.geometry.temporal_patch_size *
-                          engine.config.geometry.patch_size * engine.config.geometry.patch_size;
-  std::vector<float> patches(static_cast<size_t>(plan.grid.patches() * columns));
-  CHORD_RETURN_IF_ERROR(image::Patchify(resized, engine.config.geometry,
-                                        engine.config.normalization, image::ResizeMode::kTorch,
-                                        absl::MakeSpan(patches)));
+  std::vector<float> patches;
+  if (!engine.tower->prefers_pixels()) {
+    patches.resize(resized.rgb.size() * engine.config.geometry.temporal_patch_size);
+    CHORD_RETURN_IF_ERROR(image::Patchify(resized, engine.config.geometry,
+                                          engine.config.normalization, image::ResizeMode::kTorch,
+                                          absl::MakeSpan(patches)));
+  }
   const double pixels = Now();
-  CHORD_ASSIGN_OR_RETURN(auto rows, engine.tower->Encode(patches, {plan.grid}, CancelToken()));
+  CHORD_ASSIGN_OR_RETURN(auto rows,
+                         patches.empty()
+                             ? engine.tower->EncodePixels(resized.rgb, {plan.grid}, CancelToken())
+                             : engine.tower->Encode(patches, {plan.grid}, CancelToken()));
   const double tower = Now();
 
   const std::vector<model::Message> messages = {
@@ -94,7 +100,12 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
   for (int64_t i = 0; i < encoded.images[0].tokens; ++i) {
     image_rows[static_cast<size_t>(encoded.images[0].begin + i)] = static_cast<int32_t>(i);
   }
-  std::vector<float> logits;
+  engine::SeenTokens seen(engine.language->vocab_size());
+  seen.Add(encoded.ids);
+  engine::SampleSpec spec;
+  spec.repetition_penalty = engine.config.generation.repetition_penalty;
+  spec.penalized = seen.ids();
+  std::vector<engine::SampledToken> sampled;
   engine::LanguageModel::Chunk chunk;
   std::vector<int32_t> pages(engine.language->kv_pages());
   std::iota(pages.begin(), pages.end(), 0);
@@ -103,21 +114,18 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
   chunk.positions = encoded.positions;
   chunk.image_rows = image_rows;
   chunk.embeddings = embeddings.get();
-  CHORD_RETURN_IF_ERROR(engine.language->Step({chunk}, &logits));
+  CHORD_RETURN_IF_ERROR(engine.language->StepAndSample({chunk}, {spec}, &sampled));
   const double prefill = Now();
 
-  engine::SeenTokens seen(engine.language->vocab_size());
-  seen.Add(encoded.ids);
   int tokens = 0;
   auto index = static_cast<int>(encoded.ids.size());
   const auto& eos = engine.config.generation.eos_token_ids;
-  while (tokens < 512) {
-    engine::ApplyRepetitionPenalty(absl::MakeSpan(logits), seen,
-                                   engine.config.generation.repetition_penalty);
-    const int32_t id = engine::Argmax(logits);
+  while (true) {
+    const int32_t id = sampled[0].id;
     seen.Add(id);
+    spec.penalized = seen.ids();
     ++tokens;
-    if (std::find(eos.begin(), eos.end(), id) != eos.end()) break;
+    if (tokens == max_tokens || std::find(eos.begin(), eos.end(), id) != eos.end()) break;
     const auto position = static_cast<int32_t>(index + encoded.rope_delta);
     const int32_t positions[3] = {position, position, position};
     engine::LanguageModel::Chunk next;
@@ -125,7 +133,7 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
     next.start = index++;
     next.ids = absl::MakeSpan(&id, 1);
     next.positions = positions;
-    CHORD_RETURN_IF_ERROR(engine.language->Step({next}, &logits));
+    CHORD_RETURN_IF_ERROR(engine.language->StepAndSample({next}, {spec}, &sampled));
   }
   const double end = Now();
   std::printf(
@@ -138,16 +146,18 @@ absl::Status Answer(Engine& engine, const std::string& path, const std::string& 
 }
 
 int Main(int argc, char** argv) {
-  if (argc < 2 || argc > 3) {
-    std::fprintf(stderr, "in_process MODEL_DIR [DEVICE] < lines of PATH<TAB>PROMPT\n");
+  int max_tokens = 512;
+  if (argc < 2 || argc > 4 ||
+      (argc == 4 && (!absl::SimpleAtoi(argv[3], &max_tokens) || max_tokens < 1))) {
+    std::fprintf(stderr, "in_process MODEL_DIR [DEVICE [MAX_TOKENS]] < lines of PATH<TAB>PROMPT\n");
     return 2;
   }
-  absl::StatusOr<Engine> engine = Load(argv[1], argc == 3 ? argv[2] : "auto");
+  absl::StatusOr<Engine> engine = Load(argv[1], argc > 2 ? argv[2] : "auto");
   absl::Status status = engine.status();
   for (std::string line; status.ok() && std::getline(std::cin, line);) {
     const size_t tab = line.find('\t');
     if (tab == std::string::npos) continue;
-    status = Answer(*engine, line.substr(0, tab), line.substr(tab + 1));
+    status = Answer(*engine, line.substr(0, tab), line.substr(tab + 1), max_tokens);
   }
   if (!status.ok()) std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
   return status.ok() ? 0 : 1;

@@ -1,8 +1,8 @@
 // The vision tower alone: tower_steps MODEL_DIR DEVICE ROUNDS HxW[,HxW...]...
 // DEVICE may end in ":portable" (engine::VisionTower::Options::portable_kernels).
 //
-// Each last argument is a packed batch of images in pixels (multiples of 28). One JSON line a batch:
-// median and least wall time in ms, from pixels and from patches.
+// Each last argument is a packed batch of images in pixels (multiples of 28). One JSON line a
+// batch: median and least wall time in ms, from pixels and from patches.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -70,9 +70,8 @@ absl::Status Batch(engine::VisionTower& tower, const model::ModelConfig& config,
   CHORD_ASSIGN_OR_RETURN(const Times from_pixels, Measure(rounds, [&] {
                            return run(tower.EncodePixels(pixels, grids, {}));
                          }));
-  CHORD_ASSIGN_OR_RETURN(const Times from_patches, Measure(rounds, [&] {
-                           return run(tower.Encode(patches, grids, {}));
-                         }));
+  CHORD_ASSIGN_OR_RETURN(const Times from_patches,
+                         Measure(rounds, [&] { return run(tower.Encode(patches, grids, {})); }));
   std::printf(
       "{\"batch\": \"%s\", \"backend\": \"%s\", \"patches\": %ld, \"pixels_median\": %.3f, "
       "\"pixels_min\": %.3f, \"patches_median\": %.3f, \"patches_min\": %.3f}\n",

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,12 +40,12 @@ absl::StatusOr<cuda::Dtype> ToCuda(DType dtype) {
 class CudaEmbeddings final : public EmbeddingBuffer {
  public:
   CudaEmbeddings(std::unique_ptr<cuda::EmbeddingRows> memory, int64_t rows, int64_t width,
-                 DType source_dtype, float largest)
+                 DType source_dtype, DType dtype)
       : memory_(std::move(memory)),
         rows_(rows),
         width_(width),
         source_dtype_(source_dtype),
-        largest_(largest) {}
+        dtype_(dtype) {}
 
   absl::Status Write(int64_t offset, absl::Span<const std::byte> data) override {
     CHORD_RETURN_IF_ERROR(status_);
@@ -65,20 +65,38 @@ class CudaEmbeddings final : public EmbeddingBuffer {
         bytes % size != 0) {
       return errors::EmbeddingMismatch("bytes");
     }
+    const int64_t first = offset / size, count = bytes / size;
+    if (source_dtype_ == dtype_) {
+      if (!AllFinite(data)) return errors::EmbeddingNotFinite();
+      CHORD_ASSIGN_OR_RETURN(const cuda::Dtype dtype, ToCuda(dtype_));
+      return FromCuda(memory_->Write(first, data.data(), dtype, count));
+    }
     const std::vector<float> wide = Widen(source_dtype_, data);
-    const bool finite = std::all_of(wide.begin(), wide.end(), [this](float value) {
-      return std::abs(value) <= largest_;  // false for NaN
+    const float largest = dtype_ == DType::kFloat16 ? 65'504.0f : 0x1.FEp+127f;
+    const bool finite = std::all_of(wide.begin(), wide.end(), [largest](float value) {
+      return std::abs(value) <= largest;  // false for NaN
     });
     if (!finite) return errors::EmbeddingNotFinite();
-    return FromCuda(memory_->Write(offset / size, wide.data(), cuda::Dtype::kFloat32,
-                                   static_cast<int64_t>(wide.size())));
+    return FromCuda(memory_->Write(first, wide.data(), cuda::Dtype::kFloat32, count));
+  }
+
+  // Of elements of the compute dtype: none has an exponent of ones.
+  bool AllFinite(absl::Span<const std::byte> data) const {
+    const uint16_t exponent = dtype_ == DType::kFloat16 ? 0x7c00 : 0x7f80;
+    bool finite = true;
+    for (size_t i = 0; i < data.size(); i += sizeof(uint16_t)) {
+      uint16_t bits;
+      std::memcpy(&bits, data.data() + i, sizeof(bits));
+      finite &= (bits & exponent) != exponent;
+    }
+    return finite;
   }
 
   const std::unique_ptr<cuda::EmbeddingRows> memory_;
   const int64_t rows_;
   const int64_t width_;
   const DType source_dtype_;
-  const float largest_;  // magnitude that stays finite in the compute dtype
+  const DType dtype_;  // the compute dtype
   absl::Status status_;
 };
 
@@ -166,9 +184,8 @@ class CudaLanguageModel final : public LanguageModel {
     }
     cuda::EmbeddingRows* memory = nullptr;
     CHORD_RETURN_IF_ERROR(FromCuda(decoder_->CreateEmbeddings(rows, &memory)));
-    const float largest = options_.dtype == DType::kFloat16 ? 65'504.0f : 0x1.FEp+127f;
     return std::make_unique<CudaEmbeddings>(std::unique_ptr<cuda::EmbeddingRows>(memory), rows,
-                                            config_.hidden_size, source_dtype, largest);
+                                            config_.hidden_size, source_dtype, options_.dtype);
   }
 
   absl::Status Step(absl::Span<const Chunk> chunks, std::vector<float>* logits) override {
@@ -255,10 +272,13 @@ class CudaLanguageModel final : public LanguageModel {
     return rows;
   }
 
-  // Drawing with a temperature and the most probable ids are left to the host.
-  static bool FitsDevice(absl::Span<const SampleSpec> specs) {
-    return std::all_of(specs.begin(), specs.end(), [](const SampleSpec& spec) {
-      return spec.mass_sets.size() <= cuda::kMaxSampleSets && !NeedsHost(spec);
+  // Drawing with a temperature, the most probable ids, and what the device's buffers do not hold
+  // are left to the host.
+  bool FitsDevice(absl::Span<const SampleSpec> specs) const {
+    const size_t penalized = std::min(options_.max_sequence_tokens, config_.vocab_size);
+    return std::all_of(specs.begin(), specs.end(), [penalized](const SampleSpec& spec) {
+      return spec.mass_sets.size() <= cuda::kMaxSampleSets && spec.penalized.size() <= penalized &&
+             !NeedsHost(spec);
     });
   }
 

@@ -42,8 +42,8 @@ absl::StatusOr<const cuda::Api*> Load() {
     const auto entry = reinterpret_cast<cuda::Entry>(dlsym(library, cuda::kEntrySymbol));
     const cuda::Api* api = entry == nullptr ? nullptr : entry();
     if (api == nullptr || api->version != cuda::kApiVersion) {
-      return errors::DeviceUnavailable(absl::StrCat(
-          path, " belongs to another version of Chord: install both from one build"));
+      return errors::DeviceUnavailable(
+          absl::StrCat(path, " belongs to another version of Chord: install both from one build"));
     }
     return api;
   }

@@ -117,6 +117,20 @@ absl::StatusOr<Device> ParseDevice(absl::string_view text) {
   return device;
 }
 
+absl::StatusOr<DeviceMemory> MeasureMemory(const Device& device) {
+  CHORD_RETURN_IF_ERROR(LoadCuda());
+  // libcudart is there whenever libtorch is.
+  const auto set = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "cudaSetDevice"));
+  const auto get =
+      reinterpret_cast<int (*)(size_t*, size_t*)>(dlsym(RTLD_DEFAULT, "cudaMemGetInfo"));
+  size_t free = 0, total = 0;
+  if (set == nullptr || get == nullptr || set(device.index) != 0 || get(&free, &total) != 0) {
+    return errors::DeviceUnavailable(
+        absl::StrCat("the memory of ", device.ToString(), " cannot be measured"));
+  }
+  return DeviceMemory{static_cast<int64_t>(free), static_cast<int64_t>(total)};
+}
+
 absl::StatusOr<DType> ParseDType(absl::string_view text, const Device& device,
                                  absl::string_view declared_dtype) {
   const bool cuda = device.kind == Device::Kind::kCuda;

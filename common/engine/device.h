@@ -1,6 +1,7 @@
 // Where and in what the engine computes. No libtorch type appears in the engine's public headers.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,13 @@ struct Device {
 // "cpu", "cuda", "cuda:N", or "auto" (cuda:0 when there is one, else the CPU).
 // DEVICE_UNAVAILABLE says why: libtorch without CUDA, no driver, no such ordinal.
 absl::StatusOr<Device> ParseDevice(absl::string_view text);
+
+// Bytes of a CUDA device that are free now, and all of them.
+struct DeviceMemory {
+  int64_t free = 0;
+  int64_t total = 0;
+};
+absl::StatusOr<DeviceMemory> MeasureMemory(const Device& device);
 
 // "auto" takes what suits device and checkpoint; "fp32", "bf16", "fp16" (CUDA only).
 absl::StatusOr<model::DType> ParseDType(absl::string_view text, const Device& device,

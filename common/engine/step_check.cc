@@ -46,7 +46,8 @@ absl::Status StepChecker::CheckChunk(const Chunk& chunk) const {
   }
   for (int64_t i = 0; i < n; ++i) {
     const int32_t row = chunk.image_rows.empty() ? -1 : chunk.image_rows[i];
-    if (row < -1 || (row >= 0 && (chunk.embeddings == nullptr || row >= chunk.embeddings->rows()))) {
+    if (row < -1 ||
+        (row >= 0 && (chunk.embeddings == nullptr || row >= chunk.embeddings->rows()))) {
       return absl::InvalidArgumentError("an image row lies outside the embeddings");
     }
     if (row < 0 && (chunk.ids[i] < 0 || chunk.ids[i] >= limits_.vocab_size)) {

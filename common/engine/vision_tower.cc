@@ -131,16 +131,16 @@ class VisionTowerImpl final : public VisionTower {
     size_t at = 0;
     for (const image::Grid& grid : grids) {
       image::RgbImage resized{grid.w * geometry_.patch_size, grid.h * geometry_.patch_size, {}};
-      const auto bytes = static_cast<size_t>(grid.patches()) * 3 * geometry_.patch_size *
-                         geometry_.patch_size;
+      const auto bytes =
+          static_cast<size_t>(grid.patches()) * 3 * geometry_.patch_size * geometry_.patch_size;
       if (grid.h < 1 || grid.w < 1 || bytes > pixels.size() - at) {
         return absl::InvalidArgumentError("pixels and grids disagree");
       }
       resized.rgb.assign(pixels.begin() + at, pixels.begin() + at + bytes);
-      CHORD_RETURN_IF_ERROR(image::Patchify(
-          resized, geometry_, normalization_, image::ResizeMode::kTorch,
-          absl::MakeSpan(patches).subspan(at * geometry_.temporal_patch_size,
-                                          bytes * geometry_.temporal_patch_size)));
+      CHORD_RETURN_IF_ERROR(
+          image::Patchify(resized, geometry_, normalization_, image::ResizeMode::kTorch,
+                          absl::MakeSpan(patches).subspan(at * geometry_.temporal_patch_size,
+                                                          bytes * geometry_.temporal_patch_size)));
       at += bytes;
     }
     if (at != pixels.size()) return absl::InvalidArgumentError("pixels and grids disagree");

@@ -57,6 +57,7 @@ struct Core {
   const model::ChatTemplate chat;
   std::string fingerprint;
   std::string device, dtype;  // as WorkerState shows them
+  int max_sequences = 0;
   int max_sequence_tokens = 0;
   SamplingParams sampling;  // of the model's generation_config.json
   std::shared_ptr<const grammar::BoxGrammar> grammar;

@@ -9,6 +9,7 @@
 #include "common/base/errors.h"
 #include "common/base/executor.h"
 #include "common/base/status_macros.h"
+#include "common/engine/kv_sizing.h"
 #include "common/model/checkpoint.h"
 #include "common/obs/log.h"
 #include "common/process/loaded_model.h"
@@ -204,7 +205,14 @@ class LlmWorkerImpl final : public LlmWorker {
     options.dtype = dtype;
     options.kv_type = settings_.kv_type;
     options.max_sequence_tokens = core->max_sequence_tokens;
-    options.kv_tokens = KvTokens(core->max_sequence_tokens);
+    options.attention = settings_.attention;
+    options.on_fallback = [](const absl::Status& reason) {
+      obs::Log(obs::LogLevel::kWarning, "own_kernels_not_used", {{"reason", reason.message()}});
+    };
+    const int prefill_tokens = PrefillTokens(device);
+    CHORD_ASSIGN_OR_RETURN(const KvPlan kv, PlanKv(*core, device, dtype, prefill_tokens));
+    options.kv_tokens = kv.tokens;
+    core->max_sequences = kv.sequences;
     if (options.kv_tokens < options.max_sequence_tokens) {
       return errors::ConfigInvalid(absl::StrCat("kv_tokens must be at least max_sequence_tokens, ",
                                                 options.max_sequence_tokens, "."));
@@ -217,14 +225,11 @@ class LlmWorkerImpl final : public LlmWorker {
     obs::Log(obs::LogLevel::kInfo, "warming_up",
              {{"kv_bytes", core->model->kv_bytes()},
               {"kv_tokens", options.kv_tokens},
-              {"sequences", settings_.max_sequences},
+              {"sequences", core->max_sequences},
               {"sequence_tokens", options.max_sequence_tokens}});
     const bool cuda = device.kind == engine::Device::Kind::kCuda;
-    const int prefill_tokens = settings_.prefill_tokens > 0 ? settings_.prefill_tokens
-                               : cuda                       ? 2048
-                                                            : 512;
     if (cuda) CHORD_RETURN_IF_ERROR(WarmUpSizes(*core, prefill_tokens));
-    CHORD_RETURN_IF_ERROR(WarmUp(*core, settings_.max_sequences));
+    CHORD_RETURN_IF_ERROR(WarmUp(*core, core->max_sequences));
 
     // Embeddings for twice the requests that fit into KV: the next ones may arrive while these run.
     // As much again for the cache, so that embeddings outlast their KV.
@@ -232,7 +237,7 @@ class LlmWorkerImpl final : public LlmWorker {
         2LL * options.kv_tokens * core->config.text.hidden_size * model::SizeOf(dtype);
     core->embeddings = std::make_unique<ByteBudget>(rows_bytes);
     DecodeLoop::Options loop;
-    loop.max_sequences = settings_.max_sequences;
+    loop.max_sequences = core->max_sequences;
     loop.max_queue = settings_.max_queue;
     loop.step.prefill_tokens = prefill_tokens;
     loop.step.prefill_tokens_beside_decode = std::max(loop.step.prefill_tokens / 2, 16);
@@ -263,6 +268,50 @@ class LlmWorkerImpl final : public LlmWorker {
     }
     if (settings_.max_sequence_tokens > 0) return settings_.max_sequence_tokens;
     return static_cast<int>(std::min<int64_t>(limit, kDefaultSequenceTokens));
+  }
+
+  int PrefillTokens(const engine::Device& device) const {
+    if (settings_.prefill_tokens > 0) return settings_.prefill_tokens;
+    return device.kind == engine::Device::Kind::kCuda ? 2048 : 512;
+  }
+
+  // KV memory and the requests that run together: what was set, else what the device allows.
+  struct KvPlan {
+    int tokens = 0;
+    int sequences = 0;
+  };
+  absl::StatusOr<KvPlan> PlanKv(const Core& core, const engine::Device& device, model::DType dtype,
+                                int prefill_tokens) const {
+    KvPlan plan{KvTokens(core.max_sequence_tokens),
+                settings_.max_sequences > 0 ? settings_.max_sequences : kDefaultSequences};
+    const bool cuda = device.kind == engine::Device::Kind::kCuda;
+    if (!cuda || settings_.kv_tokens > 0) return plan;
+    CHORD_ASSIGN_OR_RETURN(const engine::DeviceMemory memory, engine::MeasureMemory(device));
+    const model::TextConfig& text = core.config.text;
+    const int64_t element = model::SizeOf(dtype);
+    engine::KvSizingFacts facts;
+    facts.free_bytes = memory.free;
+    facts.total_bytes = memory.total;
+    facts.weight_bytes = engine::LanguageWeightBytes(text, element);
+    facts.kv_token_bytes =
+        engine::KvTokenBytes(text.num_hidden_layers, text.num_key_value_heads, text.head_dim,
+                             element, settings_.kv_type == engine::KvType::kInt8);
+    facts.embedding_token_bytes = text.hidden_size * element;
+    facts.sequence_tokens = core.max_sequence_tokens;
+    facts.prefill_tokens = prefill_tokens;
+    facts.step_token_bytes = engine::StepTokenBytes(text, element);
+    facts.shares_device = true;  // a vision worker may be there, or come
+    const engine::KvSize size = engine::SizeKv(facts);
+    obs::Log(obs::LogLevel::kInfo, "kv_sized", {{"reason", size.reason}});
+    if (size.tokens == 0) {
+      return errors::ConfigInvalid(absl::StrCat(
+          "the device's memory does not hold one longest request: lower max_sequence_tokens or set "
+          "kv_tokens. ",
+          size.reason, "."));
+    }
+    plan.tokens = size.tokens;
+    if (settings_.max_sequences == 0) plan.sequences = size.sequences;
+    return plan;
   }
 
   int KvTokens(int sequence_tokens) const {
@@ -303,7 +352,7 @@ class LlmWorkerImpl final : public LlmWorker {
     const auto loop = core->loop->counts();
     // Queued requests may wait only for their images. They count as queued where there are more of
     // them than slots.
-    state->set_requests_queued(std::max(0, loop.queued + loop.running - settings_.max_sequences));
+    state->set_requests_queued(std::max(0, loop.queued + loop.running - core->max_sequences));
     state->set_tokens_in_flight(loop.tokens);
     state->set_token_capacity(int64_t{core->model->kv_pages()} * engine::kKvPageTokens);
     state->set_max_sequence_tokens(core->max_sequence_tokens);

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "common/base/status_macros.h"
 
 namespace chord::llm_worker {
 
@@ -44,6 +45,7 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::LlmWorker& config) {
   } else if (!config.kv_dtype().empty() && config.kv_dtype() != "auto") {
     return errors::ConfigInvalid("kv_dtype must be auto (the model's dtype) or int8.");
   }
+  CHORD_ASSIGN_OR_RETURN(out.attention, engine::ParseAttention(config.attention()));
   number("max_sequence_tokens", config.max_sequence_tokens(), 64, 1 << 20,
          &out.max_sequence_tokens);
   number("max_queue", config.max_queue(), 1, 4096, &out.max_queue);

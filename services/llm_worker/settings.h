@@ -17,18 +17,22 @@ struct Settings {
   std::string device;
   std::string dtype;
   int threads = 0;
-  int max_sequences = 16;
+  int max_sequences = 0;        // 0: kDefaultSequences, on a GPU as KV memory allows
   int max_sequence_tokens = 0;  // 0: the model's limit, at most kDefaultSequenceTokens
   int max_queue = 64;
   absl::Duration ticket_ttl = absl::Seconds(30);
   absl::Duration drain = absl::Seconds(10);
-  int kv_tokens = 0;  // 0: kDefaultKvSequences longest requests, at most kDefaultKvTokens
+  // 0: on a GPU as free memory allows, else kDefaultKvSequences longest requests, at most
+  // kDefaultKvTokens.
+  int kv_tokens = 0;
   engine::KvType kv_type = engine::KvType::kModel;
+  engine::Attention attention = engine::Attention::kAuto;
   int prefill_tokens = 0;         // 0: by the device
   int64_t image_cache_bytes = 0;  // 0: embeddings of twice as many tokens as KV holds
   absl::Duration image_ttl = absl::Minutes(10);
 };
 
+inline constexpr int kDefaultSequences = 16;
 inline constexpr int kDefaultSequenceTokens = 8192;
 inline constexpr int kDefaultKvSequences = 4;
 inline constexpr int kDefaultKvTokens = 32'768;

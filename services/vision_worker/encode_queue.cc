@@ -38,6 +38,34 @@ class AllCancelled {
 
 using Output = engine::VisionTower::Output;
 
+// The inputs of a pass one after another; `begins` of each, and the end. One alone is not copied.
+template <typename T>
+struct Joined {
+  std::vector<T> values;
+  std::vector<size_t> begins;
+
+  explicit Joined(std::vector<std::vector<T>> parts) {
+    size_t total = 0;
+    for (const std::vector<T>& part : parts) {
+      begins.push_back(total);
+      total += part.size();
+    }
+    begins.push_back(total);
+    if (parts.size() == 1) {
+      values = std::move(parts[0]);
+      return;
+    }
+    values.reserve(total);
+    for (std::vector<T>& part : parts) {
+      const std::vector<T> taken = std::exchange(part, {});
+      values.insert(values.end(), taken.begin(), taken.end());
+    }
+  }
+  absl::Span<const T> Part(size_t i) const {
+    return absl::MakeConstSpan(values).subspan(begins[i], begins[i + 1] - begins[i]);
+  }
+};
+
 Output RowsOf(const Output& all, int64_t begin, int64_t rows) {
   const int64_t row_bytes = all.width * model::SizeOf(all.dtype);
   const auto first = all.bytes.begin() + begin * row_bytes;
@@ -197,13 +225,15 @@ bool EncodeQueue::TakePass(Pass* pass) {
 }
 
 absl::StatusOr<Output> EncodeQueue::Encode(absl::Span<const float> patches,
+                                           absl::Span<const uint8_t> pixels,
                                            absl::Span<const image::Grid> grids,
                                            const CancelToken& cancel) {
   CHORD_RETURN_IF_ERROR(cancel.Check());
   int64_t count = 0;
   for (const image::Grid& grid : grids) count += grid.patches();
   const absl::Time began = absl::Now();
-  auto rows = tower_->Encode(patches, grids, cancel);
+  auto rows = patches.empty() ? tower_->EncodePixels(pixels, grids, cancel)
+                              : tower_->Encode(patches, grids, cancel);
   const absl::Duration took = absl::Now() - began;
   absl::MutexLock lock(&mu_);
   if (rows.ok()) {
@@ -217,36 +247,26 @@ absl::StatusOr<Output> EncodeQueue::Encode(absl::Span<const float> patches,
 }
 
 void EncodeQueue::RunPass(Pass pass) {
-  // The images one after another. An image alone is not copied.
-  std::vector<float> patches;
+  std::vector<std::vector<float>> patch_parts;
+  std::vector<std::vector<uint8_t>> pixel_parts;
   std::vector<image::Grid> grids;
   std::vector<CancelToken> tokens;
-  std::vector<size_t> begins;  // in `patches`
-  size_t total = 0;
   int64_t total_patches = 0;
-  for (const Waiting& waiting : pass) {
+  for (Waiting& waiting : pass) {
+    patch_parts.push_back(std::move(waiting.job.patches));
+    pixel_parts.push_back(std::move(waiting.job.pixels));
     grids.push_back(waiting.job.grid);
     tokens.push_back(waiting.job.cancel);
-    begins.push_back(total);
-    total += waiting.job.patches.size();
     total_patches += waiting.job.grid.patches();
   }
-  begins.push_back(total);
-  if (pass.size() == 1) {
-    patches = std::move(pass[0].job.patches);
-  } else {
-    patches.reserve(total);
-    for (Waiting& waiting : pass) {
-      const std::vector<float> part = std::exchange(waiting.job.patches, {});
-      patches.insert(patches.end(), part.begin(), part.end());
-    }
-  }
+  Joined<float> patches(std::move(patch_parts));
+  Joined<uint8_t> pixels(std::move(pixel_parts));
 
   absl::Time began = absl::Now();
   absl::StatusOr<Output> all;
   {
     const AllCancelled cancel(tokens);
-    all = Encode(patches, grids, cancel.token());
+    all = Encode(patches.values, pixels.values, grids, cancel.token());
   }
   absl::Duration took = absl::Now() - began;
   if (all.ok() && (all->rows < 1 || total_patches % all->rows != 0)) all = errors::Internal();
@@ -261,8 +281,7 @@ void EncodeQueue::RunPass(Pass pass) {
     } else if (alone_again) {
       // One of them was too much: not necessarily this one.
       began = absl::Now();
-      rows = Encode(absl::MakeConstSpan(patches).subspan(begins[i], begins[i + 1] - begins[i]),
-                    absl::MakeConstSpan(&grids[i], 1), tokens[i]);
+      rows = Encode(patches.Part(i), pixels.Part(i), absl::MakeConstSpan(&grids[i], 1), tokens[i]);
       took = absl::Now() - began;
     } else if (!all.ok()) {
       rows = all.status();
@@ -272,7 +291,10 @@ void EncodeQueue::RunPass(Pass pass) {
       rows = RowsOf(*all, row, grids[i].patches() / patches_per_row);
     }
     if (patches_per_row > 0) row += grids[i].patches() / patches_per_row;
-    if (i + 1 == pass.size() || !alone_again) patches = {};  // they go before the rows travel
+    if (i + 1 == pass.size() || !alone_again) {  // they go before the rows travel
+      patches.values = {};
+      pixels.values = {};
+    }
     job.place.Return();
     const auto done = std::exchange(job.done, nullptr);
     if (rows.ok()) {

@@ -22,8 +22,9 @@
 namespace chord::vision_worker {
 
 struct EncodeJob {
-  Budget::Share place;         // from Admit; goes back with the patches
-  std::vector<float> patches;  // of one image
+  Budget::Share place;          // from Admit; goes back with the patches
+  std::vector<float> patches;   // of one image, or ...
+  std::vector<uint8_t> pixels;  // ... its pixels, when the tower prefers them
   image::Grid grid;
   CancelToken cancel;
   struct Result {
@@ -85,7 +86,9 @@ class EncodeQueue {
   // False when the queue stops.
   bool TakePass(Pass* pass);
   void RunPass(Pass pass);
+  // Patches, or without any, pixels.
   absl::StatusOr<engine::VisionTower::Output> Encode(absl::Span<const float> patches,
+                                                     absl::Span<const uint8_t> pixels,
                                                      absl::Span<const image::Grid> grids,
                                                      const CancelToken& cancel);
   void Run();

@@ -171,6 +171,7 @@ class EncodeService::Call final
     }
     Enter(obs::Point::kVision);
     job.patches = std::move(prepared.patches);
+    job.pixels = std::move(prepared.pixels);
     job.grid = plan_.grid;
     job.cancel = token();
     job.done = [self = Shared(this)](absl::StatusOr<EncodeJob::Result> result) {

@@ -32,9 +32,13 @@ absl::StatusOr<PreparedImage> PreparePatches(absl::string_view bytes, const imag
   share.Return();
   CHORD_RETURN_IF_ERROR(cancel.Check());
   PreparedImage out;
-  out.patches.resize(plan.grid.patches() * rules.values_per_patch);
-  CHORD_RETURN_IF_ERROR(image::Patchify(image, rules.geometry, rules.normalization,
-                                        image::ResizeMode::kTorch, absl::MakeSpan(out.patches)));
+  if (rules.keep_pixels) {
+    out.pixels = std::move(image.rgb);
+  } else {
+    out.patches.resize(plan.grid.patches() * rules.values_per_patch);
+    CHORD_RETURN_IF_ERROR(image::Patchify(image, rules.geometry, rules.normalization,
+                                          image::ResizeMode::kTorch, absl::MakeSpan(out.patches)));
+  }
   out.decode = decoded - began;
   out.preprocess = absl::Now() - decoded;
   return out;

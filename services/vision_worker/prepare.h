@@ -1,6 +1,7 @@
 // From the bytes of an image to the patches that the plan promised. Pure apart from the budget.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,13 @@ struct PatchRules {
   image::Normalization normalization;
   image::Limits limits;
   int values_per_patch = 0;  // channels · temporal · patch²
+  bool keep_pixels = false;  // the tower makes patches itself (VisionTower::prefers_pixels)
 };
 
+// `patches`, or with keep_pixels `pixels`: the resized image, interleaved RGB.
 struct PreparedImage {
   std::vector<float> patches;
+  std::vector<uint8_t> pixels;
   absl::Duration decode, preprocess;  // file -> pixels, pixels -> patches
 };
 

@@ -3,6 +3,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "common/base/status_macros.h"
 #include "common/rpc/peers.h"
 
 namespace chord::vision_worker {
@@ -58,6 +59,7 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::VisionWorker& config) {
          &out.max_batch_patches);
   number("drain_seconds", config.drain_seconds(), 0, 3600, &drain);
   if (!wrong.ok()) return wrong;
+  CHORD_ASSIGN_OR_RETURN(out.attention, engine::ParseAttention(config.attention()));
   out.drain = absl::Seconds(drain);
   for (const auto& peer : config.language_workers()) {
     if (!IsPeerName(peer.name())) {

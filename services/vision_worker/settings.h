@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "chord/config/v1/config.pb.h"
 #include "common/base/limits.h"
+#include "common/engine/attention.h"
 
 namespace chord::vision_worker {
 
@@ -25,6 +26,7 @@ struct Settings {
   int max_queue = 32;
   int64_t max_pixels_in_flight = 100'000'000;
   int64_t max_batch_patches = 0;  // 0: by the device, kBatchPatchesOn…
+  engine::Attention attention = engine::Attention::kAuto;
   absl::Duration drain = absl::Seconds(10);
 };
 

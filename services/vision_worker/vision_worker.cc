@@ -36,6 +36,10 @@ absl::Status WarmUp(const Core& core, int64_t max_patches, bool size_classes) {
     return image::PlanFrame(header, core.rules.geometry);
   };
   const auto encode = [&](const image::FramePlan& frame) {
+    if (core.rules.keep_pixels) {
+      const std::vector<uint8_t> pixels(size_t{3} * frame.resized.width * frame.resized.height);
+      return core.tower->EncodePixels(pixels, {frame.grid}, CancelToken()).status();
+    }
     const std::vector<float> patches(frame.grid.patches() * core.rules.values_per_patch);
     return core.tower->Encode(patches, {frame.grid}, CancelToken()).status();
   };
@@ -137,8 +141,17 @@ class VisionWorkerImpl final : public VisionWorker {
              {{"device", core->device},
               {"dtype", core->dtype},
               {"checkpoint_bytes", checkpoint->total_bytes()}});
-    CHORD_ASSIGN_OR_RETURN(core->tower, engine::VisionTower::Load(checkpoint, core->config,
-                                                                  {device, core->row_dtype}));
+    engine::VisionTower::Options options;
+    options.device = device;
+    options.dtype = core->row_dtype;
+    options.attention = settings_.attention;
+    options.on_fallback = [](const absl::Status& reason) {
+      obs::Log(obs::LogLevel::kWarning, "cuda_kernels_unavailable",
+               {{"part", "vision"}, {"reason", std::string(reason.message())}});
+    };
+    CHORD_ASSIGN_OR_RETURN(core->tower,
+                           engine::VisionTower::Load(checkpoint, core->config, options));
+    core->rules.keep_pixels = core->tower->prefers_pixels();
     obs::Log(obs::LogLevel::kInfo, "warming_up", {});
     EncodeQueue::Options queue;
     queue.max_queue = settings_.max_queue;

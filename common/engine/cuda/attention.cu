@@ -15,24 +15,47 @@
 namespace chord::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int kTileContext = 64;  // KV rows of one step of a block
-constexpr int kStages = 2;
 constexpr int kMaxSplits = 32;
 constexpr float kLog2E = 1.4426950408889634f;
 
 constexpr int RowsOf(AttentionShape shape) { return shape == AttentionShape::kFewRows ? 16 : 64; }
 
-template <int kDim>
+// A block: its warps, the KV rows of one of its steps, and how many steps' rows it holds at once.
+// kFewRows mostly takes one step, of which only latency counts.
+template <AttentionShape kShape>
+struct Block {
+  static constexpr bool kFew = kShape == AttentionShape::kFewRows;
+  static constexpr int kWarps = kFew ? 8 : 4;
+  static constexpr int kThreads = kWarps * kWarp;
+  static constexpr int kContext = kFew ? 128 : 64;
+  static constexpr int kStages = kFew ? 1 : 2;
+};
+
+template <AttentionShape kShape, int kDim>
 constexpr int StageBytes() {
-  return 2 * kTileContext * kDim * 2;
+  return 2 * Block<kShape>::kContext * kDim * 2;
 }
 
 // Address of 16-byte piece `piece` of row `row` of a tile of kDim columns.
 template <int kDim>
 __device__ __forceinline__ int TileOffset(int row, int piece) {
   return row * kDim * 2 + ((piece ^ (row & 7)) * 16);
+}
+
+// Eight int8 values, scaled, as T.
+template <typename T>
+__device__ __forceinline__ void WidenPiece(const void* tensor, int64_t from, float scale,
+                                           bool valid, char* to) {
+  Eight<T> out = {};
+  if (valid) {
+    const auto packed = *reinterpret_cast<const uint2*>(static_cast<const int8_t*>(tensor) + from);
+    int8_t values[8];
+    memcpy(values, &packed, 8);
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      out.word[j] = Pack<T>(values[2 * j] * scale, values[2 * j + 1] * scale);
+  }
+  *reinterpret_cast<Eight<T>*>(to) = out;
 }
 
 struct Range {
@@ -46,70 +69,72 @@ struct Params {
   int splits = 0;
 };
 
-// The KV rows of a split: whole steps of kTileContext, as even as they come.
+// The KV rows of a split: whole steps, as even as they come.
+template <int kContext>
 __device__ inline Range SplitRange(int length, int split, int splits, int* used) {
-  const int steps = (length + kTileContext - 1) / kTileContext;
+  const int steps = (length + kContext - 1) / kContext;
   const int per_split = (steps + splits - 1) / splits;
   *used = (steps + per_split - 1) / per_split;
-  return {split * per_split * kTileContext, min((split + 1) * per_split * kTileContext, length)};
+  return {split * per_split * kContext, min((split + 1) * per_split * kContext, length)};
 }
 
-// Reads KV rows [at, at + kTileContext) of one head to shared memory; zeros from `end` on and in
-// columns that the head does not have.
-template <typename T, int kDim>
-__device__ void LoadTile(const Attention& a, const int32_t* pages, int head, int at, int end,
-                         char* shared) {
-  constexpr int kPieces = kDim / 8;
-  const int pieces = a.kv.dim / 8;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < kTileContext * kPieces; i += kThreads) {
-    const int row = i / kPieces, piece = i % kPieces;
-    const bool valid = at + row < end && piece < pieces;
-    const int slot = valid ? pages[(at + row) / kPageRows] * kPageRows + (at + row) % kPageRows : 0;
-    const int64_t index = KvRowIndex(a.kv, slot, head);
-    const int offset = TileOffset<kDim>(row, piece);
-    char* keys = shared + offset;
-    char* values = shared + kTileContext * kDim * 2 + offset;
+// Reads the KV rows [begin, end) of one head that lie in the tile of rows from `at` on,
+// a multiple of kPageRows, to their places in shared memory; zeros in columns that the head does
+// not have. A thread has the same columns of all its rows.
+template <typename T, AttentionShape kShape, int kDim>
+__device__ void LoadRows(const Attention& a, const int32_t* pages, int head, int at, int begin,
+                         int end, char* shared) {
+  constexpr int kContext = Block<kShape>::kContext;
+  constexpr int kPieces = kDim / 8, kRowStep = Block<kShape>::kThreads / kPieces;
+  const int piece = threadIdx.x % kPieces;
+  const bool has_piece = piece < a.kv.dim / 8;
+  const int64_t head_rows = static_cast<int64_t>(a.kv.heads) * kPageRows;
+  const int32_t* table = pages + at / kPageRows;
+#pragma unroll 2
+  for (int i = 0; i < kContext / kRowStep; ++i) {
+    const int row = threadIdx.x / kPieces + i * kRowStep;
+    if (at + row < begin || at + row >= end) continue;
+    const int64_t index = table[row / kPageRows] * head_rows + head * kPageRows + row % kPageRows;
+    const int64_t from = has_piece ? index * a.kv.dim + piece * 8 : 0;
+    char* keys = shared + TileOffset<kDim>(row, piece);
+    char* values = keys + kContext * kDim * 2;
     if (a.kv.key_scales == nullptr) {
-      const int64_t from = valid ? index * a.kv.dim + piece * 8 : 0;
-      CopyAsync16(keys, static_cast<const T*>(a.kv.keys) + from, valid);
-      CopyAsync16(values, static_cast<const T*>(a.kv.values) + from, valid);
-      continue;
+      CopyAsync16(keys, static_cast<const T*>(a.kv.keys) + from, has_piece);
+      CopyAsync16(values, static_cast<const T*>(a.kv.values) + from, has_piece);
+    } else {
+      WidenPiece<T>(a.kv.keys, from, a.kv.key_scales[index], has_piece, keys);
+      WidenPiece<T>(a.kv.values, from, a.kv.value_scales[index], has_piece, values);
     }
-    const auto widen = [&](const void* tensor, const float* scales, char* to) {
-      Eight<T> out = {};
-      if (valid) {
-        const int64_t from = index * a.kv.dim + piece * 8;
-        const auto packed = *reinterpret_cast<const uint2*>(static_cast<const int8_t*>(tensor) + from);
-        int8_t values8[8];
-        memcpy(values8, &packed, 8);
-        const float scale = scales[index];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          out.word[j] = Pack<T>(values8[2 * j] * scale, values8[2 * j + 1] * scale);
-        }
-      }
-      *reinterpret_cast<Eight<T>*>(to) = out;
-    };
-    widen(a.kv.keys, a.kv.key_scales, keys);
-    widen(a.kv.values, a.kv.value_scales, values);
   }
-  CommitCopies();
+}
+
+// Zeros in the rows from `end` on: what is not there must not be NaN, which no weight of zero
+// hides.
+template <AttentionShape kShape, int kDim>
+__device__ void ClearRows(int at, int end, char* shared) {
+  constexpr int kContext = Block<kShape>::kContext, kPieces = kDim / 8;
+  for (int i = max(0, end - at) * kPieces + threadIdx.x; i < kContext * kPieces;
+       i += Block<kShape>::kThreads) {
+    char* keys = shared + TileOffset<kDim>(i / kPieces, i % kPieces);
+    *reinterpret_cast<uint4*>(keys) = uint4{};
+    *reinterpret_cast<uint4*>(keys + kContext * kDim * 2) = uint4{};
+  }
 }
 
 // Sixteen query rows of one warp and what it has attended to so far. Lane l has rows l / 4 and
 // l / 4 + 8 of the accumulators.
 template <typename T, int kDim>
 struct Rows {
-  static constexpr int kSteps = kDim / 16;    // of the head size
-  static constexpr int kColumns = kDim / 8;   // column groups of the output
+  static constexpr int kSteps = kDim / 16;   // of the head size
+  static constexpr int kColumns = kDim / 8;  // column groups of the output
   uint32_t q[kSteps][4];
   float o[kColumns][4];
   float top[2];
   float sum[2];
   int limit[2];  // KV rows that the row sees; 0: no such row
 
-  __device__ void Load(const Attention& a, const AttentionItem& item, int head, int first, int group) {
+  __device__ void Load(const Attention& a, const AttentionItem& item, int head, int first,
+                       int group) {
     const int lane = threadIdx.x % kWarp;
     const T* rows[2];
 #pragma unroll
@@ -118,7 +143,8 @@ struct Rows {
       const bool valid = token < item.count;
       limit[half] = valid ? item.start + token + 1 : 0;
       rows[half] = static_cast<const T*>(a.q) +
-                   (static_cast<int64_t>(item.begin + (valid ? token : 0)) * a.heads + head * group + m % group) *
+                   (static_cast<int64_t>(item.begin + (valid ? token : 0)) * a.heads +
+                    head * group + m % group) *
                        a.kv.dim;
       top[half] = -INFINITY;
       sum[half] = 0;
@@ -138,11 +164,11 @@ struct Rows {
   }
 
   // Attends to rows [first, first + kRows) of a tile that begins at KV row `at`.
-  template <int kRows>
+  template <int kRows, int kContext>
   __device__ void Attend(const char* tile, int first, int at, float scale) {
     const int lane = threadIdx.x % kWarp;
     const uint32_t keys = SharedAddress(tile);
-    const uint32_t values = keys + kTileContext * kDim * 2;
+    const uint32_t values = keys + kContext * kDim * 2;
     float s[kRows / 8][4] = {};
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
@@ -155,24 +181,19 @@ struct Rows {
         Mma<T>(s[2 * n + 1], q[step][0], q[step][1], q[step][2], q[step][3], b[2], b[3]);
       }
     }
+    const int last_row = at + first + kRows;
+    if (last_row > limit[0] || last_row > limit[1]) Mask<kRows>(at + first, s);
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float most = top[half];
 #pragma unroll
-      for (int n = 0; n < kRows / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int row = at + first + n * 8 + (lane % 4) * 2 + i;
-          float& x = s[n][2 * half + i];
-          x = row < limit[half] ? x * scale : -INFINITY;
-          most = fmaxf(most, x);
-        }
-      }
+      for (int n = 0; n < kRows / 8; ++n)
+        most = fmaxf(most, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
       most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 1));
       most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 2));
-      const float base = most == -INFINITY ? 0.f : most;
-      factor[half] = exp2f(top[half] - base);
+      const float base = most == -INFINITY ? 0.f : most * scale;
+      factor[half] = exp2f(top[half] * scale - base);
       top[half] = most;
       sum[half] *= factor[half];
 #pragma unroll
@@ -180,7 +201,7 @@ struct Rows {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = s[n][2 * half + i];
-          x = exp2f(x - base);
+          x = exp2f(fmaf(x, scale, -base));
           sum[half] += x;
         }
       }
@@ -206,6 +227,25 @@ struct Rows {
     }
   }
 
+  // Scores of rows that a query does not see; `row`: of the first score.
+  template <int kRows>
+  __device__ void Mask(int row, float (&s)[kRows / 8][4]) const {
+    row += (threadIdx.x % 4) * 2;
+#pragma unroll
+    for (int n = 0; n < kRows / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (row + n * 8 + i % 2 >= limit[i / 2]) s[n][i] = -INFINITY;
+      }
+    }
+  }
+
+  // Afterwards tops are logarithms to base 2 of weights, and sums those of whole rows.
+  __device__ void Finish(float scale) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) top[half] *= scale;
+    SumOverLanes();
+  }
   __device__ void SumOverLanes() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -224,18 +264,6 @@ __device__ T* OutputRow(const Attention& a, const AttentionItem& item, int head,
          (static_cast<int64_t>(item.begin + token) * a.heads + head * group + m % group) * a.kv.dim;
 }
 
-// Parts of one row: unnormalised values with their top and sum, one of them for each of `parts`.
-// Weights of the parts, whose sum is 1; a part without rows has top -inf and counts nothing.
-template <typename Top, typename Sum>
-__device__ float PartsTop(int parts, Top&& top, Sum&& sum, float* total) {
-  float most = -INFINITY;
-  for (int i = 0; i < parts; ++i) most = fmaxf(most, top(i));
-  *total = 0;
-  if (most == -INFINITY) return 0.f;
-  for (int i = 0; i < parts; ++i) *total += sum(i) * exp2f(top(i) - most);
-  return most;
-}
-
 // Partial results of one (tile, kv head): values [split][rows][dim], then tops and sums
 // [split][rows][2].
 struct Partial {
@@ -248,42 +276,47 @@ __device__ inline Partial PartialOf(const Params& p, int rows, int tile, int hea
   return {base, base + static_cast<int64_t>(p.splits) * rows * p.a.kv.dim};
 }
 
-// The last of an item's blocks adds up what all of them left. `shared` holds the weight of every
-// part and row meanwhile.
-template <typename T, int kTileRows>
+// The last of an item's blocks adds up what all of them left. `shared` holds tops and sums
+// meanwhile.
+template <typename T, AttentionShape kShape>
 __device__ void Combine(const Params& p, const AttentionItem& item, int tile, int head, int first,
                         int group, int used, float* shared) {
+  constexpr int kTileRows = RowsOf(kShape), kThreads = Block<kShape>::kThreads;
   const Partial partial = PartialOf(p, kTileRows, tile, head);
   const int dim = p.a.kv.dim, fours = dim / 4;
+  const int rows = min(kTileRows, item.count * group - first);
   float2* stats = reinterpret_cast<float2*>(shared);  // [split][row] of top and sum
   for (int i = threadIdx.x; i < used * kTileRows; i += kThreads) {
     stats[i] = __ldcg(reinterpret_cast<const float2*>(partial.stats) + i);
   }
   __syncthreads();
-  for (int m = threadIdx.x; m < kTileRows; m += kThreads) {
-    float total;
-    const float most = PartsTop(
-        used, [&](int s) { return stats[s * kTileRows + m].x; },
-        [&](int s) { return stats[s * kTileRows + m].y; }, &total);
-    for (int split = 0; split < used; ++split) {
-      float2& stat = stats[split * kTileRows + m];
-      stat.x = total > 0 ? exp2f(stat.x - most) / total : 0.f;  // now the weight
-    }
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < kTileRows * fours; i += kThreads) {
+  for (int i = threadIdx.x; i < rows * fours; i += kThreads) {
     const int m = i / fours, column = i % fours * 4;
-    T* out = OutputRow<T>(p.a, item, head, first + m, group);
-    if (out == nullptr) continue;
-    float4 sum = {0, 0, 0, 0};
     const float* from = partial.values + m * dim + column;
-#pragma unroll 8
-    for (int split = 0; split < used; ++split) {
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(from + split * kTileRows * dim));
-      const float weight = stats[split * kTileRows + m].x;
-      sum.x += weight * v.x, sum.y += weight * v.y, sum.z += weight * v.z, sum.w += weight * v.w;
+    float4 sum = {0, 0, 0, 0};
+    float total = 0, most = -INFINITY;
+    for (int split = 0; split < used; ++split) most = fmaxf(most, stats[split * kTileRows + m].x);
+    constexpr int kBatch = 8;  // loads under way at once
+    for (int split = 0; split < used; split += kBatch) {
+      float4 v[kBatch];
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        if (split + k < used)
+          v[k] = __ldcg(reinterpret_cast<const float4*>(from + (split + k) * kTileRows * dim));
+      }
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        if (split + k >= used) break;
+        const float2 stat = stats[(split + k) * kTileRows + m];
+        const float weight = stat.y > 0 ? exp2f(stat.x - most) : 0.f;
+        total += weight * stat.y;
+        sum.x += weight * v[k].x, sum.y += weight * v[k].y, sum.z += weight * v[k].z,
+            sum.w += weight * v[k].w;
+      }
     }
-    *reinterpret_cast<uint2*>(out + column) = {Pack<T>(sum.x, sum.y), Pack<T>(sum.z, sum.w)};
+    const float scale = total > 0 ? 1.f / total : 0.f;
+    *reinterpret_cast<uint2*>(OutputRow<T>(p.a, item, head, first + m, group) + column) = {
+        Pack<T>(sum.x * scale, sum.y * scale), Pack<T>(sum.z * scale, sum.w * scale)};
   }
 }
 
@@ -301,173 +334,209 @@ __device__ inline bool ArrivesLast(unsigned* counter, int of) {
   return last;
 }
 
-template <typename T, int kDim, AttentionShape kShape>
-__device__ void AttendTile(const Params& p, int tile_index, int head, int split, char* shared) {
-  constexpr bool kFew = kShape == AttentionShape::kFewRows;
-  constexpr int kTileRows = RowsOf(kShape);
-  const Attention& a = p.a;
-  const AttentionTile tile = a.tiles[tile_index];
-  if (tile.item < 0) return;
-  const AttentionItem item = a.items[tile.item];
-  const int group = a.heads / a.kv.heads;
-  const int tokens_end = min(item.count, (tile.row + kTileRows - 1) / group + 1);
-  const int length = item.start + tokens_end;  // what the tile's last row sees
-  int used;
-  const Range range = SplitRange(length, split, p.splits, &used);
-  if (split >= used) return;
-  const int32_t* pages = a.pages + item.table;
+// What a block works on.
+struct Work {
+  AttentionItem item;
+  int tile;
+  int first;  // query row
+  int head;   // of the keys
+  int group;
+  int split;
+  int used;  // splits that have rows
+  Range range;
+};
 
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int first = tile.row + (kFew ? 0 : warp * 16);
-  Rows<T, kDim> rows;
-  LoadTile<T, kDim>(a, pages, head, range.begin, range.end, shared);
-  rows.Load(a, item, head, first, group);
+// Runs the warp's rows over the block's part of the context.
+template <typename T, int kDim, AttentionShape kShape>
+__device__ void AttendRange(const Attention& a, const Work& w, Rows<T, kDim>* rows, char* shared) {
+  using B = Block<kShape>;
+  const int32_t* pages = a.pages + w.item.table;
+  const int warp = threadIdx.x / kWarp;
+  const auto load = [&](int at, int begin, int end, char* to) {
+    LoadRows<T, kShape, kDim>(a, pages, w.head, at, begin, end, to);
+  };
+  // Rows that earlier steps wrote are on their way while the kernel before still computes this
+  // one's.
+  const Range& r = w.range;
+  const int fresh = min(max(w.item.fresh, r.begin), r.end);
+  load(r.begin, r.begin, fresh, shared);
+  AwaitPrevious();
+  load(r.begin, fresh, r.end, shared);
+  CommitCopies();
+  ClearRows<kShape, kDim>(r.begin, r.end, shared);
+  rows->Load(a, w.item, w.head, w.first + (B::kFew ? 0 : warp * 16), w.group);
   const float scale = kLog2E * rsqrtf(static_cast<float>(a.kv.dim));
   int stage = 0;
-  for (int at = range.begin; at < range.end; at += kTileContext, stage ^= 1) {
-    if (at + kTileContext < range.end) {
-      LoadTile<T, kDim>(a, pages, head, at + kTileContext, range.end,
-                        shared + (stage ^ 1) * StageBytes<kDim>());
+  for (int at = r.begin; at < r.end; at += B::kContext) {
+    const int next = at + B::kContext;
+    const auto load_next = [&] {
+      char* to = shared + (B::kStages - 1 - stage) * StageBytes<kShape, kDim>();
+      load(next, next, r.end, to);
+      CommitCopies();
+      ClearRows<kShape, kDim>(next, r.end, to);
+    };
+    if (B::kStages == 2 && next < r.end) {
+      load_next();
       WaitCopies<1>();
     } else {
       WaitCopies<0>();
     }
     __syncthreads();
-    const char* current = shared + stage * StageBytes<kDim>();
-    if (kFew) {
-      rows.template Attend<kTileContext / kWarps>(current, warp * (kTileContext / kWarps), at, scale);
-    } else {
-      rows.template Attend<kTileContext>(current, 0, at, scale);
-    }
+    constexpr int kRows = B::kFew ? B::kContext / B::kWarps : B::kContext;
+    rows->template Attend<kRows, B::kContext>(shared + stage * StageBytes<kShape, kDim>(),
+                                              B::kFew ? warp * kRows : 0, at, scale);
     __syncthreads();
+    if (B::kStages == 1 && next < r.end) load_next();
+    stage = B::kStages - 1 - stage;
   }
-  rows.SumOverLanes();
+  rows->Finish(scale);
+}
 
-  // Unnormalised rows of the warp: with kFew the warps' parts of the same rows meet in shared memory.
-  const Partial partial = used > 1 ? PartialOf(p, kTileRows, tile_index, head) : Partial{};
-  if (kFew) {
-    float* values = reinterpret_cast<float*>(shared);           // [warp][16][kDim]
-    float* stats = values + kWarps * 16 * kDim;                 // [warp][16][2]
+// The rows of a block of kManyRows: each warp has its own.
+template <typename T, int kDim>
+__device__ void StoreMany(const Params& p, const Work& w, const Rows<T, kDim>& rows) {
+  constexpr int kTileRows = RowsOf(AttentionShape::kManyRows);
+  const Attention& a = p.a;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const Partial partial = PartialOf(p, kTileRows, w.tile, w.head);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int m = lane / 4 + half * 8;
+  for (int half = 0; half < 2; ++half) {
+    const int m = warp * 16 + lane / 4 + half * 8;
+    T* out = OutputRow<T>(a, w.item, w.head, w.first + m, w.group);
+    if (out == nullptr) continue;
+    const float norm = rows.sum[half] > 0 ? 1.f / rows.sum[half] : 0.f;
+    const int64_t part = static_cast<int64_t>(w.split) * kTileRows + m;
 #pragma unroll
-      for (int c = 0; c < kDim / 8; ++c) {
-        float* to = values + (warp * 16 + m) * kDim + c * 8 + (lane % 4) * 2;
-        to[0] = rows.o[c][2 * half], to[1] = rows.o[c][2 * half + 1];
-      }
-      if (lane % 4 == 0) {
-        stats[(warp * 16 + m) * 2] = rows.top[half];
-        stats[(warp * 16 + m) * 2 + 1] = rows.sum[half];
+    for (int c = 0; c < kDim / 8; ++c) {
+      const int column = c * 8 + (lane % 4) * 2;
+      if (column >= a.kv.dim) break;
+      const float x = rows.o[c][2 * half], y = rows.o[c][2 * half + 1];
+      if (w.used > 1) {
+        *reinterpret_cast<float2*>(partial.values + part * a.kv.dim + column) = make_float2(x, y);
+      } else {
+        *reinterpret_cast<uint32_t*>(out + column) = Pack<T>(x * norm, y * norm);
       }
     }
-    __syncthreads();
-    const int fours = a.kv.dim / 4;
-    for (int i = threadIdx.x; i < 16 * fours; i += kThreads) {
-      const int m = i / fours, column = i % fours * 4;
-      if ((first + m) / group >= item.count) continue;
-      const auto stat = [&](int w, int which) { return stats[(w * 16 + m) * 2 + which]; };
-      float total;
-      const float most = PartsTop(
-          kWarps, [&](int w) { return stat(w, 0); }, [&](int w) { return stat(w, 1); }, &total);
-      float4 sum = {0, 0, 0, 0};
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        const float weight = exp2f(stat(w, 0) - most);
-        const auto v = *reinterpret_cast<const float4*>(values + (w * 16 + m) * kDim + column);
-        sum.x += weight * v.x, sum.y += weight * v.y, sum.z += weight * v.z, sum.w += weight * v.w;
-      }
-      if (used > 1) {
-        *reinterpret_cast<float4*>(partial.values +
-                                   (static_cast<int64_t>(split) * kTileRows + m) * a.kv.dim + column) = sum;
-        if (column == 0) {
-          partial.stats[(split * kTileRows + m) * 2] = total > 0 ? most : -INFINITY;
-          partial.stats[(split * kTileRows + m) * 2 + 1] = total;
-        }
-        continue;
-      }
-      const float norm = total > 0 ? 1.f / total : 0.f;
-      *reinterpret_cast<uint2*>(OutputRow<T>(a, item, head, first + m, group) + column) = {
-          Pack<T>(sum.x * norm, sum.y * norm), Pack<T>(sum.z * norm, sum.w * norm)};
-    }
-  } else {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int m = warp * 16 + lane / 4 + half * 8;  // in the tile
-      T* out = OutputRow<T>(a, item, head, tile.row + m, group);
-      if (out == nullptr) continue;
-      const float norm = rows.sum[half] > 0 ? 1.f / rows.sum[half] : 0.f;
-#pragma unroll
-      for (int c = 0; c < kDim / 8; ++c) {
-        const int column = c * 8 + (lane % 4) * 2;
-        if (column >= a.kv.dim) break;
-        const float x = rows.o[c][2 * half], y = rows.o[c][2 * half + 1];
-        if (used > 1) {
-          *reinterpret_cast<float2*>(partial.values +
-                                     (static_cast<int64_t>(split) * kTileRows + m) * a.kv.dim + column) =
-              make_float2(x, y);
-        } else {
-          *reinterpret_cast<uint32_t*>(out + column) = Pack<T>(x * norm, y * norm);
-        }
-      }
-      if (used > 1 && lane % 4 == 0) {
-        partial.stats[(split * kTileRows + m) * 2] = rows.top[half];
-        partial.stats[(split * kTileRows + m) * 2 + 1] = rows.sum[half];
-      }
+    if (w.used > 1 && lane % 4 == 0) {
+      *reinterpret_cast<float2*>(partial.stats + part * 2) =
+          make_float2(rows.top[half], rows.sum[half]);
     }
   }
-  if (used > 1 && ArrivesLast(a.counters + tile_index * a.kv.heads + head, used)) {
-    Combine<T, kTileRows>(p, item, tile_index, head, tile.row, group, used,
-                          reinterpret_cast<float*>(shared));
+}
+
+// The rows of a block of kFewRows: all warps have parts of the same ones.
+template <typename T, int kDim>
+__device__ void StoreFew(const Params& p, const Work& w, const Rows<T, kDim>& rows, char* shared) {
+  using B = Block<AttentionShape::kFewRows>;
+  const Attention& a = p.a;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int count = min(16, w.item.count * w.group - w.first);              // rows that there are
+  float* values = reinterpret_cast<float*>(shared);                         // [warp][16][kDim]
+  auto* stats = reinterpret_cast<float2*>(values + B::kWarps * 16 * kDim);  // [warp][16]
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int m = lane / 4 + half * 8;
+    if (m >= count) continue;
+#pragma unroll
+    for (int c = 0; c < kDim / 8; ++c) {
+      *reinterpret_cast<float2*>(values + (warp * 16 + m) * kDim + c * 8 + (lane % 4) * 2) =
+          make_float2(rows.o[c][2 * half], rows.o[c][2 * half + 1]);
+    }
+    if (lane % 4 == 0) stats[warp * 16 + m] = make_float2(rows.top[half], rows.sum[half]);
   }
-  __syncthreads();  // shared memory is used again
+  __syncthreads();
+  const Partial partial = PartialOf(p, 16, w.tile, w.head);
+  const int fours = a.kv.dim / 4;
+  for (int i = threadIdx.x; i < count * fours; i += B::kThreads) {
+    const int m = i / fours, column = i % fours * 4;
+    float most = -INFINITY, total = 0;
+#pragma unroll
+    for (int k = 0; k < B::kWarps; ++k) most = fmaxf(most, stats[k * 16 + m].x);
+    float4 sum = {0, 0, 0, 0};
+#pragma unroll
+    for (int k = 0; k < B::kWarps; ++k) {
+      const float2 stat = stats[k * 16 + m];
+      const float weight = stat.y > 0 ? exp2f(stat.x - most) : 0.f;
+      const auto v = *reinterpret_cast<const float4*>(values + (k * 16 + m) * kDim + column);
+      total += weight * stat.y;
+      sum.x += weight * v.x, sum.y += weight * v.y, sum.z += weight * v.z, sum.w += weight * v.w;
+    }
+    if (w.used > 1) {
+      const int64_t part = static_cast<int64_t>(w.split) * 16 + m;
+      *reinterpret_cast<float4*>(partial.values + part * a.kv.dim + column) = sum;
+      if (column == 0)
+        *reinterpret_cast<float2*>(partial.stats + part * 2) = make_float2(most, total);
+      continue;
+    }
+    const float norm = total > 0 ? 1.f / total : 0.f;
+    *reinterpret_cast<uint2*>(OutputRow<T>(a, w.item, w.head, w.first + m, w.group) + column) = {
+        Pack<T>(sum.x * norm, sum.y * norm), Pack<T>(sum.z * norm, sum.w * norm)};
+  }
 }
 
 template <typename T, int kDim, AttentionShape kShape>
-__global__ void __launch_bounds__(kThreads) AttentionKernel(const Params p) {
+__device__ void AttendTile(const Params& p, int tile_index, int head, int split, char* shared) {
+  constexpr int kTileRows = RowsOf(kShape);
+  const Attention& a = p.a;
+  const AttentionTile tile = a.tiles[tile_index];
+  if (tile.item < 0) return;
+  Work w = {a.items[tile.item], tile_index, tile.row, head, a.heads / a.kv.heads, split, 0, {}};
+  const int tokens_end = min(w.item.count, (tile.row + kTileRows - 1) / w.group + 1);
+  // What the tile's last row sees.
+  w.range =
+      SplitRange<Block<kShape>::kContext>(w.item.start + tokens_end, split, p.splits, &w.used);
+  if (split >= w.used) return;
+  Rows<T, kDim> rows;
+  AttendRange<T, kDim, kShape>(a, w, &rows, shared);
+  if constexpr (kShape == AttentionShape::kFewRows) {
+    StoreFew<T, kDim>(p, w, rows, shared);
+  } else {
+    StoreMany<T, kDim>(p, w, rows);
+  }
+  if (w.used > 1 && ArrivesLast(a.counters + tile_index * a.kv.heads + head, w.used)) {
+    Combine<T, kShape>(p, w.item, tile_index, head, tile.row, w.group, w.used,
+                       reinterpret_cast<float*>(shared));
+  }
+}
+
+template <typename T, int kDim, AttentionShape kShape>
+__global__ void __launch_bounds__(Block<kShape>::kThreads, 2) AttentionKernel(const Params p) {
   extern __shared__ __align__(128) char shared[];
   AllowNext();
-  AwaitPrevious();
-  const int jobs = p.tiles * p.a.kv.heads * p.splits;
-  for (int job = blockIdx.x; job < jobs; job += gridDim.x) {
-    const int split = job % p.splits, head = job / p.splits % p.a.kv.heads;
-    AttendTile<T, kDim, kShape>(p, job / (p.splits * p.a.kv.heads), head, split, shared);
-  }
+  const int job = blockIdx.x, split = job % p.splits, head = job / p.splits % p.a.kv.heads;
+  AttendTile<T, kDim, kShape>(p, job / (p.splits * p.a.kv.heads), head, split, shared);
+  AwaitPrevious();  // also in blocks without work
 }
 
 template <typename T, int kDim, AttentionShape kShape>
-void Start(const Device& device, const Params& params, const Launch& launch) {
-  constexpr int kBytes = std::max(kStages * StageBytes<kDim>(),
-                                  kWarps * 16 * (kDim + 2) * static_cast<int>(sizeof(float)));
+void Start(const Params& params, const Launch& launch) {
+  using B = Block<kShape>;
+  constexpr int kStageBytes = B::kStages * StageBytes<kShape, kDim>();
+  constexpr int kMergeBytes =
+      B::kFew ? B::kWarps * 16 * (kDim + 2) * static_cast<int>(sizeof(float)) : 0;
   auto* kernel = AttentionKernel<T, kDim, kShape>;
+  constexpr int kBytes = std::max(kStageBytes, kMergeBytes);
+  static_assert(kBytes <= kAttentionSharedBytes);
   const int jobs = params.tiles * params.a.kv.heads * params.splits;
-  // Among overlapping kernels each has one block a multiprocessor (see few_rows.cu); alone, jobs
-  // are dealt out by the hardware as blocks end.
-  int bytes = kBytes, blocks = jobs;
-  if (launch.overlap) {
-    bytes = std::max(kBytes, device.shared_bytes_per_multiprocessor / 3);
-    blocks = device.multiprocessors;
-  }
-  AllowSharedMemory(kernel, bytes);
-  LaunchKernel(kernel, dim3(blocks), kThreads, bytes, launch, params);
+  AllowSharedMemory(kernel, kBytes);
+  LaunchKernel(kernel, dim3(jobs), B::kThreads, kBytes, launch, params);
 }
 
 template <typename T, AttentionShape kShape>
-void StartForDim(const Device& device, const Params& params, const Launch& launch) {
+void StartForDim(const Params& params, const Launch& launch) {
   if (params.a.kv.dim <= 64) {
-    Start<T, 64, kShape>(device, params, launch);
+    Start<T, 64, kShape>(params, launch);
   } else {
-    Start<T, 128, kShape>(device, params, launch);
+    Start<T, 128, kShape>(params, launch);
   }
 }
 
 template <typename T>
-void StartForShape(const Device& device, AttentionShape shape, const Params& params,
-                   const Launch& launch) {
+void StartForShape(AttentionShape shape, const Params& params, const Launch& launch) {
   if (shape == AttentionShape::kFewRows) {
-    StartForDim<T, AttentionShape::kFewRows>(device, params, launch);
+    StartForDim<T, AttentionShape::kFewRows>(params, launch);
   } else {
-    StartForDim<T, AttentionShape::kManyRows>(device, params, launch);
+    StartForDim<T, AttentionShape::kManyRows>(params, launch);
   }
 }
 
@@ -490,14 +559,14 @@ int64_t AttentionPartialFloats(AttentionShape shape, int tiles, int kv_heads, in
   return static_cast<int64_t>(tiles) * kv_heads * splits * RowsOf(shape) * (dim + 2);
 }
 
-void RunAttention(Dtype dtype, const Device& device, AttentionShape shape, const Attention& args,
-                  int tiles, int splits, const Launch& launch) {
+void RunAttention(Dtype dtype, AttentionShape shape, const Attention& args, int tiles, int splits,
+                  const Launch& launch) {
   if (tiles == 0) return;
   const Params params{args, tiles, splits};
   if (dtype == Dtype::kBFloat16) {
-    StartForShape<__nv_bfloat16>(device, shape, params, launch);
+    StartForShape<__nv_bfloat16>(shape, params, launch);
   } else {
-    StartForShape<__half>(device, shape, params, launch);
+    StartForShape<__half>(shape, params, launch);
   }
 }
 

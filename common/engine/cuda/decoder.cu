@@ -18,10 +18,10 @@ namespace chord::cuda {
 namespace {
 
 constexpr int kGraphTokens = 64;
-constexpr int kHeadRows = 64;     // rows of logits at once
-constexpr int kMlpRows = 4096;    // rows through the MLP at once; bounds its working memory
-constexpr int kMaxWidth = 8192;   // of AddNorm
-constexpr int kRowGranule = 16;   // rows of a product are rounded up to a multiple
+constexpr int kHeadRows = 64;    // rows of logits at once
+constexpr int kMlpRows = 4096;   // rows through the MLP at once; bounds its working memory
+constexpr int kMaxWidth = 8192;  // of AddNorm
+constexpr int kRowGranule = 16;  // rows of a product are rounded up to a multiple
 
 int RoundUp(int value, int to) { return (value + to - 1) / to * to; }
 
@@ -30,7 +30,8 @@ struct Workspace {
   Workspace() = default;
   Workspace(const DecoderOptions& o, int rows, int logit_rows) : rows(rows) {
     const int64_t n = rows, m = std::min(rows, kMlpRows);
-    const int64_t q = static_cast<int64_t>(o.heads) * o.head_dim, kv = static_cast<int64_t>(o.kv_heads) * o.head_dim;
+    const int64_t q = static_cast<int64_t>(o.heads) * o.head_dim,
+                  kv = static_cast<int64_t>(o.kv_heads) * o.head_dim;
     hidden = Elements(n * o.hidden);
     normed = Elements(n * o.hidden);
     delta = Elements(n * o.hidden);
@@ -46,6 +47,11 @@ struct Workspace {
   int rows = 0;
   Elements hidden, normed, delta, picked, qkv, queries, attended, picked_attended, keys, values;
   Elements gate_up, inner;
+};
+
+// A layer's weights as the products of few rows take them.
+struct LayerMatrices {
+  Weight qkv, o, gate_up, down;
 };
 
 // Where attention leaves the parts of a cut context.
@@ -87,42 +93,80 @@ class Graph {
     cudaGraphDestroy(graph);
     CHORD_CUDA_CHECK(error);
   }
-  void Launch(const Stream& stream) { CHORD_CUDA_CHECK(cudaGraphLaunch(executable_, stream.get())); }
+  void Launch(const Stream& stream) {
+    CHORD_CUDA_CHECK(cudaGraphLaunch(executable_, stream.get()));
+  }
 
  private:
   cudaGraphExec_t executable_ = nullptr;
 };
 
-class DeviceEmbeddingRows final : public EmbeddingRows {
+// What copies embeddings to the device: one stream and one pinned buffer for all of them. Memory
+// comes from the device's pool, so that taking and returning it stops no step.
+class Uploader {
  public:
-  DeviceEmbeddingRows(int device, Dtype dtype, int64_t elements)
-      : device_(device), dtype_(dtype), rows_(elements), staging_(std::min(elements, kPiece)) {
-    CHORD_CUDA_CHECK(cudaMemsetAsync(rows_.get(), 0, rows_.bytes(), stream_.get()));
+  explicit Uploader(const DecoderOptions& options)
+      : device_(options.device), dtype_(options.dtype), staging_(kPiece) {
+    cudaMemPool_t pool = nullptr;
+    CHORD_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, device_));
+    uint64_t kept = kKeptBytes;
+    CHORD_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept));
+  }
+
+  int device() const { return device_; }
+  uint16_t* Allocate(int64_t elements) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    void* memory = nullptr;
+    CHORD_CUDA_CHECK(cudaMallocAsync(&memory, elements * 2, stream_.get()));
+    CHORD_CUDA_CHECK(cudaMemsetAsync(memory, 0, elements * 2, stream_.get()));
     stream_.Wait();
+    return static_cast<uint16_t*>(memory);
   }
-  Status Write(int64_t first, const void* values, Dtype dtype, int64_t count) override {
-    return Guarded([&] {
-      const DeviceScope scope(device_);
-      const int64_t size = dtype == Dtype::kFloat32 ? 4 : 2;
-      for (int64_t done = 0; done < count; done += kPiece) {
-        const int64_t piece = std::min(kPiece, count - done);
-        ConvertElements(static_cast<const char*>(values) + done * size, dtype, piece, dtype_,
-                        staging_.get());
-        CHORD_CUDA_CHECK(cudaMemcpyAsync(rows_.get() + first + done, staging_.get(), piece * 2,
-                                         cudaMemcpyHostToDevice, stream_.get()));
-        stream_.Wait();
-      }
-    });
+  void Free(uint16_t* memory) { cudaFreeAsync(memory, stream_.get()); }
+  void Copy(const void* values, Dtype dtype, int64_t count, uint16_t* to) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t size = dtype == Dtype::kFloat32 ? 4 : 2;
+    for (int64_t done = 0; done < count; done += kPiece) {
+      const int64_t piece = std::min(kPiece, count - done);
+      ConvertElements(static_cast<const char*>(values) + done * size, dtype, piece, dtype_,
+                      staging_.get());
+      CHORD_CUDA_CHECK(cudaMemcpyAsync(to + done, staging_.get(), piece * 2, cudaMemcpyHostToDevice,
+                                       stream_.get()));
+      stream_.Wait();
+    }
   }
-  void* data() override { return rows_.get(); }
 
  private:
   static constexpr int64_t kPiece = 1 << 19;
+  static constexpr uint64_t kKeptBytes = 64 << 20;  // of the pool, when nothing uses them
   const int device_;
   const Dtype dtype_;
   const Stream stream_;
-  const Elements rows_;
   const PinnedArray<uint16_t> staging_;
+  std::mutex mutex_;
+};
+
+class DeviceEmbeddingRows final : public EmbeddingRows {
+ public:
+  DeviceEmbeddingRows(std::shared_ptr<Uploader> uploader, int64_t elements)
+      : uploader_(std::move(uploader)), rows_(uploader_->Allocate(elements)) {}
+  ~DeviceEmbeddingRows() override {
+    (void)Guarded([&] {
+      const DeviceScope scope(uploader_->device());
+      uploader_->Free(rows_);
+    });
+  }
+  Status Write(int64_t first, const void* values, Dtype dtype, int64_t count) override {
+    return Guarded([&] {
+      const DeviceScope scope(uploader_->device());
+      uploader_->Copy(values, dtype, count, rows_ + first);
+    });
+  }
+  void* data() override { return rows_; }
+
+ private:
+  const std::shared_ptr<Uploader> uploader_;  // rows may outlive the decoder
+  uint16_t* const rows_;
 };
 
 class DecoderImpl final : public Decoder {
@@ -132,6 +176,7 @@ class DecoderImpl final : public Decoder {
         device_(QueryDevice(options.device)),
         shape_{options.heads, options.kv_heads, options.head_dim},
         logit_stride_(RoundUp(options.vocab, 8)),
+        uploader_(std::make_shared<Uploader>(options)),
         gemm_(options.dtype),
         sets_(options.vocab),
         small_plan_(kGraphTokens, SmallPlanPages(options), options.heads, options.kv_heads, true),
@@ -141,12 +186,14 @@ class DecoderImpl final : public Decoder {
         sample_rows_host_(kHeadRows),
         sample_partial_(SamplePartialBytes(kHeadRows)),
         sample_results_(kHeadRows),
-        sample_results_host_(kHeadRows) {
+        penalized_(PenalizedIds(options)),
+        penalized_host_(PenalizedIds(options)) {
     CopyRotaryTables();
     AllocateKv();
     ReserveForGraphs();
     CHORD_CUDA_CHECK(cudaMemsetAsync(small_.hidden.get(), 0, small_.hidden.bytes(), stream_.get()));
-    CHORD_CUDA_CHECK(cudaMemsetAsync(small_.attended.get(), 0, small_.attended.bytes(), stream_.get()));
+    CHORD_CUDA_CHECK(
+        cudaMemsetAsync(small_.attended.get(), 0, small_.attended.bytes(), stream_.get()));
     stream_.Wait();
   }
 
@@ -154,6 +201,7 @@ class DecoderImpl final : public Decoder {
     return Guarded([&] {
       const DeviceScope scope(options_.device);
       weights_ = LoadWeights(options_, tensors, threads, stream_);
+      DescribeMatrices();
     });
   }
 
@@ -172,7 +220,7 @@ class DecoderImpl final : public Decoder {
   Status Step(const StepChunk* chunks, int count, float* logits) override {
     return Guarded([&] {
       const DeviceScope scope(options_.device);
-      const int rows = RunLayers(chunks, count);
+      const int rows = RunLayers(chunks, count, nullptr);
       for (int first = 0; first < rows; first += kHeadRows) {
         const int batch = std::min(kHeadRows, rows - first);
         const int32_t* row_of = LogitsOf(first, batch);
@@ -186,10 +234,21 @@ class DecoderImpl final : public Decoder {
                        SampleOutcome* outcomes) override {
     return Guarded([&] {
       const DeviceScope scope(options_.device);
-      const int rows = RunLayers(chunks, count);
+      const int rows = RunLayers(chunks, count, requests);
+      if (in_small_) {  // the graph has chosen
+        stream_.Wait();
+        CopyOutcomes(rows, outcomes);
+        return;
+      }
       for (int first = 0; first < rows; first += kHeadRows) {
         const int batch = std::min(kHeadRows, rows - first);
-        SampleBatch(first, batch, requests + first, outcomes + first);
+        FillSampleRows(LogitsOf(first, batch), batch, requests + first, sample_rows_host_.get());
+        CHORD_CUDA_CHECK(cudaMemcpyAsync(sample_rows_.get(), sample_rows_host_.get(),
+                                         batch * sizeof(SampleRow), cudaMemcpyHostToDevice,
+                                         stream_.get()));
+        StartSampling(sample_rows_.get(), batch, {stream_.get()});
+        stream_.Wait();
+        CopyOutcomes(batch, outcomes + first);
       }
       stream_.Wait();
     });
@@ -207,8 +266,7 @@ class DecoderImpl final : public Decoder {
   Status CreateEmbeddings(int64_t count, EmbeddingRows** rows) override {
     return Guarded([&] {
       const DeviceScope scope(options_.device);
-      *rows = new DeviceEmbeddingRows(options_.device, options_.dtype,
-                                      std::max<int64_t>(1, count * options_.hidden));
+      *rows = new DeviceEmbeddingRows(uploader_, std::max<int64_t>(1, count * options_.hidden));
     });
   }
 
@@ -219,6 +277,11 @@ class DecoderImpl final : public Decoder {
   static int64_t SmallPlanPages(const DecoderOptions& o) {
     const int64_t longest = (o.rope_positions + kPageRows - 1) / kPageRows;
     return std::min<int64_t>(kGraphTokens * longest, int64_t{1} << 22);
+  }
+
+  // Every row of a batch may penalise all ids of a longest sequence.
+  static int64_t PenalizedIds(const DecoderOptions& o) {
+    return static_cast<int64_t>(kHeadRows) * std::min(o.rope_positions, o.vocab);
   }
 
   void CopyRotaryTables() {
@@ -270,6 +333,18 @@ class DecoderImpl final : public Decoder {
         floats, static_cast<int64_t>(small_plan_.TilesOf(kGraphTokens)) * shape_.kv_heads, stream_);
   }
 
+  void DescribeMatrices() {
+    const int hidden = options_.hidden, q_width = shape_.heads * shape_.dim;
+    for (const LayerWeights& l : weights_.layers) {
+      matrices_.push_back(
+          {DescribeWeight(device_, l.qkv_weight.get(), shape_.width(), hidden),
+           DescribeWeight(device_, l.o_weight.get(), hidden, q_width),
+           DescribeWeight(device_, l.gate_up_weight.get(), 2 * options_.intermediate, hidden),
+           DescribeWeight(device_, l.down_weight.get(), hidden, options_.intermediate)});
+    }
+    head_matrix_ = DescribeWeight(device_, weights_.head(), options_.vocab, hidden);
+  }
+
   // --- steps ------------------------------------------------------------------------------------
 
   static int Bucket(int tokens) {
@@ -277,13 +352,19 @@ class DecoderImpl final : public Decoder {
     return tokens <= 32 ? RoundUp(tokens, 4) : RoundUp(tokens, 16);
   }
 
-  // Runs all chunks up to the rows whose logits are wanted; returns how many there are.
-  int RunLayers(const StepChunk* chunks, int count) {
+  // Runs all chunks up to the rows whose logits are wanted; returns how many there are. With
+  // `requests`, a step from a graph also chooses.
+  int RunLayers(const StepChunk* chunks, int count, const SampleRequest* requests) {
     const int64_t tokens = TokensOf(chunks, count), pages = PagesOf(chunks, count);
+    in_small_ = false;
     if (tokens == 0) return 0;
     if (tokens <= kGraphTokens && small_plan_.Fits(tokens, pages)) {
       const int bucket = Bucket(static_cast<int>(tokens));
       small_plan_.Fill(chunks, count, options_.hidden, bucket);
+      if (requests != nullptr) {
+        FillSampleRows(small_plan_.logit_tokens_on_host(), small_plan_.logit_rows(), requests,
+                       small_plan_.samples_on_host());
+      }
       small_plan_.Upload(stream_);
       GraphOf(bucket).Launch(stream_);
       in_small_ = true;
@@ -293,7 +374,6 @@ class DecoderImpl final : public Decoder {
     large_plan_->Fill(chunks, count, options_.hidden, 0);
     ReserveLogitRows(large_plan_->logit_rows());
     large_plan_->Upload(stream_);
-    in_small_ = false;
     RunLarge();
     return large_plan_->logit_rows();
   }
@@ -311,11 +391,13 @@ class DecoderImpl final : public Decoder {
   void RunSmall(int tokens) {
     if (tokens <= kFewTokens && FewRowsFit(device_, tokens, options_.hidden)) {
       RunFew(tokens);
+      StartSampling(small_plan_.samples(), tokens, {stream_.get(), device_.overlap});
       return;
     }
-    RunManyKernels(small_, small_plan_, small_attention_, tokens, tokens, {stream_.get()},
-                   /*all_rows=*/true);
+    RunManyKernels(small_, small_plan_, small_attention_, tokens, tokens,
+                   {stream_.get(), device_.overlap}, /*all_rows=*/true);
     HeadProduct(small_.normed.get(), tokens);
+    StartSampling(small_plan_.samples(), tokens, {stream_.get(), device_.overlap});
   }
 
   Rotary RotaryOf(const StepPlan& plan) const {
@@ -330,7 +412,7 @@ class DecoderImpl final : public Decoder {
     args.heads = shape_.heads;
     args.items = plan.items(), args.tiles = plan.tile_list(shape), args.pages = plan.pages();
     args.partial = memory.partial.get(), args.counters = memory.counters.get();
-    RunAttention(options_.dtype, device_, shape, args, tiles,
+    RunAttention(options_.dtype, shape, args, tiles,
                  AttentionSplits(device_, shape, tiles, shape_.kv_heads), launch);
   }
 
@@ -344,29 +426,28 @@ class DecoderImpl final : public Decoder {
           options_.hidden, w.hidden.get(), first);
     for (int i = 0; i < options_.layers; ++i) {
       const LayerWeights& l = weights_.layers[i];
-      const FewQkv qkv = {w.hidden.get(), l.input_norm.get(), eps, l.qkv_weight.get(),
-                          l.qkv_bias.get(), shape_, RotaryOf(small_plan_), small_plan_.slots(),
-                          kv_[i], w.queries.get(), w.keys.get(), w.values.get()};
-      FewRowsQkv(dtype, device_, qkv, tokens, options_.hidden, launch);
+      const LayerMatrices& matrices = matrices_[i];
+      const FewQkv qkv = {w.hidden.get(),        l.input_norm.get(),  eps,
+                          &matrices.qkv,         l.qkv_bias.get(),    shape_,
+                          RotaryOf(small_plan_), small_plan_.slots(), kv_[i],
+                          w.queries.get(),       w.keys.get(),        w.values.get()};
+      FewRowsQkv(dtype, device_, qkv, tokens, launch);
       if (options_.kv_int8) {
         StoreInt8(dtype, w.keys.get(), w.values.get(), small_plan_.slots(), tokens, kv_[i], launch);
       }
-      Attend(w, small_plan_, small_attention_, AttentionShape::kFewRows, small_plan_.TilesOf(tokens),
-             i, launch);
-      FewRowsAdd(dtype, device_, w.attended.get(), l.o_weight.get(), tokens,
-                 shape_.heads * shape_.dim, options_.hidden, w.hidden.get(), launch);
-      FewRowsSwiGlu(dtype, device_, w.hidden.get(), l.post_norm.get(), eps, l.gate_up_weight.get(),
-                    tokens, options_.hidden, options_.intermediate, w.inner.get(), launch);
-      FewRowsAdd(dtype, device_, w.inner.get(), l.down_weight.get(), tokens, options_.intermediate,
-                 options_.hidden, w.hidden.get(), launch);
+      Attend(w, small_plan_, small_attention_, AttentionShape::kFewRows,
+             small_plan_.TilesOf(tokens), i, launch);
+      FewRowsAdd(dtype, device_, w.attended.get(), matrices.o, tokens, w.hidden.get(), launch);
+      FewRowsSwiGlu(dtype, device_, w.hidden.get(), l.post_norm.get(), eps, matrices.gate_up,
+                    tokens, w.inner.get(), launch);
+      FewRowsAdd(dtype, device_, w.inner.get(), matrices.down, tokens, w.hidden.get(), launch);
     }
-    FewRowsHead(dtype, device_, w.hidden.get(), weights_.final_norm.get(), eps,
-                       weights_.head(), tokens, options_.hidden, options_.vocab, logit_stride_,
-                       logits_.get(), launch);
+    FewRowsHead(dtype, device_, w.hidden.get(), weights_.final_norm.get(), eps, head_matrix_,
+                tokens, logit_stride_, logits_.get(), launch);
   }
 
-  void Product(const void* x, const Elements& weight, const Elements* bias, int rows, int in, int out,
-               void* y) {
+  void Product(const void* x, const Elements& weight, const Elements* bias, int rows, int in,
+               int out, void* y) {
     Gemm::Args args;
     args.x = x, args.x_stride = in, args.weight = weight.get();
     args.bias = bias == nullptr ? nullptr : bias->get();
@@ -389,7 +470,8 @@ class DecoderImpl final : public Decoder {
     const uint16_t* delta = nullptr;
     for (int i = 0; i < options_.layers; ++i) {
       const LayerWeights& l = weights_.layers[i];
-      AddNorm(dtype, stream_rows, delta, l.input_norm.get(), eps, tokens, hidden, w.normed.get(), launch);
+      AddNorm(dtype, stream_rows, delta, l.input_norm.get(), eps, tokens, hidden, w.normed.get(),
+              launch);
       Product(w.normed.get(), l.qkv_weight, &l.qkv_bias, rows, hidden, shape_.width(), w.qkv.get());
       StoreAndAttend(w, plan, memory, tokens, i, all_rows, launch);
       const uint16_t* attended = w.attended.get();
@@ -418,12 +500,14 @@ class DecoderImpl final : public Decoder {
     RotateAndStore(dtype, w.qkv.get(), shape_, RotaryOf(plan), plan.slots(), tokens, kv_[layer],
                    w.queries.get(), launch);
     if (options_.kv_int8) {
-      SplitKeys(dtype, w.qkv.get(), shape_, RotaryOf(plan), tokens, w.keys.get(), w.values.get(), launch);
+      SplitKeys(dtype, w.qkv.get(), shape_, RotaryOf(plan), tokens, w.keys.get(), w.values.get(),
+                launch);
       StoreInt8(dtype, w.keys.get(), w.values.get(), plan.slots(), tokens, kv_[layer], launch);
     }
     for (const AttentionShape shape : {AttentionShape::kFewRows, AttentionShape::kManyRows}) {
-      const int tiles = !bucket ? plan.tiles(shape)
-                        : shape == AttentionShape::kFewRows ? plan.TilesOf(tokens) : 0;
+      const int tiles = !bucket                             ? plan.tiles(shape)
+                        : shape == AttentionShape::kFewRows ? plan.TilesOf(tokens)
+                                                            : 0;
       if (tiles > 0) Attend(w, plan, memory, shape, tiles, layer, launch);
     }
   }
@@ -433,7 +517,8 @@ class DecoderImpl final : public Decoder {
     for (int first = 0; first < rows; first += kMlpRows) {
       const int batch = std::min(kMlpRows, rows - first);
       const int64_t offset = static_cast<int64_t>(first) * hidden;
-      Product(w.normed.get() + offset, l.gate_up_weight, nullptr, batch, hidden, 2 * inner, w.gate_up.get());
+      Product(w.normed.get() + offset, l.gate_up_weight, nullptr, batch, hidden, 2 * inner,
+              w.gate_up.get());
       SwiGlu(options_.dtype, w.gate_up.get(), batch, inner, w.inner.get(), launch);
       Product(w.inner.get(), l.down_weight, nullptr, batch, inner, hidden, w.delta.get() + offset);
     }
@@ -446,8 +531,8 @@ class DecoderImpl final : public Decoder {
       const int64_t before_tokens = large_plan_ == nullptr ? 0 : large_.rows;
       const int rows = static_cast<int>(std::max<int64_t>(RoundUp(tokens, 256), before_tokens));
       large_plan_.reset();
-      large_plan_ = std::make_unique<StepPlan>(rows, std::max<int64_t>(pages * 2, 4096), shape_.heads,
-                                               shape_.kv_heads, false);
+      large_plan_ = std::make_unique<StepPlan>(rows, std::max<int64_t>(pages * 2, 4096),
+                                               shape_.heads, shape_.kv_heads, false);
     }
     if (PaddedRows(tokens) > large_.rows) {
       const int rows = RoundUp(tokens, 256);
@@ -474,7 +559,7 @@ class DecoderImpl final : public Decoder {
           static_cast<int64_t>(tiles) * shape_.kv_heads, stream_);
     }
     RunManyKernels(large_, plan, large_attention_, PaddedRows(plan.tokens()), plan.tokens(),
-                   {stream_.get()}, /*all_rows=*/false);
+                   {stream_.get(), device_.overlap}, /*all_rows=*/false);
   }
 
   // --- logits -----------------------------------------------------------------------------------
@@ -512,19 +597,15 @@ class DecoderImpl final : public Decoder {
     stream_.Wait();
   }
 
-  void SampleBatch(int first, int batch, const SampleRequest* requests, SampleOutcome* outcomes) {
-    int64_t penalized = 0;
-    for (int i = 0; i < batch; ++i) penalized += requests[i].penalized_count;
-    if (penalized > penalized_.count()) {
-      penalized_ = DeviceArray<int32_t>(2 * penalized);
-      penalized_host_ = PinnedArray<int32_t>(2 * penalized);
-    }
-    const int32_t* row_of = LogitsOf(first, batch);
+  // Rows of the plan for `batch` rows of logits, which lie in rows row_of[i] of logits_. Brings
+  // their sets and ids to the device.
+  void FillSampleRows(const int32_t* row_of, int batch, const SampleRequest* requests,
+                      SampleRow* rows) {
     sets_.BeginBatch();
     int32_t at = 0;
     for (int i = 0; i < batch; ++i) {
       const SampleRequest& request = requests[i];
-      SampleRow& row = sample_rows_host_.get()[i];
+      SampleRow& row = rows[i];
       row = {};
       row.logits_row = row_of[i];
       row.allowed = request.restricted ? sets_.Find(request.allowed, stream_) : -1;
@@ -532,6 +613,9 @@ class DecoderImpl final : public Decoder {
       row.penalized_begin = at;
       if (request.penalty != 1.f) {
         row.penalized_count = request.penalized_count;
+        if (at + request.penalized_count > penalized_.count()) {
+          throw Error(Code::kFailed, "more ids under the penalty than the sequences can have");
+        }
         std::copy_n(request.penalized, request.penalized_count, penalized_host_.get() + at);
         at += request.penalized_count;
       }
@@ -540,25 +624,24 @@ class DecoderImpl final : public Decoder {
         row.mass[m] = sets_.Find(request.mass_sets[m], stream_);
       }
     }
-    if (at > 0) {
-      CHORD_CUDA_CHECK(cudaMemcpyAsync(penalized_.get(), penalized_host_.get(), at * sizeof(int32_t),
-                                       cudaMemcpyHostToDevice, stream_.get()));
-    }
-    CHORD_CUDA_CHECK(cudaMemcpyAsync(sample_rows_.get(), sample_rows_host_.get(),
-                                     batch * sizeof(SampleRow), cudaMemcpyHostToDevice,
-                                     stream_.get()));
+    if (at == 0) return;
+    CHORD_CUDA_CHECK(cudaMemcpyAsync(penalized_.get(), penalized_host_.get(), at * sizeof(int32_t),
+                                     cudaMemcpyHostToDevice, stream_.get()));
+  }
+
+  // Results go straight to host memory.
+  void StartSampling(const SampleRow* rows, int batch, const Launch& launch) {
     SampleBuffers buffers = {};
     buffers.logits = logits_.get(), buffers.stride = logit_stride_, buffers.vocab = options_.vocab;
     buffers.sets = sets_.device(), buffers.words = sets_.words();
-    buffers.penalized = penalized_.get(), buffers.rows = sample_rows_.get();
+    buffers.penalized = penalized_.get(), buffers.rows = rows;
     buffers.partial = sample_partial_.get(), buffers.results = sample_results_.get();
-    Sample(options_.dtype, buffers, batch, {stream_.get()});
-    CHORD_CUDA_CHECK(cudaMemcpyAsync(sample_results_host_.get(), sample_results_.get(),
-                                     batch * sizeof(SampleResult), cudaMemcpyDeviceToHost,
-                                     stream_.get()));
-    stream_.Wait();
-    for (int i = 0; i < batch; ++i) {
-      const SampleResult& result = sample_results_host_.get()[i];
+    Sample(options_.dtype, buffers, batch, launch);
+  }
+
+  void CopyOutcomes(int rows, SampleOutcome* outcomes) const {
+    for (int i = 0; i < rows; ++i) {
+      const SampleResult& result = sample_results_.get()[i];
       outcomes[i].id = result.id;
       outcomes[i].finite = result.finite != 0;
       outcomes[i].log_probability = result.log_probability;
@@ -571,8 +654,11 @@ class DecoderImpl final : public Decoder {
   const QkvShape shape_;
   const int logit_stride_;
   const Stream stream_;
+  const std::shared_ptr<Uploader> uploader_;
   Gemm gemm_;
   DecoderWeights weights_;
+  std::vector<LayerMatrices> matrices_;
+  Weight head_matrix_;
   DeviceArray<float> rope_cos_, rope_sin_;
   DeviceArray<int32_t> rope_axes_;
   std::vector<KvPages> kv_;
@@ -599,10 +685,9 @@ class DecoderImpl final : public Decoder {
   const DeviceArray<SampleRow> sample_rows_;
   const PinnedArray<SampleRow> sample_rows_host_;
   const DeviceArray<char> sample_partial_;
-  const DeviceArray<SampleResult> sample_results_;
-  const PinnedArray<SampleResult> sample_results_host_;
-  DeviceArray<int32_t> penalized_;
-  PinnedArray<int32_t> penalized_host_;
+  const PinnedArray<SampleResult> sample_results_;
+  const DeviceArray<int32_t> penalized_;
+  const PinnedArray<int32_t> penalized_host_;
 };
 
 static_assert(kMaxSampleSets == kMaxMassSets);

@@ -20,8 +20,8 @@ struct DecoderOptions {
   float rms_norm_eps = 0;
   int kv_pages = 0;
   bool kv_int8 = false;
-  // Rotary tables [rope_positions, head_dim / 2], rounded to `dtype`, and the axis (0, 1, 2) of each
-  // frequency. Host memory, read during create_decoder.
+  // Rotary tables [rope_positions, head_dim / 2], rounded to `dtype`, and the axis (0, 1, 2) of
+  // each frequency. Host memory, read during create_decoder.
   const float* rope_cos = nullptr;
   const float* rope_sin = nullptr;
   const int32_t* rope_axes = nullptr;
@@ -116,6 +116,5 @@ class Decoder {
 
   virtual int64_t kv_bytes() const = 0;
 };
-
 
 }  // namespace chord::cuda

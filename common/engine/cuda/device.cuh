@@ -79,7 +79,9 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
                "l"(global), "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int kPending>
 __device__ __forceinline__ void WaitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -159,9 +161,14 @@ void LaunchKernel(void (*kernel)(Params...), dim3 grid, int threads, int shared_
   CHORD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 
-// Dynamic shared memory beyond 48 KB has to be allowed once per kernel and device.
+// Dynamic shared memory beyond 48 KB has to be allowed once per kernel and device. All kernels ask
+// for the same division between L1 and shared memory: blocks of kernels that differ in it do not
+// run side by side on a multiprocessor.
 template <typename Kernel>
 void AllowSharedMemory(Kernel* kernel, int bytes) {
+  CHORD_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                        cudaFuncAttributePreferredSharedMemoryCarveout,
+                                        cudaSharedmemCarveoutMaxShared));
   CHORD_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
 }

@@ -41,10 +41,9 @@ __device__ float BlockSum(float x) {
 constexpr int kMaxPieces = 4;
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) AddNormKernel(T* __restrict__ hidden,
-                                                          const T* __restrict__ delta,
-                                                          const T* __restrict__ weight, float eps,
-                                                          int width, T* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads)
+    AddNormKernel(T* __restrict__ hidden, const T* __restrict__ delta, const T* __restrict__ weight,
+                  float eps, int width, T* __restrict__ out) {
   AwaitPrevious();
   AllowNext();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * width;
@@ -91,28 +90,32 @@ __global__ void GatherKernel(const T* __restrict__ x, const int32_t* __restrict_
                              T* __restrict__ out) {
   AwaitPrevious();
   AllowNext();
-  const auto* from = reinterpret_cast<const uint4*>(x + static_cast<int64_t>(rows[blockIdx.x]) * width);
+  const auto* from =
+      reinterpret_cast<const uint4*>(x + static_cast<int64_t>(rows[blockIdx.x]) * width);
   auto* to = reinterpret_cast<uint4*>(out + static_cast<int64_t>(blockIdx.x) * width);
   for (int i = threadIdx.x; i < width / 8; i += blockDim.x) to[i] = from[i];
 }
 
-// A thread makes four values of one row.
+// A thread makes eight values of one row.
 template <typename T>
-__global__ void SwiGluKernel(const T* __restrict__ x, int64_t groups, int inner,
-                             T* __restrict__ out) {
+__global__ void SwiGluKernel(const T* __restrict__ x, int inner, T* __restrict__ out) {
   AwaitPrevious();
   AllowNext();
-  const int per_row = inner / 4;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < groups;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    const int64_t row = i / per_row, group = i % per_row;
-    const auto in = *reinterpret_cast<const Eight<T>*>(x + row * 2 * inner + group * 8);
-    uint2 packed;
-    const float2 g0 = in.pair(0), g1 = in.pair(1), u0 = in.pair(2), u1 = in.pair(3);
-    packed.x = Pack<T>(GatedValue<T>(g0.x, u0.x), GatedValue<T>(g0.y, u0.y));
-    packed.y = Pack<T>(GatedValue<T>(g1.x, u1.x), GatedValue<T>(g1.y, u1.y));
-    *reinterpret_cast<uint2*>(out + row * inner + group * 4) = packed;
+  const int at = (blockIdx.x * kThreads + threadIdx.x) * 8;
+  if (at >= inner) return;
+  const int64_t row = blockIdx.y;
+  const auto* in = reinterpret_cast<const Eight<T>*>(x + row * 2 * inner + 2 * at);
+  Eight<T> y;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const Eight<T> group = in[half];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2 gate = group.pair(i), up = group.pair(i + 2);
+      y.word[2 * half + i] = Pack<T>(GatedValue<T>(gate.x, up.x), GatedValue<T>(gate.y, up.y));
+    }
   }
+  *reinterpret_cast<Eight<T>*>(out + row * inner + at) = y;
 }
 
 // Block (token, part): a warp a group of eight columns would be wasteful, so threads stride over
@@ -270,22 +273,22 @@ void GatherRows(Dtype dtype, const void* x, const int32_t* rows, int count, int 
 }
 
 void SwiGlu(Dtype dtype, const void* x, int rows, int inner, void* out, const Launch& launch) {
-  const int64_t groups = static_cast<int64_t>(rows) * inner / 4;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>((groups + kThreads - 1) / kThreads, 1 << 16));
+  const dim3 grid((inner / 8 + kThreads - 1) / kThreads, rows);
   Dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
-    LaunchKernel(SwiGluKernel<T>, dim3(blocks), kThreads, 0, launch, static_cast<const T*>(x),
-                 groups, inner, static_cast<T*>(out));
+    LaunchKernel(SwiGluKernel<T>, grid, kThreads, 0, launch, static_cast<const T*>(x), inner,
+                 static_cast<T*>(out));
   });
 }
 
 void RotateAndStore(Dtype dtype, const void* qkv, const QkvShape& shape, const Rotary& rotary,
                     const int32_t* slots, int tokens, const KvPages& kv, void* q,
                     const Launch& launch) {
+  const int threads = std::min((shape.width() / 8 + kWarp - 1) / kWarp * kWarp, 512);
   Dispatch(dtype, [&](auto zero) {
     using T = decltype(zero);
-    LaunchKernel(RotateKernel<T>, dim3(tokens), RowThreads(shape.width()), 0, launch,
-                 static_cast<const T*>(qkv), shape, rotary, slots, kv, static_cast<T*>(q));
+    LaunchKernel(RotateKernel<T>, dim3(tokens), threads, 0, launch, static_cast<const T*>(qkv),
+                 shape, rotary, slots, kv, static_cast<T*>(q));
   });
 }
 

@@ -1,6 +1,6 @@
-#include "common/engine/cuda/gemm.h"
-
 #include <memory>
+
+#include "common/engine/cuda/gemm.h"
 
 namespace chord::cuda {
 
@@ -50,7 +50,8 @@ const Gemm::Plan& Gemm::PlanOf(const Args& args) {
     }
     CHORD_CUDA_CHECK(cublasLtMatrixLayoutCreate(&plan.weight, type_, args.in, args.out, args.in));
     CHORD_CUDA_CHECK(cublasLtMatrixLayoutCreate(&plan.x, type_, args.in, args.rows, args.x_stride));
-    CHORD_CUDA_CHECK(cublasLtMatrixLayoutCreate(&plan.y, type_, args.out, args.rows, args.y_stride));
+    CHORD_CUDA_CHECK(
+        cublasLtMatrixLayoutCreate(&plan.y, type_, args.out, args.rows, args.y_stride));
 
     cublasLtMatmulPreference_t raw = nullptr;
     CHORD_CUDA_CHECK(cublasLtMatmulPreferenceCreate(&raw));

@@ -39,9 +39,7 @@ __device__ inline void Pin(float (&x)[kCount]) {
 }
 
 // Products read shared memory and write accumulators behind the back of the program's order.
-__device__ inline void FenceProducts() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
+__device__ inline void FenceProducts() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void CommitProducts() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }

@@ -1,7 +1,7 @@
-#include "common/engine/cuda/id_sets.h"
-
 #include <algorithm>
 #include <cstring>
+
+#include "common/engine/cuda/id_sets.h"
 
 namespace chord::cuda {
 namespace {
@@ -30,7 +30,8 @@ int IdSets::Claim(uint64_t hash) {
     const int slot = (next_ + i) % kSlots;
     if (slots_[slot].batch == batch_) continue;
     const auto [begin, end] = by_hash_.equal_range(slots_[slot].hash);
-    const auto old = std::find_if(begin, end, [slot](const auto& entry) { return entry.second == slot; });
+    const auto old =
+        std::find_if(begin, end, [slot](const auto& entry) { return entry.second == slot; });
     if (old != end) by_hash_.erase(old);
     slots_[slot] = {hash, batch_};
     by_hash_.emplace(hash, slot);
@@ -58,7 +59,8 @@ int IdSets::Find(const IdBits& bits, const Stream& stream) {
   std::copy_n(bits.words, count, host_.get() + offset);
   std::fill_n(host_.get() + offset + count, words_ - count, 0);
   CHORD_CUDA_CHECK(cudaMemcpyAsync(device_.get() + offset, host_.get() + offset,
-                                   words_ * sizeof(uint64_t), cudaMemcpyHostToDevice, stream.get()));
+                                   words_ * sizeof(uint64_t), cudaMemcpyHostToDevice,
+                                   stream.get()));
   return slot;
 }
 

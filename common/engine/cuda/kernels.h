@@ -4,6 +4,7 @@
 // thrown as Error (status.h).
 #pragma once
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -24,9 +25,9 @@ struct Launch {
 struct Device {
   int index = 0;
   int multiprocessors = 0;
-  int shared_bytes_per_block = 0;            // with opt-in
+  int shared_bytes_per_block = 0;  // with opt-in
   int shared_bytes_per_multiprocessor = 0;
-  bool overlap = false;                      // programmatic launches: compute capability 9.0
+  bool overlap = false;  // programmatic launches: compute capability 9.0
 };
 Device QueryDevice(int index);
 
@@ -94,13 +95,23 @@ void CopyPage(Dtype dtype, const KvPages& kv, int from, int to, int rows, const 
 // Memory-bound products y = x·weightᵀ of 1 .. kFewTokens rows x [tokens, in], weight [out, in].
 inline constexpr int kFewTokens = 8;
 
+// A weight matrix [rows, columns] and, from compute capability 9.0 on, how the copy engine reads
+// it. 128-byte alignment of `data`; columns a multiple of eight.
+struct Weight {
+  const void* data = nullptr;
+  int rows = 0;
+  int columns = 0;
+  CUtensorMap map = {};
+};
+Weight DescribeWeight(const Device& device, const void* data, int rows, int columns);
+
 // norm(hidden)·weightᵀ + bias, rotated and stored: q [tokens, heads·dim], keys and values to their
 // pages. With int8 pages, k and v [tokens, kv_heads·dim] instead.
 struct FewQkv {
   const void* hidden;
   const void* norm;
   float eps;
-  const void* weight;
+  const Weight* weight;
   const void* bias;
   QkvShape shape;
   Rotary rotary;
@@ -112,20 +123,18 @@ struct FewQkv {
 };
 // Whether rows of `in` values fit into a block's memory, which all of these need but FewRowsAdd.
 bool FewRowsFit(const Device& device, int tokens, int in);
-void FewRowsQkv(Dtype dtype, const Device& device, const FewQkv& args, int tokens, int in,
+void FewRowsQkv(Dtype dtype, const Device& device, const FewQkv& args, int tokens,
                 const Launch& launch);
 // out [tokens, inner] = silu(gate)·up of norm(hidden); weight [2·inner, in], groups of eight rows:
 // four of gate, four of up.
 void FewRowsSwiGlu(Dtype dtype, const Device& device, const void* hidden, const void* norm,
-                   float eps, const void* weight, int tokens, int in, int inner, void* out,
-                   const Launch& launch);
+                   float eps, const Weight& weight, int tokens, void* out, const Launch& launch);
 // hidden [tokens, out] += x·weightᵀ.
-void FewRowsAdd(Dtype dtype, const Device& device, const void* x, const void* weight, int tokens,
-                int in, int out, void* hidden, const Launch& launch);
+void FewRowsAdd(Dtype dtype, const Device& device, const void* x, const Weight& weight, int tokens,
+                void* hidden, const Launch& launch);
 // logits [tokens, stride] = norm(hidden)·weightᵀ.
 void FewRowsHead(Dtype dtype, const Device& device, const void* hidden, const void* norm, float eps,
-                 const void* weight, int tokens, int in, int out, int stride, void* logits,
-                 const Launch& launch);
+                 const Weight& weight, int tokens, int stride, void* logits, const Launch& launch);
 
 // --- attention ----------------------------------------------------------------------------------
 
@@ -136,6 +145,7 @@ struct AttentionItem {
   int32_t count;
   int32_t start;
   int32_t table;
+  int32_t fresh;  // first KV row of the sequence that this step writes
 };
 // A block's share of an item: query rows of all heads of a group, counted token by token.
 struct AttentionTile {
@@ -156,12 +166,14 @@ struct Attention {
 // Few query rows of each item (count · group <= 16 is best served) against long contexts, or many.
 enum class AttentionShape { kFewRows, kManyRows };
 int AttentionTileRows(AttentionShape shape);
+// Shared memory of a block, at most.
+inline constexpr int kAttentionSharedBytes = 67 << 10;
 bool AttentionSupports(int dim, int heads, int kv_heads);
 // Parts that the context is cut into so that `tiles` fill the device.
 int AttentionSplits(const Device& device, AttentionShape shape, int tiles, int kv_heads);
 int64_t AttentionPartialFloats(AttentionShape shape, int tiles, int kv_heads, int splits, int dim);
-void RunAttention(Dtype dtype, const Device& device, AttentionShape shape, const Attention& args,
-                  int tiles, int splits, const Launch& launch);
+void RunAttention(Dtype dtype, AttentionShape shape, const Attention& args, int tiles, int splits,
+                  const Launch& launch);
 
 // --- choosing tokens ----------------------------------------------------------------------------
 
@@ -169,7 +181,7 @@ void RunAttention(Dtype dtype, const Device& device, AttentionShape shape, const
 // rows of `sets` [.., words] of 64-bit words; -1 means every id (allowed) or no set.
 inline constexpr int kMaxMassSets = 6;
 struct SampleRow {
-  int32_t logits_row;
+  int32_t logits_row;  // -1: nothing to choose
   int32_t allowed;
   int32_t penalized_begin;  // in `penalized`
   int32_t penalized_count;

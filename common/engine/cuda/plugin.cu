@@ -9,7 +9,6 @@ namespace chord::cuda {
 
 Status CreateDecoder(const DecoderOptions& options, Decoder** decoder);  // decoder.cu
 
-
 namespace {
 
 Status GetDeviceInfo(int device, DeviceInfo* info) {

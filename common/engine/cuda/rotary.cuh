@@ -43,8 +43,16 @@ __host__ __device__ inline QkvPlace PlaceOf(const QkvShape& shape, int group) {
   return {QkvPart::kValue, head, 8 * inside, 8 * inside + 4};
 }
 
-// Rotates columns j and j + 4 of a group of queries or keys, already rounded to T; leaves values
-// alone. Products and sum are rounded one by one, as the reference does.
+// Rotates a pair of columns, already rounded to T. Products and sum are rounded one by one, as the
+// reference does.
+template <typename T>
+__device__ void Rotate(float cos, float sin, float* low, float* high) {
+  const float a = *low, b = *high;
+  *low = Round<T>(Round<T>(a * cos) - Round<T>(b * sin));
+  *high = Round<T>(Round<T>(b * cos) + Round<T>(a * sin));
+}
+
+// Rotates columns j and j + 4 of a group of queries or keys; leaves values alone.
 template <typename T>
 __device__ void FinishQkv(const QkvShape& shape, const Rotary& rotary, int token, int group, int j,
                           float* low, float* high) {
@@ -53,9 +61,7 @@ __device__ void FinishQkv(const QkvShape& shape, const Rotary& rotary, int token
   const int frequency = place.first + j;
   const int position = rotary.positions[rotary.axes[frequency] * rotary.stride + token];
   const int64_t at = static_cast<int64_t>(position) * (shape.dim / 2) + frequency;
-  const float c = rotary.cos[at], s = rotary.sin[at], a = *low, b = *high;
-  *low = Round<T>(Round<T>(a * c) - Round<T>(b * s));
-  *high = Round<T>(Round<T>(b * c) + Round<T>(a * s));
+  Rotate<T>(rotary.cos[at], rotary.sin[at], low, high);
 }
 
 // --- SwiGLU -------------------------------------------------------------------------------------

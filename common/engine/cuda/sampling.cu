@@ -1,5 +1,6 @@
 // Choosing tokens where the logits are: the rule of SampleToken (sampler.h), in two kernels. The
-// first gives every block a slice of the vocabulary of one row, the second puts the slices together.
+// first gives every block a slice of the vocabulary of one row, the second puts the slices
+// together.
 #include <algorithm>
 
 #include "common/engine/cuda/device.cuh"
@@ -35,7 +36,8 @@ __device__ Choice Better(Choice a, Choice b) {
 __device__ Choice WarpBest(Choice x) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    x = Better(x, {__shfl_xor_sync(kAllLanes, x.score, offset), __shfl_xor_sync(kAllLanes, x.id, offset)});
+    x = Better(
+        x, {__shfl_xor_sync(kAllLanes, x.score, offset), __shfl_xor_sync(kAllLanes, x.id, offset)});
   }
   return x;
 }
@@ -80,7 +82,9 @@ __global__ void SliceKernel(const SampleBuffers b) {
   __shared__ double sums[1 + kMaxMassSets][kThreads / kWarp];
   __shared__ int bad;
   AwaitPrevious();
+  AllowNext();
   const SampleRow row = b.rows[blockIdx.y];
+  if (row.logits_row < 0) return;
   const int ids = SliceIds(b.vocab), first = blockIdx.x * ids;
   const int end = min(first + ids, b.vocab);
   const T* logits = static_cast<const T*>(b.logits) + row.logits_row * b.stride;
@@ -88,7 +92,8 @@ __global__ void SliceKernel(const SampleBuffers b) {
   if (threadIdx.x == 0) bad = 0;
   MarkPenalized(b, row, first, ids, marks);
 
-  const uint64_t* allowed = row.allowed < 0 ? nullptr : b.sets + static_cast<int64_t>(row.allowed) * b.words;
+  const uint64_t* allowed =
+      row.allowed < 0 ? nullptr : b.sets + static_cast<int64_t>(row.allowed) * b.words;
   float top = -INFINITY;
   Choice best = {-INFINITY, -1};
   for (int id = first + threadIdx.x; id < end; id += kThreads) {
@@ -112,7 +117,8 @@ __global__ void SliceKernel(const SampleBuffers b) {
     sum[0] += p;
 #pragma unroll
     for (int i = 0; i < kMaxMassSets; ++i) {
-      if (i < row.mass_sets && Contains(b.sets + static_cast<int64_t>(row.mass[i]) * b.words, id)) sum[1 + i] += p;
+      if (i < row.mass_sets && Contains(b.sets + static_cast<int64_t>(row.mass[i]) * b.words, id))
+        sum[1 + i] += p;
     }
   }
 #pragma unroll
@@ -138,6 +144,7 @@ template <typename T>
 __global__ void MergeKernel(const SampleBuffers b) {
   AwaitPrevious();
   const SampleRow row = b.rows[blockIdx.x];
+  if (row.logits_row < 0) return;
   const auto* slices = static_cast<const Slice*>(b.partial) + blockIdx.x * kSlices;
   const int lane = threadIdx.x;
   float top = -INFINITY;
@@ -164,7 +171,8 @@ __global__ void MergeKernel(const SampleBuffers b) {
   out.id = best.id;
   out.finite = finite;
   if (finite && best.id >= 0) {
-    const double logit = ToFloat(static_cast<const T*>(b.logits)[row.logits_row * b.stride + best.id]);
+    const double logit =
+        ToFloat(static_cast<const T*>(b.logits)[row.logits_row * b.stride + best.id]);
     out.log_probability = logit - top - log(sum);
     for (int m = 0; m < row.mass_sets; ++m) out.log_mass[m] = log(mass[m]) - log(sum);
   }
@@ -173,7 +181,8 @@ __global__ void MergeKernel(const SampleBuffers b) {
 
 template <typename T>
 __global__ void WidenKernel(const T* __restrict__ logits, int64_t stride,
-                            const int32_t* __restrict__ row_of, int vocab, float* __restrict__ out) {
+                            const int32_t* __restrict__ row_of, int vocab,
+                            float* __restrict__ out) {
   const T* from = logits + row_of[blockIdx.y] * stride;
   float* to = out + static_cast<int64_t>(blockIdx.y) * vocab;
   for (int i = blockIdx.x * kThreads + threadIdx.x; i < vocab; i += gridDim.x * kThreads) {
@@ -189,7 +198,9 @@ void StartSample(const SampleBuffers& b, int rows, const Launch& launch) {
 
 }  // namespace
 
-int64_t SamplePartialBytes(int rows) { return static_cast<int64_t>(rows) * kSlices * sizeof(Slice); }
+int64_t SamplePartialBytes(int rows) {
+  return static_cast<int64_t>(rows) * kSlices * sizeof(Slice);
+}
 
 void Sample(Dtype dtype, const SampleBuffers& buffers, int rows, const Launch& launch) {
   if (dtype == Dtype::kBFloat16) {

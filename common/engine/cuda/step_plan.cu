@@ -1,11 +1,11 @@
-#include "common/engine/cuda/step_plan.h"
-
 #include <algorithm>
+
+#include "common/engine/cuda/step_plan.h"
 
 namespace chord::cuda {
 namespace {
 
-// A chunk with up to this many query rows is served by tiles of few rows.
+// The most query rows of a chunk that tiles of few rows serve.
 constexpr int kFewQueryRows = 64;
 
 int PagesFor(const StepChunk& chunk) {
@@ -46,6 +46,7 @@ StepPlan::StepPlan(int tokens, int64_t pages, int heads, int kv_heads, bool per_
   slots_ = section(tokens, sizeof(int32_t));
   logit_tokens_ = section(tokens, sizeof(int32_t));
   items_ = section(tokens, sizeof(AttentionItem));
+  samples_ = section(tokens, sizeof(SampleRow));
   for (int64_t& tiles : tiles_) tiles = section(tile_capacity_, sizeof(AttentionTile));
   page_list_ = section(pages, sizeof(int32_t));
   host_ = PinnedArray<char>(bytes);
@@ -78,7 +79,7 @@ void StepPlan::Fill(const StepChunk* chunks, int count, int hidden, int padded) 
     std::copy_n(chunk->pages, PagesFor(*chunk), pages + table);
     if (!per_token_) {
       AddTiles(used_items, n);
-      items[used_items++] = {token, n, chunk->start, table};
+      items[used_items++] = {token, n, chunk->start, table, chunk->start};
     }
     for (int i = 0; i < n; ++i, ++token) {
       const int32_t row = chunk->image_rows == nullptr ? -1 : chunk->image_rows[i];
@@ -93,13 +94,14 @@ void StepPlan::Fill(const StepChunk* chunks, int count, int hidden, int padded) 
       slots[token] = chunk->pages[at / kPageRows] * kPageRows + at % kPageRows;
       if (per_token_) {
         AddTiles(used_items, 1);
-        items[used_items++] = {token, 1, at, table};
+        items[used_items++] = {token, 1, at, table, chunk->start};
       }
       if (i >= n - chunk->logits) logit_tokens[logit_rows_++] = token;
     }
     table += PagesFor(*chunk);
   }
   used_tokens_ = token;
+  for (int i = 0; i < std::max(token, padded); ++i) samples_on_host()[i].logits_row = -1;
   for (; token < padded; ++token) {
     sources[token] = nullptr;
     ids[token] = 0;

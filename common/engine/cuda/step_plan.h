@@ -42,6 +42,9 @@ class StepPlan {
     return At<AttentionTile>(tiles_[Index(shape)]);
   }
   const int32_t* pages() const { return At<int32_t>(page_list_); }
+  // A row for each of `tokens`; Fill makes all of them choose nothing.
+  const SampleRow* samples() const { return At<SampleRow>(samples_); }
+  SampleRow* samples_on_host() const { return HostAt<SampleRow>(samples_); }
 
  private:
   static int Index(AttentionShape shape) { return shape == AttentionShape::kFewRows ? 0 : 1; }
@@ -60,7 +63,8 @@ class StepPlan {
   const int group_;
   const bool per_token_;
   const int tiles_per_token_;
-  int64_t sources_, ids_, positions_, slots_, logit_tokens_, items_, tiles_[2], page_list_;
+  int64_t sources_, ids_, positions_, slots_, logit_tokens_, items_, samples_, tiles_[2],
+      page_list_;
   int tile_capacity_ = 0;
   int used_tokens_ = 0, logit_rows_ = 0, used_items_ = 0, used_tiles_[2] = {};
   int64_t used_bytes_ = 0;

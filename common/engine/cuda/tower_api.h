@@ -1,5 +1,5 @@
-// The vision tower of libchord_cuda (cuda_api.h): resized pixels or patches in, embeddings out, with
-// no host synchronisation between. The engine's side of it is cuda_vision_tower.cc.
+// The vision tower of libchord_cuda (cuda_api.h): resized pixels or patches in, embeddings out,
+// with no host synchronisation between. The engine's side of it is cuda_vision_tower.cc.
 #pragma once
 
 #include <cstddef>

@@ -144,8 +144,8 @@ __device__ inline void StoreRows(const float (&o)[kDim / 8][4], const float (&su
   }
 }
 
-// Queries, keys and values of a window and a head into shared memory, one after another. Rows behind
-// the window's end become zeros.
+// Queries, keys and values of a window and a head into shared memory, one after another. Rows
+// behind the window's end become zeros.
 template <typename T, int kDim>
 __device__ inline void LoadAsTheyAre(const T* qkv, int64_t width, const AttentionTile& tile,
                                      int first_part, T* parts) {
@@ -254,8 +254,8 @@ __device__ inline void FetchRows(const T* from, int64_t stride, int rows, int va
   for (int at = threadIdx.x; at < rows * kChunks; at += 128) {
     const int row = at / kChunks, chunk = at % kChunks;
     const bool there = row < valid;
-    CopyAsync16(to + row * kStride<kDim> + chunk * 8,
-                from + (there ? row : 0) * stride + chunk * 8, there);
+    CopyAsync16(to + row * kStride<kDim> + chunk * 8, from + (there ? row : 0) * stride + chunk * 8,
+                there);
   }
 }
 
@@ -298,8 +298,7 @@ __global__ __launch_bounds__(128) void FullKernel(const T* qkv, int heads,
     CommitCopies();
     WaitForCopies<1>();
     __syncthreads();
-    const T* const query_row =
-        queries + (first_row + lane % 16) * kStride<kDim> + (lane / 16) * 8;
+    const T* const query_row = queries + (first_row + lane % 16) * kStride<kDim> + (lane / 16) * 8;
     if (Layout::kKeepQueries && block == 0) {
 #pragma unroll
       for (int step = 0; step < kDim / 16; ++step) {
@@ -403,8 +402,7 @@ __global__ __launch_bounds__(128) void FullKernel(const T* qkv, int heads,
     const int row = first_row + 16 * m;
 #pragma unroll
     for (int i = 0; i < 2; ++i) sum[m][i] = SumOfQuad(sum[m][i]);
-    StoreRows<T, kDim>(o[m], sum[m], queries + row * kStride<kDim>,
-                       tile.length - tile.query - row,
+    StoreRows<T, kDim>(o[m], sum[m], queries + row * kStride<kDim>, tile.length - tile.query - row,
                        out + (tile.begin + tile.query + row) * width + head * kDim, width);
   }
 }
@@ -466,8 +464,7 @@ cudaError_t WindowAttention(HalfType type, const void* qkv, const AttentionShape
 }
 
 cudaError_t SegmentAttention(HalfType type, const void* qkv, const AttentionShape& shape,
-                             const AttentionTile* tiles, int count, void* out,
-                             const Queue& queue) {
+                             const AttentionTile* tiles, int count, void* out, const Queue& queue) {
   return ForTypeAndDim(type, shape.dim, [&]<typename T, int kDim>() {
     constexpr size_t kBytes = FullKernelLayout<T, kDim>::kBytes;
     static const cudaError_t ready = AllowShared(FullKernel<T, kDim>, kBytes);

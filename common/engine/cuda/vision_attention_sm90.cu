@@ -2,8 +2,8 @@
 //
 // A block has 128 queries of one head. One warp loads keys and values, 128 rows at a time; two
 // warpgroups have 64 queries each. While a warpgroup's product with the values of one step runs, it
-// works on the softmax of the next. 80 is no multiple of the wide swizzles, so all three matrices lie
-// in shared memory as five columns of 16 values, [column][row][16], swizzled by 32 bytes.
+// works on the softmax of the next. 80 is no multiple of the wide swizzles, so all three matrices
+// lie in shared memory as five columns of 16 values, [column][row][16], swizzled by 32 bytes.
 #include "common/engine/cuda/hopper.cuh"
 #include "common/engine/cuda/vision_kernels.h"
 #include "common/engine/cuda/vision_launch.cuh"
@@ -47,10 +47,10 @@ __device__ inline void Arrive(uint32_t barrier) {
 // One warpgroup's 64 queries.
 template <typename T>
 struct Rows {
-  float s[kRows / 2];          // scores of a step, then their exponentials
-  uint32_t p[kRows / 16][4];   // the exponentials of the step before, rounded
+  float s[kRows / 2];         // scores of a step, then their exponentials
+  uint32_t p[kRows / 16][4];  // the exponentials of the step before, rounded
   float o[kDim / 2];
-  float top[2], sum[2];        // of the lane's two rows; sum: over the lane's columns
+  float top[2], sum[2];  // of the lane's two rows; sum: over the lane's columns
 
   __device__ void Multiply(uint32_t queries, uint32_t keys) {
     Pin(s);
@@ -248,8 +248,8 @@ __global__ __launch_bounds__(kThreads, 1) void FullKernel(const __grid_constant_
 }
 
 template <typename T>
-cudaError_t Run(HalfType type, const void* qkv, int64_t rows, int heads,
-                const AttentionTile* tiles, int count, void* out, const Queue& queue) {
+cudaError_t Run(HalfType type, const void* qkv, int64_t rows, int heads, const AttentionTile* tiles,
+                int count, void* out, const Queue& queue) {
   static const EncodeTiled encode = FindEncodeTiled();
   static const cudaError_t ready = cudaFuncSetAttribute(
       FullKernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);

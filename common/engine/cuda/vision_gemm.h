@@ -46,8 +46,8 @@ class LibraryGemm {
  public:
   explicit LibraryGemm(HalfType type)
       : gemm_(type == HalfType::kBf16 ? Dtype::kBFloat16 : Dtype::kFloat16) {}
-  // `scratch`: room for [m, n] values; used by every epilogue but kBiasResidual, and kBias without a
-  // target.
+  // `scratch`: room for [m, n] values; used by every epilogue but kBiasResidual, and kBias without
+  // a target.
   void Run(const GemmProblem& problem, void* scratch, const Queue& queue);
 
  private:

@@ -1,8 +1,7 @@
-// Persistent product for Hopper. A cluster of kDown x kAcross blocks owns as many tiles of kRows rows
-// and kN columns. Blocks of one row need the same rows of x, those of one column the same weights:
-// each loads its share of both, and the copy engine hands it to the blocks that want it. In a block,
-// one thread keeps the ring of stages full; two warpgroups take whole tiles in turn, so that one
-// multiplies while the other writes its tile out.
+// Persistent product for Hopper. A cluster of two blocks owns two tiles of kRows rows over the same
+// kN columns: each block loads its own rows of x, and half of the weights, which the copy engine
+// hands to both. In a block, one thread keeps the ring of stages full; two warpgroups take whole
+// tiles in turn, so that one multiplies while the other writes its tile out.
 //
 // Stages come in the order of tiles. A warpgroup may look at its first stage only when the other
 // has seen its last one, since a barrier tells even from odd rounds and no more.
@@ -22,10 +21,7 @@ namespace {
 
 constexpr int kRows = 128;     // of x in a block's tile
 constexpr int kDepth = 64;     // of k in a stage: 128 bytes, one swizzle row
-constexpr int kDown = 2, kAcross = 1;  // blocks of a cluster
-constexpr int kCluster = kDown * kAcross;
-// Blocks that a block's loads go to, itself included.
-[[maybe_unused]] constexpr int kReaders = kDown + kAcross - 1;
+constexpr int kCluster = 2;    // blocks that share weights
 constexpr int kThreads = 384;  // a warpgroup that loads, two that multiply
 constexpr int kMaxShared = 227 * 1024;
 
@@ -49,7 +45,8 @@ struct Parameters {
 };
 
 #ifdef CHORD_SM90
-// --- barriers, copies, tensor cores ---------------------------------------------------------------
+// --- barriers, copies, tensor cores
+// ---------------------------------------------------------------
 
 // On the barrier at the same place in block `rank` of the cluster. What it frees was read by the
 // tensor cores alone, and those reads are over: no fence (a release over the cluster costs a
@@ -63,8 +60,7 @@ __device__ inline void ArriveAt(uint32_t barrier, int rank) {
       : "memory");
 }
 __device__ inline void SyncCluster() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::
-                   : "memory");
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 // The two warpgroups that multiply take turns: one waits until the other passes the turn on.
 __device__ inline void WaitForTurn(int group) {
@@ -78,13 +74,21 @@ __device__ inline int RankInCluster() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-// To the same place in every block of `mask`, and to its barrier there.
-__device__ inline void LoadTile(const CUtensorMap* map, uint32_t to, uint32_t barrier, int x, int y,
-                                int mask) {
+__device__ inline void LoadTile(const CUtensorMap* map, uint32_t to, uint32_t barrier, int x,
+                                int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
+}
+// To the same place in both blocks of the cluster, and to their barriers there.
+__device__ inline void LoadTileForBoth(const CUtensorMap* map, uint32_t to, uint32_t barrier, int x,
+                                       int y) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
       ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(static_cast<uint16_t>(mask))
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(static_cast<uint16_t>(3))
       : "memory");
 }
 
@@ -93,7 +97,8 @@ __device__ inline uint64_t Describe(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | (uint64_t{1} << 16) |
          (uint64_t{64} << 32) | (uint64_t{1} << 62);
 }
-// --- epilogue -------------------------------------------------------------------------------------
+// --- epilogue
+// -------------------------------------------------------------------------------------
 
 // Four words of each of four neighbouring lanes, turned: lane i's word j becomes lane j's word i.
 __device__ inline void TurnQuad(uint32_t (&w)[4]) {
@@ -120,17 +125,17 @@ __device__ inline float2 RoundPair(float a, float b) {
   return WidenPair<T>(NarrowPair<T>(a, b));
 }
 
-// A lane's two columns of every 8 of the bias, from a tile's `column` on. Loads never branch: behind
-// the last column they read the last ones again, which nothing is stored from.
+// A lane's two columns of every 8 of the bias, from a tile's `column` on. Loads never branch:
+// behind the last column they read the last ones again, which nothing is stored from.
 template <typename T, int kCount>
 __device__ inline void LoadBias(const Parameters& p, int column, uint32_t (&bias)[kCount]) {
   const T* const from = static_cast<const T*>(p.bias);
   column += threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    bias[i] = from == nullptr ? 0
-                              : __ldg(reinterpret_cast<const uint32_t*>(
-                                    from + min(column + 8 * i, p.n - 2)));
+    bias[i] = from == nullptr
+                  ? 0
+                  : __ldg(reinterpret_cast<const uint32_t*>(from + min(column + 8 * i, p.n - 2)));
   }
 }
 
@@ -219,14 +224,14 @@ struct Fetched {
 };
 
 // Writes [128, kN] accumulators of a warpgroup, whose first element is at (row, column) of the
-// product. A lane holds, of each 8 columns, 2 of four rows; four lanes trade them so that each reads
-// and writes 16 bytes. What the next columns need is on its way while these are worked on.
+// product. A lane holds, of each 8 columns, 2 of four rows; four lanes trade them so that each
+// reads and writes 16 bytes. What the next columns need is on its way while these are worked on.
 template <typename T, int kN, Epilogue kEpilogue>
 __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, int row,
                                  int column) {
   using F = Fetched<T, kEpilogue>;
   constexpr bool kPairs = kEpilogue == Epilogue::kBiasSwiGlu;
-  constexpr int kScale = kPairs ? 2 : 1;             // columns of the product to one of out
+  constexpr int kScale = kPairs ? 2 : 1;        // columns of the product to one of out
   constexpr int kGroups = kN / 8 / kScale / 4;  // of 4 tiles of 8 columns of out
   static_assert(kGroups * 32 * kScale == kN);
   const int lane = threadIdx.x % 32, quad = lane % 4;
@@ -253,8 +258,8 @@ __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, i
   for (int group = 0; group < kGroups; ++group) {
     const F& now = fetched[group % 2];
     if (group + 1 < kGroups) {
-      fetched[(group + 1) % 2].Load(p, column + (group + 1) * 32 * kScale,
-                                    first + (group + 1) * 32, columns, lines);
+      fetched[(group + 1) % 2].Load(p, column + (group + 1) * 32 * kScale, first + (group + 1) * 32,
+                                    columns, lines);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -262,8 +267,8 @@ __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, i
 #pragma unroll
       for (int t = 0; t < 4; ++t) {
         const int tile = (group * 4 + t) * kScale;
-        words[t] = Finish<T, kEpilogue>(acc[i / 2] + 4 * tile + i % 2 * 2, now.bias + t * kScale,
-                                        rotate);
+        words[t] =
+            Finish<T, kEpilogue>(acc[i / 2] + 4 * tile + i % 2 * 2, now.bias + t * kScale, rotate);
       }
       TurnQuad(words);
       uint4 result = make_uint4(words[0], words[1], words[2], words[3]);
@@ -288,9 +293,10 @@ __device__ inline void WriteTile(float (&acc)[2][kN / 2], const Parameters& p, i
 // --- kernel -------------------------------------------------------------------------------------
 
 template <typename T, int kN, Epilogue kEpilogue>
-__global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void GemmKernel(
-    const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap weights,
-    const Parameters p) {
+__global__ __cluster_dims__(kCluster, 1, 1)
+    __launch_bounds__(kThreads, 1) void GemmKernel(const __grid_constant__ CUtensorMap rows,
+                                                   const __grid_constant__ CUtensorMap weights,
+                                                   const Parameters p) {
 #ifdef CHORD_SM90
   using R = Ring<kN>;
   extern __shared__ unsigned char raw[];
@@ -300,40 +306,39 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
   if (threadIdx.x == 0) {
     for (int s = 0; s < R::kStages; ++s) {
       InitBarrier(full + 8 * s, 1);
-      InitBarrier(empty + 8 * s, kReaders * 4);  // the warps of one warpgroup of each reader
+      InitBarrier(empty + 8 * s, kCluster * 4);  // the warps of one warpgroup of each block
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   SyncCluster();
   WaitForPrevious();
 
-  // A cluster's tile is kDown·kRows x kAcross·kN; (down, across) is this block's place in it.
-  const int down = rank % kDown, across = rank / kDown;
-  const int row_tiles = (p.m + kRows * kDown - 1) / (kRows * kDown);
-  const int tiles = row_tiles * ((p.n + kN * kAcross - 1) / (kN * kAcross));
+  const int row_tiles = (p.m + kRows * kCluster - 1) / (kRows * kCluster);
+  const int column_tiles = (p.n + kN - 1) / kN, tiles = row_tiles * column_tiles;
   const int steps = (p.k + kDepth - 1) / kDepth;
   const int first = static_cast<int>(blockIdx.x) / kCluster;
   const int stride = static_cast<int>(gridDim.x) / kCluster;
   const int group = static_cast<int>(threadIdx.x) / 128;
+  // Neighbouring tiles share the larger matrix, which then comes from memory once.
+  const auto place = [&](int tile) {
+    const int row = p.m > p.n ? tile / column_tiles : tile % row_tiles;
+    const int column = p.m > p.n ? tile % column_tiles : tile / row_tiles;
+    return make_int2((row * kCluster + rank) * kRows, column * kN);
+  };
 
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x == 0) {
-      int same_row = 0;
-      for (int i = 0; i < kAcross; ++i) same_row |= 1 << (i * kDown + down);
-      const int same_column = ((1 << kDown) - 1) << (across * kDown);
       int stage = 0, phase = 0;
       for (int tile = first; tile < tiles; tile += stride) {
-        const int row = (tile % row_tiles * kDown + down) * kRows;
-        const int column = (tile / row_tiles * kAcross + across) * kN;
+        const auto [row, column] = place(tile);
         for (int step = 0; step < steps; ++step) {
           WaitForPhase(empty + 8 * stage, phase ^ 1);
           const uint32_t at = base + stage * R::kStageBytes, barrier = full + 8 * stage;
           ExpectBytes(barrier, R::kStageBytes);
-          LoadTile(&rows, at + across * (R::kRowBytes / kAcross), barrier, step * kDepth,
-                   row + across * (kRows / kAcross), same_row);
-          LoadTile(&weights, at + R::kRowBytes + down * (R::kWeightBytes / kDown), barrier,
-                   step * kDepth, column + down * (kN / kDown), same_column);
+          LoadTile(&rows, at, barrier, step * kDepth, row);
+          LoadTileForBoth(&weights, at + R::kRowBytes + rank * (R::kWeightBytes / kCluster),
+                          barrier, step * kDepth, column + rank * (kN / kCluster));
           if (++stage == R::kStages) {
             stage = 0;
             phase ^= 1;
@@ -343,10 +348,7 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    // Each of the first lanes tells one reader: those of this column, then the others of this row.
     const int lane = threadIdx.x % 32;
-    const int reader = lane < kDown ? across * kDown + lane
-                                    : (across + lane - kDown + 1) % kAcross * kDown + down;
     int turn = 0, used = 0;  // stages that passed, this warpgroup's and the other's
     for (int tile = first; tile < tiles; tile += stride, ++turn, used += steps) {
       if (turn % 2 != group - 1) continue;
@@ -372,17 +374,16 @@ __global__ __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1) void 
         Pin(acc[0]);
         Pin(acc[1]);
         WaitForProducts<1>();
-        if (before >= 0 && lane < kReaders) ArriveAt(empty + 8 * before, reader);
+        if (before >= 0 && lane < kCluster) ArriveAt(empty + 8 * before, lane);
         before = stage;
       }
       if (tile + stride < tiles) PassTurnTo(3 - group);
       WaitForProducts<0>();
-      if (lane < kReaders) ArriveAt(empty + 8 * before, reader);
+      if (lane < kCluster) ArriveAt(empty + 8 * before, lane);
       Pin(acc[0]);
       Pin(acc[1]);
       if (tile + 2 * stride >= tiles) AllowNext();
-      const int row = (tile % row_tiles * kDown + down) * kRows;
-      const int column = (tile / row_tiles * kAcross + across) * kN;
+      const auto [row, column] = place(tile);
       WriteTile<T, kN, kEpilogue>(acc, p, row, column);
     }
   }
@@ -433,13 +434,11 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
   static const EncodeTiled encode = FindEncodeTiled();
   static const int resident = ResidentClusters(GemmKernel<T, kN, kEpilogue>, Ring<kN>::kBytes);
   CUtensorMap rows, weights;
-  if (encode == nullptr || resident < 1 ||
-      !MakeMap(encode, g.type, g.x, g.m, g.k, kRows / kAcross, &rows) ||
-      !MakeMap(encode, g.type, g.weight, g.n, g.k, kN / kDown, &weights)) {
+  if (encode == nullptr || resident < 1 || !MakeMap(encode, g.type, g.x, g.m, g.k, kRows, &rows) ||
+      !MakeMap(encode, g.type, g.weight, g.n, g.k, kN / kCluster, &weights)) {
     return cudaErrorInvalidConfiguration;
   }
-  const int64_t tiles = (g.m + kRows * kDown - 1) / (kRows * kDown) *
-                        ((g.n + kN * kAcross - 1) / (kN * kAcross));
+  const int64_t tiles = (g.m + kRows * kCluster - 1) / (kRows * kCluster) * ((g.n + kN - 1) / kN);
   const auto grid = static_cast<unsigned>(std::min<int64_t>(tiles, resident) * kCluster);
   const int64_t out_columns = kEpilogue == Epilogue::kBiasSwiGlu ? g.n / 2 : g.n;
   const Parameters parameters{g.bias,
@@ -460,12 +459,12 @@ cudaError_t Run(const GemmProblem& g, const Queue& queue) {
 template <typename T, Epilogue kEpilogue>
 cudaError_t ChooseWidth(const GemmProblem& g, const Queue& queue) {
   constexpr int kClustersAtOnce = 132 / kCluster;
-  const int64_t row_tiles = (g.m + kRows * kDown - 1) / (kRows * kDown);
+  const int64_t row_tiles = (g.m + kRows * kCluster - 1) / (kRows * kCluster);
   int best = 0;
   int64_t least = 0;
   for (const int width : {192, 160, 128}) {
     if (kEpilogue == Epilogue::kBiasSwiGlu && width == 160) continue;
-    const int64_t tiles = row_tiles * ((g.n + width * kAcross - 1) / (width * kAcross));
+    const int64_t tiles = row_tiles * ((g.n + width - 1) / width);
     const int64_t cost = (tiles + kClustersAtOnce - 1) / kClustersAtOnce * (width + 16);
     if (best == 0 || cost < least) {
       best = width;
@@ -500,10 +499,8 @@ cudaError_t ChooseEpilogue(const GemmProblem& g, const Queue& queue) {
 
 bool HasSm90Gemm(int device) {
   int major = 0, minor = 0;
-  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-             cudaSuccess &&
-         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) ==
-             cudaSuccess &&
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
          major == 9 && minor == 0 && FindEncodeTiled() != nullptr;
 }
 

@@ -1,9 +1,9 @@
-// Launchers of the vision tower's kernels. Every pointer is device memory unless it says host; every
-// launcher returns at once, and a failed launch is the returned error. Matrices are row-major and
-// dense unless a stride (in elements) is given. Torch-free.
+// Launchers of the vision tower's kernels. Every pointer is device memory unless it says host;
+// every launcher returns at once, and a failed launch is the returned error. Matrices are row-major
+// and dense unless a stride (in elements) is given. Torch-free.
 //
-// T below is the compute dtype: bf16 or fp16. Accumulation is float32; results are rounded where the
-// reference implementation rounds.
+// T below is the compute dtype: bf16 or fp16. Accumulation is float32; results are rounded where
+// the reference implementation rounds.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -31,8 +31,8 @@ struct PatchPlace {
   int32_t begin;   // byte of its top left sample
   int32_t stride;  // bytes of a line
 };
-// out [rows, 3·temporal·side²] T: sample v of channel c is `samples`[256·c + v], rounded; the same in
-// each of `temporal` frames.
+// out [rows, 3·temporal·side²] T: sample v of channel c is `samples`[256·c + v], rounded; the same
+// in each of `temporal` frames.
 cudaError_t MakePatches(HalfType type, const uint8_t* pixels, const PatchPlace* places,
                         const float* samples, int side, int temporal, int64_t rows, void* out,
                         const Queue& queue);
@@ -89,7 +89,8 @@ cudaError_t SegmentAttentionSm90(HalfType type, const void* qkv, int64_t rows,
                                  const AttentionShape& shape, const AttentionTile* tiles, int count,
                                  void* out, const Queue& queue);
 
-// --- after a plain product ------------------------------------------------------------------------
+// --- after a plain product
+// ------------------------------------------------------------------------
 
 // gated [rows, 2·inner], columns in groups of 16: 8 of the gate, then their 8 of `up` (the order of
 // interleaved weights). out [rows, inner] = silu(gate) · up, rounded after each of both.

@@ -40,8 +40,7 @@ __global__ __launch_bounds__(kThreads) void MakePatchesKernel(const uint8_t* pix
   const PatchPlace place = places[row];
   for (int i = threadIdx.x; i < 3 * area; i += kThreads) {
     const int y = i / line, x = i % line;
-    patch[x % 3 * area + y * side + x / 3] =
-        pixels[place.begin + int64_t{y} * place.stride + x];
+    patch[x % 3 * area + y * side + x / 3] = pixels[place.begin + int64_t{y} * place.stride + x];
   }
   __syncthreads();
   T* const to = out + row * 3 * temporal * area;
@@ -134,15 +133,13 @@ __global__ __launch_bounds__(kThreads) void SwiGluKernel(const uint4* gated, int
 }
 
 template <typename T>
-__global__ __launch_bounds__(kThreads) void GeluKernel(const uint4* x, int64_t chunks,
-                                                       uint4* out) {
+__global__ __launch_bounds__(kThreads) void GeluKernel(const uint4* x, int64_t chunks, uint4* out) {
   WaitForPrevious();
   AllowNext();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= chunks) return;
-  out[i] = Combine<T>(x[i], x[i], [](float a, float) {
-    return 0.5f * a * (1 + erff(a * 0.70710678118654752f));
-  });
+  out[i] = Combine<T>(
+      x[i], x[i], [](float a, float) { return 0.5f * a * (1 + erff(a * 0.70710678118654752f)); });
 }
 
 __global__ __launch_bounds__(kThreads) void ScatterRowsKernel(const uint4* x, const int32_t* target,

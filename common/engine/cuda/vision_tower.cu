@@ -2,9 +2,9 @@
 // images comes with the plan; between the upload of pixels and the download of embeddings the host
 // waits for nothing.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "common/engine/cuda/memory.h"
@@ -57,6 +57,12 @@ class Packer {
   std::vector<std::byte> bytes_;
 };
 
+struct DestroyGraph {
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+using GraphPtr = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
+constexpr int kPassesBeforeGraph = 3;
+
 class TowerImpl final : public Tower {
  public:
   explicit TowerImpl(const TowerOptions& options)
@@ -65,7 +71,7 @@ class TowerImpl final : public Tower {
         patch_values_(int64_t{3} * options.temporal * options.patch_side * options.patch_side),
         inner_(RoundUp(options.inner, kInnerMultiple)),
         sm90_(!options.portable && vision::HasSm90Gemm(options.device)),
-        rotates_(sm90_ && options.width / options.heads == vision::kRopeHeadDim && !(std::getenv("CHORD_OWN") && !(std::atoi(std::getenv("CHORD_OWN")) & 16))),
+        rotates_(sm90_ && options.width / options.heads == vision::kRopeHeadDim),
         queue_{stream_.get(), sm90_},
         library_(type_) {
     LoadWeights(options);
@@ -80,6 +86,8 @@ class TowerImpl final : public Tower {
     return Guarded([&] {
       const DeviceScope scope(options_.device);
       rows_ = 0;
+      passes_ = 0;
+      graph_.reset();
       Reserve(plan.rows);
       UploadPlan(plan);
       rows_ = plan.rows;
@@ -95,9 +103,7 @@ class TowerImpl final : public Tower {
       } else {
         UploadPixels(pixels, pixel_bytes);
       }
-      Embed();
-      for (const Block& block : blocks_) RunBlock(block);
-      Merge();
+      RunPass();
       CHORD_CUDA_CHECK(cudaMemcpyAsync(staged_out_.get(), output_.get(), OutputBytes(),
                                        cudaMemcpyDeviceToHost, stream_.get()));
     });
@@ -113,6 +119,7 @@ class TowerImpl final : public Tower {
 
   void Release() override {
     rows_ = reserved_ = 0;
+    graph_.reset();
     input_ = {};
     plan_ = {};
     staged_in_ = {};
@@ -163,6 +170,13 @@ class TowerImpl final : public Tower {
     return rows_ / options_.cell * options_.out_width * static_cast<int64_t>(sizeof(Half));
   }
 
+  // Values that LibraryGemm needs beside its results.
+  int64_t LibraryScratch(int64_t rows) const {
+    if (sm90_) return 0;                           // it adds residuals there, in place
+    const int64_t merged = rows * options_.width;  // cells of several patches
+    return std::max(rows * 2 * inner_, std::max(merged, rows / options_.cell * options_.out_width));
+  }
+
   // Memory for `rows` patches; all or nothing.
   void Reserve(int64_t rows) {
     if (rows <= reserved_) return;
@@ -176,11 +190,7 @@ class TowerImpl final : public Tower {
       gated_ = DeviceArray<Half>(rows * inner_);
       merged_ = DeviceArray<Half>(rows * width);
       output_ = DeviceArray<Half>(cells * options_.out_width);
-      {
-        const int64_t merged = options_.cell * width;
-        scratch_ = DeviceArray<Half>(
-            std::max({rows * 2 * inner_, cells * merged, cells * options_.out_width}));
-      }
+      scratch_ = DeviceArray<Half>(LibraryScratch(rows));
       staged_out_ = PinnedArray<Half>(cells * options_.out_width);
     } catch (...) {
       Release();
@@ -230,8 +240,8 @@ class TowerImpl final : public Tower {
       staged_plan_ = PinnedArray<std::byte>(bytes);
     }
     std::memcpy(staged_plan_.get(), packer.bytes().data(), bytes);  // no call is under way
-    CHORD_CUDA_CHECK(cudaMemcpyAsync(plan_.get(), staged_plan_.get(), bytes,
-                                     cudaMemcpyHostToDevice, stream_.get()));
+    CHORD_CUDA_CHECK(cudaMemcpyAsync(plan_.get(), staged_plan_.get(), bytes, cudaMemcpyHostToDevice,
+                                     stream_.get()));
     source_ = At<int32_t>(at_source);
     places_ = At<PatchPlace>(at_places);
     target_ = At<int32_t>(at_target);
@@ -276,6 +286,11 @@ class TowerImpl final : public Tower {
                                          options_.temporal, rows_, patches_.get(), queue_));
   }
 
+  // Our kernel where its epilogue saves a pass over the result; cuBLASLt's adds a residual too, and
+  // has the better tiles for the narrow products that do.
+  bool UsesOwnProduct(Epilogue epilogue) const {
+    return sm90_ && epilogue != Epilogue::kBiasResidual;
+  }
   void Multiply(const Product& product, Epilogue epilogue, const void* x, int64_t rows, void* out,
                 const int32_t* target = nullptr) {
     GemmProblem problem;
@@ -291,8 +306,7 @@ class TowerImpl final : public Tower {
     problem.m = rows;
     problem.n = product.n;
     problem.k = product.k;
-    static const int mask = std::getenv("CHORD_OWN") ? std::atoi(std::getenv("CHORD_OWN")) : 255;
-    if (sm90_ && (mask >> static_cast<int>(epilogue) & 1)) {
+    if (UsesOwnProduct(epilogue)) {
       CHORD_CUDA_CHECK(vision::Sm90Gemm(problem, queue_));
     } else {
       library_.Run(problem, scratch_.get(), queue_);
@@ -303,13 +317,42 @@ class TowerImpl final : public Tower {
                                      options_.width, normed_.get(), queue_));
   }
 
+  // A plan that stays is worth a graph: its launches follow one another closer.
+  void RunPass() {
+    if (++passes_ < kPassesBeforeGraph) return EnqueuePass();
+    if (graph_ == nullptr) graph_ = CapturePass();
+    CHORD_CUDA_CHECK(cudaGraphLaunch(graph_.get(), stream_.get()));
+  }
+  void EnqueuePass() {
+    Embed();
+    for (const Block& block : blocks_) RunBlock(block);
+    Merge();
+  }
+  GraphPtr CapturePass() {
+    CHORD_CUDA_CHECK(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t captured = nullptr;
+    try {
+      EnqueuePass();
+    } catch (...) {
+      cudaStreamEndCapture(stream_.get(), &captured);
+      if (captured != nullptr) cudaGraphDestroy(captured);
+      throw;
+    }
+    CHORD_CUDA_CHECK(cudaStreamEndCapture(stream_.get(), &captured));
+    cudaGraphExec_t graph = nullptr;
+    const cudaError_t made = cudaGraphInstantiate(&graph, captured, 0);
+    cudaGraphDestroy(captured);
+    CHORD_CUDA_CHECK(made);
+    return GraphPtr(graph);
+  }
+
   void Embed() { Multiply(patch_embed_, Epilogue::kBias, patches_.get(), rows_, hidden_.get()); }
 
   void RunBlock(const Block& block) {
     Norm(block.norm1);
     Multiply(block.qkv, rotates_ ? Epilogue::kBiasRope : Epilogue::kBias, normed_.get(), rows_,
              qkv_.get());
-    Attend(block.full_attention);  // into normed_, which is no longer needed
+    Attend(block.full_attention);  // into normed_, which is free again
     Multiply(block.proj, Epilogue::kBiasResidual, normed_.get(), rows_, hidden_.get());
     Norm(block.norm2);
     Multiply(block.gated, Epilogue::kBiasSwiGlu, normed_.get(), rows_, gated_.get());
@@ -333,8 +376,8 @@ class TowerImpl final : public Tower {
       CHORD_CUDA_CHECK(vision::SegmentAttentionSm90(type_, qkv_.get(), rows_, shape, tiles, count,
                                                     normed_.get(), queue_));
     } else {
-      CHORD_CUDA_CHECK(vision::SegmentAttention(type_, qkv_.get(), shape, tiles, count,
-                                                normed_.get(), queue_));
+      CHORD_CUDA_CHECK(
+          vision::SegmentAttention(type_, qkv_.get(), shape, tiles, count, normed_.get(), queue_));
     }
   }
 
@@ -361,6 +404,8 @@ class TowerImpl final : public Tower {
 
   // The plan: one upload, and where its parts lie.
   int64_t rows_ = 0, reserved_ = 0;
+  int passes_ = 0;  // with this plan
+  GraphPtr graph_;  // of this plan
   DeviceArray<std::byte> plan_;
   PinnedArray<std::byte> staged_plan_;
   const int32_t* source_ = nullptr;

@@ -1,11 +1,10 @@
-#include "common/engine/cuda/weights.h"
-
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <thread>
 
 #include "common/engine/cuda/rotary.cuh"
+#include "common/engine/cuda/weights.h"
 
 namespace chord::cuda {
 namespace {

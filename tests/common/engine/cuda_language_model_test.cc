@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <limits>
 
 #include "common/engine/device.h"
 #include "common/engine/language_model.h"
@@ -24,7 +24,8 @@ class CudaLanguageModelTest : public testing::TestWithParam<std::tuple<DType, Kv
     model::ModelConfig config = TinyConfig();
     config.text.intermediate_size = 72;  // the kernels take multiples of eight
     reference = Load(config, {}, DType::kFloat32, KvType::kModel, Attention::kAuto);
-    model = Load(config, *device, std::get<0>(GetParam()), std::get<1>(GetParam()), Attention::kFlash);
+    model =
+        Load(config, *device, std::get<0>(GetParam()), std::get<1>(GetParam()), Attention::kFlash);
     for (int i = 0; i < kLength; ++i) {
       ids.push_back((i * 37 + 5) % model->vocab_size());
       rows.push_back(i >= 10 && i < 10 + kImageRows ? i - 10 : -1);
@@ -34,10 +35,11 @@ class CudaLanguageModelTest : public testing::TestWithParam<std::tuple<DType, Kv
     }
   }
 
-  static std::unique_ptr<LanguageModel> Load(const model::ModelConfig& config, const Device& device, DType dtype, KvType kv,
-                                             Attention attention) {
+  static std::unique_ptr<LanguageModel> Load(const model::ModelConfig& config, const Device& device,
+                                             DType dtype, KvType kv, Attention attention) {
     LanguageModel::Options options;
-    options.device = device, options.dtype = dtype, options.kv_type = kv, options.attention = attention;
+    options.device = device, options.dtype = dtype, options.kv_type = kv,
+    options.attention = attention;
     options.kv_tokens = 4 * 160, options.max_sequence_tokens = 160;
     auto loaded = LanguageModel::Load(TinyCheckpoint(config, DType::kBFloat16), config, options);
     EXPECT_TRUE(loaded.ok()) << loaded.status();
@@ -51,10 +53,12 @@ class CudaLanguageModelTest : public testing::TestWithParam<std::tuple<DType, Kv
     return buffer;
   }
 
-  LanguageModel::Chunk Part(int begin, int end, const EmbeddingBuffer* image, std::vector<int32_t>* storage) const {
+  LanguageModel::Chunk Part(int begin, int end, const EmbeddingBuffer* image,
+                            std::vector<int32_t>* storage) const {
     storage->clear();
     for (int axis = 0; axis < 3; ++axis) {
-      storage->insert(storage->end(), positions.begin() + axis * kLength + begin, positions.begin() + axis * kLength + end);
+      storage->insert(storage->end(), positions.begin() + axis * kLength + begin,
+                      positions.begin() + axis * kLength + end);
     }
     LanguageModel::Chunk chunk;
     chunk.pages = pages, chunk.start = begin;
@@ -115,12 +119,14 @@ TEST_P(CudaLanguageModelTest, ChoosesAsTheHostDoes) {
   ASSERT_EQ(tokens.size(), specs.size());
   const int vocab = model->vocab_size();
   for (int i = 0; i < kLength; ++i) {
-    const SampledToken want = SampleToken(absl::MakeConstSpan(logits).subspan(int64_t{i} * vocab, vocab), specs[i]);
+    const SampledToken want =
+        SampleToken(absl::MakeConstSpan(logits).subspan(int64_t{i} * vocab, vocab), specs[i]);
     EXPECT_EQ(tokens[i].id, want.id) << i;
     EXPECT_EQ(tokens[i].finite, want.finite);
     EXPECT_NEAR(tokens[i].log_probability, want.log_probability, 1e-5);
     ASSERT_EQ(tokens[i].log_mass.size(), want.log_mass.size());
-    for (size_t m = 0; m < want.log_mass.size(); ++m) EXPECT_NEAR(tokens[i].log_mass[m], want.log_mass[m], 1e-5);
+    for (size_t m = 0; m < want.log_mass.size(); ++m)
+      EXPECT_NEAR(tokens[i].log_mass[m], want.log_mass[m], 1e-5);
   }
 }
 
@@ -138,11 +144,27 @@ TEST_P(CudaLanguageModelTest, RefusesAWrongStepAndGoesOn) {
   EXPECT_TRUE(model->Step({&chunk, 1}, &logits).ok());
 }
 
+TEST_P(CudaLanguageModelTest, RefusesEmbeddingsThatAreNotFinite) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const auto width = static_cast<int64_t>(TinyConfig().text.hidden_size);
+    auto buffer = *model->CreateEmbeddings(2, dtype);
+    std::vector<float> values = RandomFloats(2 * width, 3);
+    EXPECT_TRUE(buffer->Write(0, Encode(dtype, values)).ok());
+    EXPECT_FALSE(buffer->Write(2 * width * model::SizeOf(dtype), Encode(dtype, {1})).ok());
+    buffer = *model->CreateEmbeddings(2, dtype);
+    values[5] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_FALSE(buffer->Write(0, Encode(dtype, values)).ok());
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, CudaLanguageModelTest,
-                         testing::Values(std::tuple{DType::kBFloat16, KvType::kModel}, std::tuple{DType::kFloat16, KvType::kModel},
+                         testing::Values(std::tuple{DType::kBFloat16, KvType::kModel},
+                                         std::tuple{DType::kFloat16, KvType::kModel},
                                          std::tuple{DType::kBFloat16, KvType::kInt8}),
                          [](const auto& made) {
-                           return std::string(std::get<0>(made.param) == DType::kBFloat16 ? "Bf16" : "Fp16") +
+                           return std::string(std::get<0>(made.param) == DType::kBFloat16
+                                                  ? "Bf16"
+                                                  : "Fp16") +
                                   (std::get<1>(made.param) == KvType::kInt8 ? "Int8Kv" : "");
                          });
 

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "common/base/errors.h"
-#include "common/engine/cuda_plugin.h"
 #include "common/engine/cpu/widen.h"
+#include "common/engine/cuda_plugin.h"
 #include "common/image/preprocess.h"
 #include "tests/common/engine/tiny_model.h"
 

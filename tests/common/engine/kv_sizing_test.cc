@@ -14,7 +14,7 @@ KvSizingFacts ThreeB(int64_t total) {
   KvSizingFacts facts;
   facts.free_bytes = facts.total_bytes = total;
   facts.weight_bytes = 6'170'000'000;
-  facts.kv_token_bytes = KvTokenBytes(36, 2, 128, false);
+  facts.kv_token_bytes = KvTokenBytes(36, 2, 128, 2, false);
   facts.embedding_token_bytes = 4096;
   facts.sequence_tokens = 8192;
   facts.prefill_tokens = 2048;
@@ -28,8 +28,17 @@ int64_t Used(const KvSizingFacts& facts, const KvSize& size) {
 }
 
 TEST(KvSizingTest, CountsTheBytesOfAToken) {
-  EXPECT_EQ(KvTokenBytes(36, 2, 128, false), 36'864);
-  EXPECT_EQ(KvTokenBytes(36, 2, 128, true), 2 * 36 * 2 * (128 + 4));
+  EXPECT_EQ(KvTokenBytes(36, 2, 128, 2, false), 36'864);
+  EXPECT_EQ(KvTokenBytes(36, 2, 128, 2, true), 2 * 36 * 2 * (128 + 4));
+}
+
+TEST(KvSizingTest, CountsTheBytesOfWeights) {
+  model::TextConfig config;
+  config.hidden_size = 2048, config.num_hidden_layers = 36, config.num_attention_heads = 16;
+  config.num_key_value_heads = 2, config.head_dim = 128, config.intermediate_size = 11008;
+  config.vocab_size = 151936, config.tie_word_embeddings = true;
+  EXPECT_NEAR(static_cast<double>(LanguageWeightBytes(config, 2)), 6.17e9, 0.01e9);
+  EXPECT_EQ(StepTokenBytes(config, 2), 2 * (4 * 2048 + 3 * 18 * 128 + 3 * 11008));
 }
 
 TEST(KvSizingTest, TakesWhatIsFreeAndNoMore) {

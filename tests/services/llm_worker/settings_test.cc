@@ -21,7 +21,8 @@ TEST(LlmWorkerSettings, FillInTheDefaults) {
   const auto settings = FromFlags({"--model_dir=/m"});
   ASSERT_TRUE(settings.ok()) << settings.status();
   EXPECT_EQ(settings->device, "auto");
-  EXPECT_EQ(settings->max_sequences, 16);
+  EXPECT_EQ(settings->max_sequences, 0);
+  EXPECT_EQ(settings->attention, engine::Attention::kAuto);
   EXPECT_EQ(settings->kv_type, engine::KvType::kModel);
   EXPECT_EQ(settings->image_cache_bytes, 0);  // by the model
   EXPECT_EQ(settings->image_ttl, absl::Minutes(10));

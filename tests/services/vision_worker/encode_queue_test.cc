@@ -35,6 +35,12 @@ class SlowTower : public engine::VisionTower {
     }
     return out;
   }
+  // One byte a patch here.
+  absl::StatusOr<Output> EncodePixels(absl::Span<const uint8_t> pixels,
+                                      absl::Span<const image::Grid> grids,
+                                      const CancelToken& cancel) override {
+    return Encode(std::vector<float>(pixels.begin(), pixels.end()), grids, cancel);
+  }
   absl::Mutex gate;
   std::vector<int> passes;         // guarded by gate
   int64_t memory = 1'000'000'000;  // patches at once
@@ -115,6 +121,27 @@ TEST_F(EncodeQueueTest, PutsWaitingImagesOfDifferentSizesIntoOnePassAndGivesEach
   const std::string text = metrics_.Serialize();
   EXPECT_THAT(text, HasSubstr("chord_encode_batch_images_count 3"));
   EXPECT_THAT(text, HasSubstr("chord_encode_batch_images_sum 6"));
+}
+
+TEST_F(EncodeQueueTest, TakesPixelsLikePatchesAlsoWhenAPassIsSplitUp) {
+  Start(8, 100);
+  tower_.memory = 12;  // patches: one image alone, not both
+  Ended ended[2];
+  {
+    absl::MutexLock hold(&tower_.gate);
+    Occupy();
+    for (int i = 0; i < 2; ++i) {
+      EncodeJob job = Job({}, {2, 4}, CancelToken(), &ended[i]);
+      job.pixels = std::vector<uint8_t>(8, static_cast<uint8_t>(i + 1));
+      ASSERT_TRUE(queue_->Submit(std::move(job)).ok());
+    }
+  }
+  for (int i = 0; i < 2; ++i) {
+    ended[i].done.WaitForNotification();
+    ASSERT_TRUE(ended[i].result.ok()) << ended[i].result.status();
+    EXPECT_EQ(ended[i].values(), std::vector<float>(2, static_cast<float>(i + 1)));
+  }
+  EXPECT_THAT(Passes(), ElementsAre(1, 2, 1, 1));
 }
 
 TEST_F(EncodeQueueTest, TellsHowLongAImageWaitedAndRan) {

@@ -41,6 +41,17 @@ TEST_F(PreparePatchesTest, GivesThePatchesThatThePlanPromised) {
   EXPECT_EQ(pixels_.taken(), 0);
 }
 
+TEST_F(PreparePatchesTest, KeepsThePixelsForATowerThatPrefersThem) {
+  rules_.keep_pixels = true;
+  const auto prepared = Prepare();
+  ASSERT_TRUE(prepared.ok()) << prepared.status();
+  EXPECT_TRUE(prepared->patches.empty());
+  const auto image = image::Decode(bytes_, {});
+  ASSERT_TRUE(image.ok());
+  EXPECT_EQ(prepared->pixels, image::Resize(*image, plan_.resized, image::ResizeMode::kTorch).rgb);
+  EXPECT_EQ(pixels_.taken(), 0);
+}
+
 TEST_F(PreparePatchesTest, RefusesAImageThatIsNotThePlans) {
   bytes_ = Png(80, 100);  // as many pixels, sides swapped
   EXPECT_EQ(ErrorReason(Prepare().status()), "FRAME_MISMATCH");

@@ -24,6 +24,14 @@ TEST(VisionWorkerSettings, FillInTheDefaults) {
   EXPECT_EQ(settings->max_batch_patches, 0);  // by the device
   EXPECT_EQ(settings->max_image_bytes, limits::kDefaultImageBytes);
   EXPECT_EQ(settings->language_workers.at("llm-0"), "unix:/s");
+  EXPECT_EQ(settings->attention, engine::Attention::kAuto);
+}
+
+TEST(VisionWorkerSettings, ChooseTheAttentionKernels) {
+  const auto settings =
+      FromFlags({"--model_dir=/m", "--language_workers=llm-0=unix:/s", "--attention=efficient"});
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_EQ(settings->attention, engine::Attention::kEfficient);
 }
 
 TEST(VisionWorkerSettings, NameTheFieldThatIsWrongAndKeepTheCeilings) {
@@ -34,6 +42,7 @@ TEST(VisionWorkerSettings, NameTheFieldThatIsWrongAndKeepTheCeilings) {
       {"--max_pixels_in_flight=-1", "max_pixels_in_flight"},
       {"--max_batch_patches=262145", "max_batch_patches"},
       {"--max_batch_patches=-1", "max_batch_patches"},
+      {"--attention=fast", "attention"},
       {"--language_workers=UPPER=unix:/s", "language_workers"},
       {"--language_workers=a=", "address"},
   };

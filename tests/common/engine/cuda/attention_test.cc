@@ -17,7 +17,12 @@ struct Sequence {
 class Case {
  public:
   Case(Dtype dtype, int heads, int kv_heads, int dim, bool int8, std::vector<Sequence> sequences)
-      : dtype_(dtype), heads_(heads), kv_heads_(kv_heads), dim_(dim), int8_(int8), sequences_(std::move(sequences)) {
+      : dtype_(dtype),
+        heads_(heads),
+        kv_heads_(kv_heads),
+        dim_(dim),
+        int8_(int8),
+        sequences_(std::move(sequences)) {
     int pages = 1;  // page 0 belongs to nothing, and holds what would be seen
     for (const Sequence& s : sequences_) pages += (s.start + s.count + kPageRows - 1) / kPageRows;
     std::vector<int32_t> order(pages - 1);
@@ -25,7 +30,7 @@ class Case {
     std::mt19937 random(7);
     std::shuffle(order.begin(), order.end(), random);
     for (const Sequence& s : sequences_) {
-      items_.push_back({tokens_, s.count, s.start, static_cast<int32_t>(table_.size())});
+      items_.push_back({tokens_, s.count, s.start, static_cast<int32_t>(table_.size()), s.start});
       for (int i = 0; i < (s.start + s.count + kPageRows - 1) / kPageRows; ++i) {
         table_.push_back(order[table_.size()]);
       }
@@ -43,11 +48,12 @@ class Case {
   }
 
   // By the shape that is to be tested, or the one the plan would take.
-  std::vector<float> Run(const Device& device, AttentionShape shape, int splits) {
+  std::vector<float> Run(AttentionShape shape, int splits) {
     std::vector<AttentionTile> tiles;
     const int group = heads_ / kv_heads_;
     for (int i = 0; i < static_cast<int>(items_.size()); ++i) {
-      for (int row = 0; row < items_[i].count * group; row += AttentionTileRows(shape)) tiles.push_back({i, row});
+      for (int row = 0; row < items_[i].count * group; row += AttentionTileRows(shape))
+        tiles.push_back({i, row});
     }
     tiles.push_back({-1, 0});
     const int count = static_cast<int>(tiles.size());
@@ -59,7 +65,8 @@ class Case {
     const auto device_tiles = Upload(tiles);
     const auto table = Upload(table_);
     const auto out = Poisoned(static_cast<int64_t>(q_.size()));
-    const DeviceArray<float> partial(std::max<int64_t>(1, AttentionPartialFloats(shape, count, kv_heads_, splits, dim_)));
+    const DeviceArray<float> partial(
+        std::max<int64_t>(1, AttentionPartialFloats(shape, count, kv_heads_, splits, dim_)));
     const auto counters = Upload(std::vector<unsigned>(count * kv_heads_, 0));
     Attention args = {};
     args.q = q.get(), args.out = out.get(), args.heads = heads_;
@@ -69,7 +76,7 @@ class Case {
     if (int8_) args.kv.key_scales = k_scales.get(), args.kv.value_scales = v_scales.get();
     args.items = items.get(), args.tiles = device_tiles.get(), args.pages = table.get();
     args.partial = partial.get(), args.counters = counters.get();
-    RunAttention(dtype_, device, shape, args, count, splits, {});
+    RunAttention(dtype_, shape, args, count, splits, {});
     for (unsigned counter : Download(counters)) EXPECT_EQ(counter, 0u);
     return DownloadFrom(out, dtype_);
   }
@@ -80,7 +87,8 @@ class Case {
       for (int i = 0; i < item.count; ++i) {
         for (int head = 0; head < heads_; ++head) {
           const int64_t at = (int64_t{item.begin + i} * heads_ + head) * dim_;
-          OneRow(item, item.start + i + 1, head / (heads_ / kv_heads_), q_.data() + at, out.data() + at);
+          OneRow(item, item.start + i + 1, head / (heads_ / kv_heads_), q_.data() + at,
+                 out.data() + at);
         }
       }
     }
@@ -89,9 +97,12 @@ class Case {
 
  private:
   int64_t RowOf(const AttentionItem& item, int row, int kv_head) const {
-    return ((int64_t{table_[item.table + row / kPageRows]} * kv_heads_ + kv_head) * kPageRows + row % kPageRows) * dim_;
+    return ((int64_t{table_[item.table + row / kPageRows]} * kv_heads_ + kv_head) * kPageRows +
+            row % kPageRows) *
+           dim_;
   }
-  void OneRow(const AttentionItem& item, int length, int kv_head, const float* q, float* out) const {
+  void OneRow(const AttentionItem& item, int length, int kv_head, const float* q,
+              float* out) const {
     std::vector<double> p(length);
     double top = -INFINITY, sum = 0;
     for (int row = 0; row < length; ++row) {
@@ -107,7 +118,8 @@ class Case {
       out[d] = static_cast<float>(y / sum);
     }
   }
-  void Quantize(std::vector<float>* values, std::vector<int8_t>* out, std::vector<float>* scales) const {
+  void Quantize(std::vector<float>* values, std::vector<int8_t>* out,
+                std::vector<float>* scales) const {
     for (size_t row = 0; row < values->size(); row += dim_) {
       float top = 0;
       for (int d = 0; d < dim_; ++d) top = std::max(top, std::abs((*values)[row + d]));
@@ -135,17 +147,19 @@ class AttentionTest : public CudaTest {};
 constexpr AttentionShape kShapes[] = {AttentionShape::kFewRows, AttentionShape::kManyRows};
 
 TEST_F(AttentionTest, DecodesEveryLength) {
-  const std::vector<Sequence> lengths = {{0, 1}, {14, 1}, {15, 1}, {16, 1}, {62, 1}, {63, 1}, {64, 1}, {1039, 1}, {4095, 1}};
+  const std::vector<Sequence> lengths = {{0, 1},  {14, 1}, {15, 1},   {16, 1},  {62, 1},
+                                         {63, 1}, {64, 1}, {1039, 1}, {4095, 1}};
   for (const Dtype dtype : kDtypes) {
-    for (const auto& [heads, kv_heads, dim] : {std::tuple{1, 1, 64}, {7, 1, 80}, {16, 2, 128}, {40, 2, 16}}) {
+    for (const auto& [heads, kv_heads, dim] :
+         {std::tuple{1, 1, 64}, {7, 1, 80}, {16, 2, 128}, {40, 2, 16}}) {
       for (const bool int8 : {false, true}) {
         Case c(dtype, heads, kv_heads, dim, int8, lengths);
         const auto reference = c.Reference();
         for (const AttentionShape shape : kShapes) {
           for (const int splits : {1, 3, 32}) {
-            EXPECT_LT(Distance(c.Run(device, shape, splits), reference), Tolerance(dtype))
-                << Name(dtype) << " heads " << heads << "/" << kv_heads << " dim " << dim << " int8 " << int8
-                << " shape " << static_cast<int>(shape) << " splits " << splits;
+            EXPECT_LT(Distance(c.Run(shape, splits), reference), Tolerance(dtype))
+                << Name(dtype) << " heads " << heads << "/" << kv_heads << " dim " << dim
+                << " int8 " << int8 << " shape " << static_cast<int>(shape) << " splits " << splits;
           }
         }
       }
@@ -154,14 +168,16 @@ TEST_F(AttentionTest, DecodesEveryLength) {
 }
 
 TEST_F(AttentionTest, PrefillsWithAndWithoutAContext) {
-  const std::vector<Sequence> chunks = {{0, 1}, {0, 15}, {0, 17}, {0, 200}, {37, 100}, {512, 5}, {1000, 33}};
+  const std::vector<Sequence> chunks = {{0, 1},    {0, 15},  {0, 17},   {0, 200},
+                                        {37, 100}, {512, 5}, {1000, 33}};
   for (const Dtype dtype : kDtypes) {
-    for (const auto& [heads, kv_heads, dim] : {std::tuple{2, 2, 64}, {6, 2, 80}, {8, 1, 128}, {7, 1, 128}}) {
+    for (const auto& [heads, kv_heads, dim] :
+         {std::tuple{2, 2, 64}, {6, 2, 80}, {8, 1, 128}, {7, 1, 128}}) {
       Case c(dtype, heads, kv_heads, dim, false, chunks);
       const auto reference = c.Reference();
       for (const AttentionShape shape : kShapes) {
         for (const int splits : {1, 4}) {
-          EXPECT_LT(Distance(c.Run(device, shape, splits), reference), Tolerance(dtype))
+          EXPECT_LT(Distance(c.Run(shape, splits), reference), Tolerance(dtype))
               << Name(dtype) << " heads " << heads << "/" << kv_heads << " dim " << dim << " shape "
               << static_cast<int>(shape) << " splits " << splits;
         }
@@ -172,8 +188,8 @@ TEST_F(AttentionTest, PrefillsWithAndWithoutAContext) {
 
 TEST_F(AttentionTest, RepeatsItsBitsHoweverBlocksRun) {
   Case c(Dtype::kBFloat16, 16, 2, 128, false, {{2000, 1}, {1039, 1}});
-  const auto first = c.Run(device, AttentionShape::kFewRows, 32);
-  for (int i = 0; i < 5; ++i) EXPECT_EQ(c.Run(device, AttentionShape::kFewRows, 32), first);
+  const auto first = c.Run(AttentionShape::kFewRows, 32);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(c.Run(AttentionShape::kFewRows, 32), first);
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ DecoderOptions Options(Dtype dtype, bool int8 = false) {
   DecoderOptions o;
   o.dtype = dtype;
   o.layers = 2, o.hidden = 256, o.intermediate = 320, o.heads = 6, o.kv_heads = 2, o.head_dim = 64;
-  o.vocab = 301, o.rms_norm_eps = 1e-6f, o.kv_pages = 200, o.kv_int8 = int8, o.rope_positions = 1200;
+  o.vocab = 301, o.rms_norm_eps = 1e-6f, o.kv_pages = 200, o.kv_int8 = int8,
+  o.rope_positions = 1200;
   return o;
 }
 
@@ -28,7 +29,8 @@ class Reference {
   explicit Reference(const DecoderOptions& o) : o_(o) {
     const int q = o.heads * o.head_dim, kv = o.kv_heads * o.head_dim;
     auto make = [this, seed = 100](int64_t count, float scale) mutable {
-      storage_.push_back(std::make_unique<std::vector<float>>(Random(count, seed++, Dtype::kBFloat16, scale)));
+      storage_.push_back(
+          std::make_unique<std::vector<float>>(Random(count, seed++, Dtype::kBFloat16, scale)));
       return Tensor{storage_.back()->data(), Dtype::kFloat32};
     };
     tensors.embedding = make(int64_t{o.vocab} * o.hidden, 1);
@@ -50,7 +52,8 @@ class Reference {
     const int half = o.head_dim / 2;
     for (int i = 0; i < o.rope_positions * half; ++i) {
       const double angle = (i / half) * std::pow(10000.0, -2.0 * (i % half) / o.head_dim);
-      cos.push_back(Rounded(std::cos(angle), o.dtype)), sin.push_back(Rounded(std::sin(angle), o.dtype));
+      cos.push_back(Rounded(std::cos(angle), o.dtype)),
+          sin.push_back(Rounded(std::sin(angle), o.dtype));
     }
     for (int i = 0; i < half; ++i) axes.push_back(i * 3 / half);
   }
@@ -61,7 +64,8 @@ class Reference {
     const int n = static_cast<int>(ids.size()), width = o_.hidden, d = o_.head_dim;
     std::vector<double> h(int64_t{n} * width);
     for (int i = 0; i < n; ++i) {
-      const float* from = rows[i] >= 0 ? images.data() + int64_t{rows[i]} * width : Data(tensors.embedding) + int64_t{ids[i]} * width;
+      const float* from = rows[i] >= 0 ? images.data() + int64_t{rows[i]} * width
+                                       : Data(tensors.embedding) + int64_t{ids[i]} * width;
       std::copy_n(from, width, h.begin() + int64_t{i} * width);
     }
     for (const LayerTensors& l : layers_) {
@@ -101,7 +105,8 @@ class Reference {
     for (size_t row = 0; row < x.size(); row += o_.hidden) {
       double sum = 0;
       for (int i = 0; i < o_.hidden; ++i) sum += x[row + i] * x[row + i];
-      for (int i = 0; i < o_.hidden; ++i) y[row + i] = x[row + i] / std::sqrt(sum / o_.hidden + o_.rms_norm_eps) * Data(weight)[i];
+      for (int i = 0; i < o_.hidden; ++i)
+        y[row + i] = x[row + i] / std::sqrt(sum / o_.hidden + o_.rms_norm_eps) * Data(weight)[i];
     }
     return y;
   }
@@ -139,12 +144,15 @@ class Reference {
         std::vector<double> p(i + 1);
         double top = -INFINITY, sum = 0;
         for (int j = 0; j <= i; ++j) {
-          for (int c = 0; c < d; ++c) p[j] += row[c] * k[(int64_t{j} * o_.kv_heads + kv) * d + c] / std::sqrt(double(d));
+          for (int c = 0; c < d; ++c)
+            p[j] += row[c] * k[(int64_t{j} * o_.kv_heads + kv) * d + c] / std::sqrt(double(d));
           top = std::max(top, p[j]);
         }
         for (double& x : p) sum += x = std::exp(x - top);
         for (int j = 0; j <= i; ++j) {
-          for (int c = 0; c < d; ++c) out[(int64_t{i} * o_.heads + head) * d + c] += p[j] / sum * v[(int64_t{j} * o_.kv_heads + kv) * d + c];
+          for (int c = 0; c < d; ++c)
+            out[(int64_t{i} * o_.heads + head) * d + c] +=
+                p[j] / sum * v[(int64_t{j} * o_.kv_heads + kv) * d + c];
         }
       }
     }
@@ -171,7 +179,8 @@ class DecoderTest : public CudaTest {
     EmbeddingRows* rows = nullptr;
     ASSERT_TRUE(decoder->CreateEmbeddings(40, &rows).ok());
     embeddings.reset(rows);
-    ASSERT_TRUE(rows->Write(0, images.data(), Dtype::kFloat32, static_cast<int64_t>(images.size())).ok());
+    ASSERT_TRUE(
+        rows->Write(0, images.data(), Dtype::kFloat32, static_cast<int64_t>(images.size())).ok());
   }
 
   struct Sequence {
@@ -184,7 +193,11 @@ class DecoderTest : public CudaTest {
       s.rows.push_back(i >= 5 && i < 45 && n > 50 ? i - 5 : -1);
     }
     for (int axis = 0; axis < 3; ++axis) {
-      for (int i = 0; i < n; ++i) s.positions.push_back(s.rows[i] < 0 ? i : 5 + (axis == 0 ? 0 : axis == 1 ? s.rows[i] / 8 : s.rows[i] % 8));
+      for (int i = 0; i < n; ++i)
+        s.positions.push_back(s.rows[i] < 0 ? i
+                                            : 5 + (axis == 0   ? 0
+                                                   : axis == 1 ? s.rows[i] / 8
+                                                               : s.rows[i] % 8));
     }
     for (int i = 0; i < (n + kPageRows - 1) / kPageRows; ++i) s.pages.push_back(first_page + i);
     std::reverse(s.pages.begin(), s.pages.end());
@@ -196,7 +209,8 @@ class DecoderTest : public CudaTest {
     const int n = static_cast<int>(s.ids.size());
     storage->clear();
     for (int axis = 0; axis < 3; ++axis) {
-      storage->insert(storage->end(), s.positions.begin() + axis * n + begin, s.positions.begin() + axis * n + end);
+      storage->insert(storage->end(), s.positions.begin() + axis * n + begin,
+                      s.positions.begin() + axis * n + end);
     }
     StepChunk chunk;
     chunk.pages = s.pages.data(), chunk.start = begin, chunk.count = end - begin;
@@ -222,7 +236,9 @@ class DecoderTest : public CudaTest {
     }
     return all;
   }
-  double WholeTolerance() const { return options.kv_int8 ? 4e-2 : options.dtype == Dtype::kBFloat16 ? 2e-2 : 3e-3; }
+  double WholeTolerance() const {
+    return options.kv_int8 ? 4e-2 : options.dtype == Dtype::kBFloat16 ? 2e-2 : 3e-3;
+  }
 
   DecoderOptions options;
   std::unique_ptr<Reference> reference;
@@ -232,7 +248,8 @@ class DecoderTest : public CudaTest {
 };
 
 TEST_F(DecoderTest, EveryFormOfStepGivesTheReferencesLogits) {
-  for (const auto& [dtype, int8] : {std::pair{Dtype::kBFloat16, false}, {Dtype::kFloat16, false}, {Dtype::kBFloat16, true}}) {
+  for (const auto& [dtype, int8] :
+       {std::pair{Dtype::kBFloat16, false}, {Dtype::kFloat16, false}, {Dtype::kBFloat16, true}}) {
     Make(Options(dtype, int8));
     if (HasFatalFailure()) return;
     const Sequence s = MakeSequence(180, 3, 7);
@@ -243,29 +260,36 @@ TEST_F(DecoderTest, EveryFormOfStepGivesTheReferencesLogits) {
     for (int i = 1; i < 180; ++i) ends.push_back(i);
     EXPECT_LT(Distance(Run(s, ends), want), WholeTolerance()) << "token by token";
     ends.clear();
-    for (int i = 0, step = 1; i + step < 180; i += step, step = step % 9 + 1) ends.push_back(i + step);
+    for (int i = 0, step = 1; i + step < 180; i += step, step = step % 9 + 1)
+      ends.push_back(i + step);
     EXPECT_LT(Distance(Run(s, ends), want), WholeTolerance()) << "several tokens at a time";
-    EXPECT_LT(Distance(Run(s, {20, 60, 100, 164}), want), WholeTolerance()) << "graphs of many tokens";
+    EXPECT_LT(Distance(Run(s, {20, 60, 100, 164}), want), WholeTolerance())
+        << "graphs of many tokens";
   }
 }
 
 TEST_F(DecoderTest, SequencesOfAStepDoNotSeeEachOther) {
   Make(Options(Dtype::kBFloat16));
   if (HasFatalFailure()) return;
-  const Sequence a = MakeSequence(90, 1, 0), b = MakeSequence(33, 2, 20), c = MakeSequence(150, 5, 40);
+  const Sequence a = MakeSequence(90, 1, 0), b = MakeSequence(33, 2, 20),
+                 c = MakeSequence(150, 5, 40);
   const auto want_a = reference->Run(a.ids, a.positions, a.rows, images);
   const auto want_b = reference->Run(b.ids, b.positions, b.rows, images);
   const auto want_c = reference->Run(c.ids, c.positions, c.rows, images);
   Run(a, {}), Run(b, {}), Run(c, {});
   std::vector<int32_t> storage[3];
-  const auto last = [&](const std::vector<float>& all, int rows) { return std::vector<float>(all.end() - int64_t{rows} * options.vocab, all.end()); };
+  const auto last = [&](const std::vector<float>& all, int rows) {
+    return std::vector<float>(all.end() - int64_t{rows} * options.vocab, all.end());
+  };
   for (const int of_c : {2, 40, 150}) {  // a graph of few tokens, one of many, a large step
-    StepChunk chunks[] = {Part(a, 89, 90, &storage[0]), Part(b, 30, 33, &storage[1]), Part(c, 150 - of_c, 150, &storage[2])};
+    StepChunk chunks[] = {Part(a, 89, 90, &storage[0]), Part(b, 30, 33, &storage[1]),
+                          Part(c, 150 - of_c, 150, &storage[2])};
     chunks[2].logits = 1;
     std::vector<float> logits(5LL * options.vocab, NAN);
     ASSERT_TRUE(decoder->Step(chunks, 3, logits.data()).ok());
     auto want = last(want_a, 1);
-    for (const auto& more : {last(want_b, 3), last(want_c, 1)}) want.insert(want.end(), more.begin(), more.end());
+    for (const auto& more : {last(want_b, 3), last(want_c, 1)})
+      want.insert(want.end(), more.begin(), more.end());
     EXPECT_LT(Distance(logits, want), WholeTolerance()) << of_c;
   }
 }
@@ -280,8 +304,10 @@ TEST_F(DecoderTest, SamplesWhatTheLogitsGive) {
     const StepChunk chunk = Part(s, 120 - n, 120, &storage);
     std::vector<float> logits(int64_t{n} * options.vocab);
     ASSERT_TRUE(decoder->Step(&chunk, 1, logits.data()).ok());
-    std::vector<uint64_t> odd((options.vocab + 63) / 64, 0xAAAAAAAAAAAAAAAAull), all(odd.size() + 3, ~uint64_t{0});
-    const IdBits mass[] = {{odd.data(), static_cast<int>(odd.size())}, {all.data(), static_cast<int>(all.size())}};
+    std::vector<uint64_t> odd((options.vocab + 63) / 64, 0xAAAAAAAAAAAAAAAAull),
+        all(odd.size() + 3, ~uint64_t{0});
+    const IdBits mass[] = {{odd.data(), static_cast<int>(odd.size())},
+                           {all.data(), static_cast<int>(all.size())}};
     std::vector<SampleRequest> requests(n);
     for (int i = 0; i < n; ++i) {
       requests[i].restricted = i % 2 == 1, requests[i].allowed = mass[0];
@@ -316,7 +342,8 @@ TEST_F(DecoderTest, ACopiedPageServesAnotherSequence) {
   const StepChunk chunk = Part(s, 40, 60, &storage);
   std::vector<float> logits(20LL * options.vocab);
   ASSERT_TRUE(decoder->Step(&chunk, 1, logits.data()).ok());
-  EXPECT_LT(Distance(logits, std::vector<float>(all.end() - 20LL * options.vocab, all.end())), WholeTolerance());
+  EXPECT_LT(Distance(logits, std::vector<float>(all.end() - 20LL * options.vocab, all.end())),
+            WholeTolerance());
 }
 
 TEST_F(DecoderTest, RefusesWhatItsKernelsDoNotTake) {

@@ -12,8 +12,8 @@
 namespace chord::cuda {
 
 // [rows, in]·[out, in]ᵀ
-inline std::vector<float> Product(const std::vector<float>& x, const std::vector<float>& weight, int in,
-                                  int out) {
+inline std::vector<float> Product(const std::vector<float>& x, const std::vector<float>& weight,
+                                  int in, int out) {
   const auto rows = static_cast<int64_t>(x.size()) / in;
   std::vector<float> y(rows * out);
   for (int64_t r = 0; r < rows; ++r) {
@@ -26,8 +26,8 @@ inline std::vector<float> Product(const std::vector<float>& x, const std::vector
   return y;
 }
 
-inline std::vector<float> Norm(const std::vector<float>& x, const std::vector<float>& weight, double eps,
-                               int width, Dtype dtype) {
+inline std::vector<float> Norm(const std::vector<float>& x, const std::vector<float>& weight,
+                               double eps, int width, Dtype dtype) {
   std::vector<float> y(x.size());
   for (size_t row = 0; row < x.size(); row += width) {
     double sum = 0;
@@ -77,27 +77,32 @@ class QkvCase {
     }
     for (int i = 0; i < half_; ++i) axes_.push_back(i % 3);
     for (int i = 0; i < 3 * tokens; ++i) positions_.push_back((i * 17 + 5) % kPositions);
-    for (int i = 0; i < tokens; ++i) host_slots_.push_back(i % 4 == 3 ? -1 : (i * 7 + 2) % (kPages * kPageRows));
+    for (int i = 0; i < tokens; ++i)
+      host_slots_.push_back(i % 4 == 3 ? -1 : (i * 7 + 2) % (kPages * kPageRows));
     device_cos_ = Upload(cos_), device_sin_ = Upload(sin_), device_axes_ = Upload(axes_);
     device_positions_ = Upload(positions_), slots = Upload(host_slots_);
     const int64_t rows = int64_t{kPages} * shape.kv_heads * kPageRows;
-    keys_ = Upload(std::vector<uint16_t>(rows * shape.dim, 0)), values_ = Upload(std::vector<uint16_t>(rows * shape.dim, 0));
+    keys_ = Upload(std::vector<uint16_t>(rows * shape.dim, 0)),
+    values_ = Upload(std::vector<uint16_t>(rows * shape.dim, 0));
     q = Poisoned(int64_t{tokens} * shape.heads * shape.dim);
   }
 
   Rotary rotary() const {
-    return {device_cos_.get(), device_sin_.get(), device_axes_.get(), device_positions_.get(), tokens_};
+    return {device_cos_.get(), device_sin_.get(), device_axes_.get(), device_positions_.get(),
+            tokens_};
   }
   KvPages kv() const {
     KvPages out;
-    out.keys = keys_.get(), out.values = values_.get(), out.heads = shape_.kv_heads, out.dim = shape_.dim;
+    out.keys = keys_.get(), out.values = values_.get(), out.heads = shape_.kv_heads,
+    out.dim = shape_.dim;
     return out;
   }
 
   // `products` [tokens, width] without bias, columns in the fused order.
   void Expect(const std::vector<float>& products) const {
     const int64_t rows = int64_t{kPages} * shape_.kv_heads * kPageRows;
-    std::vector<float> want_q(int64_t{tokens_} * shape_.heads * shape_.dim), want_k(rows * shape_.dim), want_v(rows * shape_.dim);
+    std::vector<float> want_q(int64_t{tokens_} * shape_.heads * shape_.dim),
+        want_k(rows * shape_.dim), want_v(rows * shape_.dim);
     for (int token = 0; token < tokens_; ++token) {
       const float* row = products.data() + int64_t{token} * shape_.width();
       for (int head = 0; head < shape_.heads + 2 * shape_.kv_heads; ++head) {
@@ -120,16 +125,21 @@ class QkvCase {
           } else if (const int slot = host_slots_[token]; slot >= 0) {
             const int kv_head = value ? head - shape_.heads - shape_.kv_heads : head - shape_.heads;
             to = (value ? want_v : want_k).data() +
-                 ((int64_t{slot / kPageRows} * shape_.kv_heads + kv_head) * kPageRows + slot % kPageRows) * shape_.dim;
+                 ((int64_t{slot / kPageRows} * shape_.kv_heads + kv_head) * kPageRows +
+                  slot % kPageRows) *
+                     shape_.dim;
           }
           if (to != nullptr) to[i] = static_cast<float>(a), to[i + half_] = static_cast<float>(b);
         }
       }
     }
     const double tolerance = 2 * Tolerance(dtype_);
-    EXPECT_LT(Distance(DownloadFrom(q, dtype_), want_q), tolerance) << Name(dtype_) << " " << tokens_;
-    EXPECT_LT(Distance(DownloadFrom(keys_, dtype_), want_k), tolerance) << Name(dtype_) << " " << tokens_;
-    EXPECT_LT(Distance(DownloadFrom(values_, dtype_), want_v), tolerance) << Name(dtype_) << " " << tokens_;
+    EXPECT_LT(Distance(DownloadFrom(q, dtype_), want_q), tolerance)
+        << Name(dtype_) << " " << tokens_;
+    EXPECT_LT(Distance(DownloadFrom(keys_, dtype_), want_k), tolerance)
+        << Name(dtype_) << " " << tokens_;
+    EXPECT_LT(Distance(DownloadFrom(values_, dtype_), want_v), tolerance)
+        << Name(dtype_) << " " << tokens_;
   }
 
   std::vector<float> weight, bias, norm, hidden;

@@ -18,8 +18,9 @@ struct Want {
 bool Has(const std::vector<uint64_t>& set, int id) { return (set[id / 64] >> (id % 64)) & 1; }
 
 // The rule of engine::SampleToken, by plain loops.
-Want Reference(const std::vector<float>& logits, const std::vector<uint64_t>* allowed, const std::vector<int32_t>& penalized,
-               float penalty, const std::vector<std::vector<uint64_t>>& sets) {
+Want Reference(const std::vector<float>& logits, const std::vector<uint64_t>* allowed,
+               const std::vector<int32_t>& penalized, float penalty,
+               const std::vector<std::vector<uint64_t>>& sets) {
   Want want;
   float best = 0;
   double top = -INFINITY, all = 0;
@@ -27,7 +28,8 @@ Want Reference(const std::vector<float>& logits, const std::vector<uint64_t>* al
     top = std::max(top, double{logits[id]});
     if (allowed != nullptr && !Has(*allowed, id)) continue;
     float z = logits[id];
-    if (std::count(penalized.begin(), penalized.end(), id) > 0) z = z < 0 ? z * penalty : z / penalty;
+    if (std::count(penalized.begin(), penalized.end(), id) > 0)
+      z = z < 0 ? z * penalty : z / penalty;
     if (want.id < 0 || z > best) want.id = id, best = z;
   }
   for (float z : logits) all += std::exp(z - top);
@@ -94,14 +96,20 @@ TEST_F(SamplingTest, FollowsTheRule) {
       batch.sets = {RandomSet(words, 1, 0), RandomSet(words, 2, 4), RandomSet(words, 3, 1)};
       for (int i = 0; i < 200; ++i) batch.penalized.push_back((i * 7919) % vocab);
       // The likeliest id, so that the penalty matters.
-      batch.penalized.push_back(static_cast<int>(std::max_element(batch.logits[1].begin(), batch.logits[1].end()) - batch.logits[1].begin()));
+      batch.penalized.push_back(
+          static_cast<int>(std::max_element(batch.logits[1].begin(), batch.logits[1].end()) -
+                           batch.logits[1].begin()));
       const std::vector<int32_t> few(batch.penalized.begin() + 190, batch.penalized.end());
-      batch.rows = {{2, -1, 0, 0, 1.f, 0, {}}, {1, 0, 190, 11, 1.3f, 2, {1, 2}}, {0, 1, 0, 201, 1.f, 1, {0}}, {1, -1, 190, 11, 1.3f, 0, {}}};
+      batch.rows = {{2, -1, 0, 0, 1.f, 0, {}},
+                    {1, 0, 190, 11, 1.3f, 2, {1, 2}},
+                    {0, 1, 0, 201, 1.f, 1, {0}},
+                    {1, -1, 190, 11, 1.3f, 0, {}}};
       const auto got = batch.Run();
-      const Want want[] = {Reference(batch.logits[2], nullptr, {}, 1, {}),
-                           Reference(batch.logits[1], &batch.sets[0], few, 1.3f, {batch.sets[1], batch.sets[2]}),
-                           Reference(batch.logits[0], &batch.sets[1], {}, 1, {batch.sets[0]}),
-                           Reference(batch.logits[1], nullptr, few, 1.3f, {})};
+      const Want want[] = {
+          Reference(batch.logits[2], nullptr, {}, 1, {}),
+          Reference(batch.logits[1], &batch.sets[0], few, 1.3f, {batch.sets[1], batch.sets[2]}),
+          Reference(batch.logits[0], &batch.sets[1], {}, 1, {batch.sets[0]}),
+          Reference(batch.logits[1], nullptr, few, 1.3f, {})};
       for (int i = 0; i < 4; ++i) {
         EXPECT_EQ(got[i].id, want[i].id) << vocab << " " << i;
         EXPECT_TRUE(got[i].finite);
