@@ -142,11 +142,11 @@ def make_images(folder, count=10):
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
     for i in range(count):
-        picture = np.zeros((768, 1024, 3))
+        pixels = np.zeros((768, 1024, 3))
         for scale in (4, 16, 64):
             small = random.integers(0, 256, (768 // scale + 1, 1024 // scale + 1, 3), dtype=np.uint8)
-            picture += np.asarray(Image.fromarray(small).resize((1024, 768), Image.BICUBIC)) * {4: 0.2, 16: 0.3, 64: 0.5}[scale]
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"image_{i}.jpg", quality=90)
+            pixels += np.asarray(Image.fromarray(small).resize((1024, 768), Image.BICUBIC)) * {4: 0.2, 16: 0.3, 64: 0.5}[scale]
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"image_{i}.jpg", quality=90)
     return sorted(folder.glob("*.jpg"))
 
 

@@ -27,7 +27,7 @@ double Now() {
   return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) / 1e3;
 }
 
-// Times of Allowed(), Forced() and Guess() over the states of the answers, µs.
+// Times of Allowed(), JumpForward() and Draft() over the states of the answers, µs.
 using Timing = std::vector<double>[3];
 
 void Time(const grammar::BoxGrammar& grammar, const model::Tokenizer& tokenizer,
@@ -39,8 +39,8 @@ void Time(const grammar::BoxGrammar& grammar, const model::Tokenizer& tokenizer,
     for (int what = 0; what < 3; ++what) {
       const double begin = Now();
       sink += what == 0   ? cursor.Allowed().size()
-              : what == 1 ? cursor.Forced().size()
-                          : cursor.Guess().size();
+              : what == 1 ? cursor.JumpForward().size()
+                          : cursor.Draft().size();
       out[what].push_back(Now() - begin);
     }
   }
@@ -92,8 +92,8 @@ int Main(int argc, char** argv) {
     boxes += grounding::ParseAnswer(answer).objects.size();
     sum.tokens += one.tokens;
     sum.passes += one.passes;
-    sum.forced += one.forced;
-    sum.guessed += one.guessed;
+    sum.jumped += one.jumped;
+    sum.drafted += one.drafted;
     sum.wrong += one.wrong;
     sum.end_passes += one.end_passes;
   }
@@ -103,12 +103,12 @@ int Main(int argc, char** argv) {
   }
   const auto per_box = [&](int n) { return n / static_cast<double>(boxes); };
   std::printf("%d answers, %zu boxes, %d not replayed\n", answers, boxes, bad);
-  std::printf("a box: %.2f tokens, %.2f passes (forced %.2f, guessed %.2f, guessed in vain %.2f)\n",
-              per_box(sum.tokens), per_box(sum.passes), per_box(sum.forced), per_box(sum.guessed),
+  std::printf("a box: %.2f tokens, %.2f passes (jumped %.2f, drafted %.2f, drafted in vain %.2f)\n",
+              per_box(sum.tokens), per_box(sum.passes), per_box(sum.jumped), per_box(sum.drafted),
               per_box(sum.wrong));
   std::printf("stopping where the answer is whole, without the end token's pass: %.2f passes\n",
               per_box(sum.passes - sum.end_passes));
-  const char* names[] = {"Allowed", "Forced", "Guess"};
+  const char* names[] = {"Allowed", "JumpForward", "Draft"};
   for (int what = 0; what < 3; ++what) {
     std::printf("%s: median %.1f us, 99%% %.1f us, worst %.1f us of %zu\n", names[what],
                 Percentile(timing[what], 0.5), Percentile(timing[what], 0.99),

@@ -69,7 +69,7 @@ class LanguageModel {
     // Row of `embeddings` that replaces the token embedding of ids[i], or -1. Empty: all -1.
     absl::Span<const int32_t> image_rows;
     const EmbeddingBuffer* embeddings = nullptr;
-    int logits = 1;  // logits of the last so many ids are wanted: 0 .. n
+    int logits = 1;  // number of trailing ids that need logits: 0 .. n
   };
   // Runs all chunks in one pass and appends their KV. `logits` receives float32 rows of
   // vocab_size in chunk order; it is resized, keep it to reuse memory. Causal by index; sequences

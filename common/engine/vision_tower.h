@@ -60,7 +60,7 @@ class VisionTower {
     return absl::UnimplementedError("this tower takes patches");
   }
   // Are pixels the better input? On a GPU they are an eighth of the bytes to upload, and the host
-  // makes no patches; on a CPU whoever has the pixels makes patches beside the tower's work.
+  // makes no patches; on a CPU the owner of the pixels makes patches beside the tower's work.
   virtual bool prefers_pixels() const { return false; }
 
   // What computes, for logs: "cpu", "libtorch", "cuda kernels".

@@ -30,5 +30,5 @@ def test_the_page_learns_what_this_server_takes(chord):
     config = chord.get("/page.json").json
     assert config["model"] == "chord-nano"
     assert config["grpc_address"] == chord.grpc_address
-    assert config["limits"] == {"image_bytes": 20 << 20, "image_pixels": 50_000_000, "prompt_bytes": 4096}
+    assert config["limits"] == {"image_bytes": 20 << 20, "image_pixels": 8192 * 6144, "prompt_bytes": 4096}
     assert config["thresholds"] == {"review": 0.7, "advice": 0.75}

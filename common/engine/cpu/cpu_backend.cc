@@ -30,7 +30,7 @@ using model::DType;
 // Up to this many rows of x, weights are used where they lie; beyond it a widened panel pays.
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kTileRows = 256;  // of x
-constexpr int64_t kTileCols = 128;  // of the output: a panel of so many weight rows stays in L2
+constexpr int64_t kTileCols = 128;  // of the output: a panel of this many weight rows stays in L2
 constexpr int64_t kQueryTile = 64;
 // Keys whose softmax is one piece. Pieces begin at multiples of it in the sequence or segment and
 // are joined in order.

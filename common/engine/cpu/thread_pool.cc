@@ -7,7 +7,7 @@ namespace chord::engine {
 namespace {
 
 // About 20 µs: longer than the serial stretch between two regions of a decode step, short enough
-// not to be noticed by whoever else wants the core.
+// not to be noticed by other users of the core.
 constexpr int kSpins = 1'000;
 
 inline void Pause() {

@@ -309,7 +309,7 @@ class TowerImpl final : public Tower {
     Norm(block.norm1);
     Multiply(block.qkv, rotates_ ? Epilogue::kBiasRope : Epilogue::kBias, normed_.get(), rows_,
              qkv_.get());
-    Attend(block.full_attention);  // into normed_, which nobody needs any more
+    Attend(block.full_attention);  // into normed_, which is no longer needed
     Multiply(block.proj, Epilogue::kBiasResidual, normed_.get(), rows_, hidden_.get());
     Norm(block.norm2);
     Multiply(block.gated, Epilogue::kBiasSwiGlu, normed_.get(), rows_, gated_.get());

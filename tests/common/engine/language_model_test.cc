@@ -298,7 +298,7 @@ TEST_P(BatchInvarianceTest, AnySplitOfAPromptGivesTheSameLogits) {
   std::mt19937 random(1);
   for (int round = 0; round < 6; ++round) {
     std::vector<int64_t> ends;
-    // Short steps, as of guessed tokens, and long ones, as of a prefill.
+    // Short steps, as of draft tokens, and long ones, as of a prefill.
     const int longest = round % 2 == 0 ? 9 : 300;
     for (int64_t end = 0; end < kLength;) {
       end += 1 + static_cast<int64_t>(random() % longest);
@@ -453,7 +453,7 @@ TEST_P(LanguageModelFp32Test, RefusesStepsThatDoNotFitAndStaysUsable) {
     pages[2] = bad;
     EXPECT_TRUE(refuses([&](Chunk* c) { c->pages = pages; })) << bad;
   }
-  pages = {0, 1, 2, -1};  // beyond the last row nobody looks
+  pages = {0, 1, 2, -1};  // beyond the last row it is never read
   EXPECT_FALSE(refuses([&](Chunk* c) { c->pages = pages; }));
   EXPECT_EQ(Prefill(*model, prompt, image.get(), {}), whole);
 }

@@ -12,6 +12,7 @@
 #include "common/image/image.h"
 #include "services/gateway/grounder.h"
 #include "services/gateway/http/http_service.h"
+#include "services/gateway/http/web_page.h"
 #include "services/gateway/openapi.h"
 #include "tests/services/gateway/fake_workers.h"
 
@@ -38,7 +39,7 @@ class ChatCoreTest : public ::testing::Test {
   ChatCoreTest() {
     WorkerPool::Options pool;
     pool.fingerprint = "model";
-    pool.beat = absl::Milliseconds(100);
+    pool.heartbeat = absl::Milliseconds(100);
     pool.vision.push_back({"v", vision_.address()});
     pool.language.push_back({"l", language_.address()});
     pool_ = WorkerPool::Start(std::move(pool));
@@ -160,6 +161,13 @@ TEST_F(ChatCoreTest, EveryRouteIsInTheOpenApiDocument) {
        HttpRoutes(deps, ServiceVersion(), [] { return absl::OkStatus(); })) {
     routes.insert(
         absl::StrCat(route.method, " ", absl::StrReplaceAll(route.path, {{"/*", "/{}"}})));
+  }
+  // Of the web page its address and its configuration are part of the API; its files are not.
+  std::set<std::string> page;
+  for (const http::Route& route : WebPageRoutes(PageConfig())) page.insert(route.path);
+  for (const char* path : {"/", "/page.json"}) {
+    EXPECT_EQ(page.count(path), 1u) << path;
+    routes.insert(absl::StrCat("GET ", path));
   }
   const auto document = nlohmann::json::parse(kOpenApi, nullptr, /*allow_exceptions=*/false);
   ASSERT_TRUE(document.is_object());

@@ -38,7 +38,8 @@ TEST(FillPoints, AnswersPointsInOriginalPixels) {
   EXPECT_EQ(out.points[0].label, "cup");
   EXPECT_EQ(out.points[0].at, (grounding::PixelPoint{100, 20}));
   EXPECT_NEAR(out.points[0].confidence, 0.5, 1e-9);
-  EXPECT_NEAR(out.confidence, 0.5, 1e-9);
+  ASSERT_TRUE(out.confidence.has_value());
+  EXPECT_NEAR(*out.confidence, 0.5, 1e-9);
   EXPECT_EQ(out.text, "cup <point>(100,20)</point>");
   EXPECT_EQ(out.advice, "");
   EXPECT_FALSE(out.calibrated);

@@ -28,8 +28,9 @@ class TokenPipelineTest : public ::testing::Test {
                      const std::vector<int32_t>& prompt = {5, 6, 5}) {
     std::optional<grammar::BoxRequest> request;
     if (with_grammar) request = grammar::BoxRequest{448, 336, "find the red apple"};
-    return TokenPipeline({.repetition_penalty = penalty}, effects_.get(), grammar_.get(), request,
-                         prompt);
+    SamplingParams params;
+    params.repetition_penalty = penalty;
+    return TokenPipeline(params, effects_.get(), grammar_.get(), request, prompt);
   }
   void Write(TokenPipeline& pipeline, const std::string& text) {
     for (const int32_t id : tokenizer_->EncodeText(text)) pipeline.Accept(id);
