@@ -91,7 +91,8 @@ class Backend {
     return 2 * pages * kKvPageTokens * heads.kv * (heads.dim * element + scale);
   }
 
-  // Zeroed memory that lives as long as the backend; of the compute dtype unless another dtype is given.
+  // Zeroed memory that lives as long as the backend; of the compute dtype unless another dtype is
+  // given.
   virtual Mat Allocate(int64_t rows, int64_t cols, model::DType dtype) = 0;
   Mat Allocate(int64_t rows, int64_t cols) { return Allocate(rows, cols, dtype_); }
   // Zeroed memory with an owner of its own. Thread-safe.

@@ -43,8 +43,8 @@ class CommandLine {
   // empty when it is not given.
   void Positional(const std::string& name, std::string* out, const std::string& help,
                   bool required = true);
-  // From here on a later value of the same option replaces an earlier one; otherwise giving an option
-  // twice is an error.
+  // From here on a later value of the same option replaces an earlier one; otherwise giving an
+  // option twice is an error.
   void AllowOverrides();
   // Options that follow are listed under this heading.
   void Group(const std::string& heading);

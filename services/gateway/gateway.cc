@@ -214,13 +214,12 @@ class GatewayImpl final : public Gateway {
                                                 : http::Problem(status, request.id);
     };
     auto ready = [this] { return draining_ ? errors::ShuttingDown() : pool_->Ready(); };
-    std::vector<http::Route> routes = HttpRoutes(
-        deps,
-        {.version = CHORD_VERSION,
-         .model = model_.name,
-         .model_fingerprint = model_.fingerprint,
-         .openai = OpenAiService()},
-        std::move(ready));
+    std::vector<http::Route> routes = HttpRoutes(deps,
+                                                 {.version = CHORD_VERSION,
+                                                  .model = model_.name,
+                                                  .model_fingerprint = model_.fingerprint,
+                                                  .openai = OpenAiService()},
+                                                 std::move(ready));
     for (http::Route& route : WebPageRoutes(MakePageConfig())) routes.push_back(std::move(route));
     CHORD_ASSIGN_OR_RETURN(http_, http::Server::Start(options, std::move(routes)));
     return absl::OkStatus();

@@ -53,8 +53,8 @@ inline constexpr size_t kMaxBenchSamples = 5'000'000;
 
 // `image_ids`: one an image, "" where there is none; kept up to date with what the server says, so
 // that the next load of a sweep goes on with it. `on_progress` (may be null) is called about once a
-// second with the seconds that have passed and the answers so far. Blocks for warmup + duration and until the
-// last request has ended.
+// second with the seconds that have passed and the answers so far. Blocks for warmup + duration and
+// until the last request has ended.
 BenchResult RunBench(BenchClient& client, const Dataset& dataset, const BenchLoad& load,
                      std::vector<std::string>& image_ids, BenchWaker& waker,
                      const std::function<void(double, int64_t)>& on_progress);
