@@ -10,6 +10,7 @@ status=0
 clang-format-14 --dry-run --Werror "${sources[@]}" || status=1
 tools/check_includes.py || status=1
 tools/check_words.py || status=1
+tools/check_citations.py || status=1
 if command -v shellcheck >/dev/null; then
   shellcheck -x -P . tools/*.sh .ci/run || status=1
 fi
