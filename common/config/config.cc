@@ -58,7 +58,11 @@ bool SetField(const FieldDescriptor* field, const std::string& value, Message* c
   const google::protobuf::Reflection* reflection = config->GetReflection();
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_STRING:
-      reflection->SetString(config, field, value);
+      if (field->is_repeated()) {
+        reflection->AddString(config, field, value);
+      } else {
+        reflection->SetString(config, field, value);
+      }
       return true;
     case FieldDescriptor::CPPTYPE_INT32: {
       int32_t number;
@@ -151,10 +155,11 @@ std::string Help(const Message& config) {
   const auto* type = config.GetDescriptor();
   for (int i = 0; i < type->field_count(); ++i) {
     const FieldDescriptor* field = type->field(i);
-    absl::StrAppend(&out, "  --", field->name(), "=",
-                    field->is_repeated() ? "NAME=ADDRESS (repeats)" : TypeWord(field), "\n");
+    const bool is_peer = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+    absl::StrAppend(&out, "  --", field->name(), "=", is_peer ? "NAME=ADDRESS" : TypeWord(field),
+                    field->is_repeated() ? " (repeats)" : "", "\n");
     AppendWrapped(CommentOf(type->name(), field->name()), &out);
-    if (field->is_repeated()) AppendWrapped(CommentOf("Peer", "address"), &out);
+    if (is_peer) AppendWrapped(CommentOf("Peer", "address"), &out);
   }
   return out;
 }

@@ -73,5 +73,15 @@ TEST(ConfigTest, HelpSaysWhatEachFieldMeans) {
             std::string::npos);
 }
 
+TEST(ApplyFlags, ARepeatedTextCollectsItsValues) {
+  config::v1::Gateway settings;
+  ASSERT_TRUE(ApplyFlags({"--cors_allowed_origins=https://a.example",
+                          "--cors_allowed_origins=https://b.example"},
+                         &settings)
+                  .ok());
+  ASSERT_EQ(settings.cors_allowed_origins_size(), 2);
+  EXPECT_EQ(settings.cors_allowed_origins(1), "https://b.example");
+}
+
 }  // namespace
 }  // namespace chord::config
