@@ -27,6 +27,9 @@ constexpr size_t kBodyReadBytes = 64 << 10;
 constexpr int64_t kReserveBytes = 64 << 10;
 // Of phases that end by themselves: a handler has a deadline of its own.
 constexpr auto kUnbounded = std::chrono::hours(1);
+// How often a stream whose client sends no more is checked for one that has closed.
+constexpr auto kStreamProbeInterval = std::chrono::seconds(1);
+constexpr absl::string_view kEventComment = ":\n\n";
 
 // Only methods of the standard may become a label.
 std::string KnownMethod(absl::string_view method) {
@@ -120,7 +123,7 @@ void Connection::OnTimeout() {
     SetDeadline(kUnbounded);
     if (input_ended_) Probe();
   } else if (phase_ == Phase::kStreaming && !streamed_.writing) {
-    SetDeadline(kUnbounded);
+    ProbeStream();
   } else {
     Close();
   }
@@ -175,7 +178,8 @@ void Connection::OnEndOfInput() {
       WatchForReset();
       return Probe();
     case Phase::kStreaming:
-      return WatchForReset();  // the stream's own writes are the probe
+      WatchForReset();
+      return ProbeStream();
     case Phase::kWriting:
     case Phase::kClosed:
       return;
@@ -210,6 +214,13 @@ void Connection::Probe() {
   if (ec && ec != net::error::would_block) return OnPeerLost();
   SetDeadline(std::chrono::seconds(1) * (1 << exchange_.probed));
   exchange_.probed += sent;
+}
+
+// The same for a stream that has begun: a comment between two events, which readers skip. Streams
+// of other types are probed by their own writes.
+void Connection::ProbeStream() {
+  if (!streamed_.events || streamed_.writing) return;
+  StreamBytes(std::string(kEventComment));
 }
 
 void Connection::OnPeerLost() {
@@ -520,6 +531,7 @@ void Connection::BeginStream(ResponseStream::Head head) {
   streamed_.chunked = exchange_.version >= 11;
   if (!streamed_.chunked) exchange_.close = true;  // its end is the response's
   if (streamed_.chunked) head.fields.emplace_back("Transfer-Encoding", "chunked");
+  streamed_.events = absl::StartsWith(head.content_type, "text/event-stream");
   streamed_.status = head.status;
   streamed_.pending = Head(head.status, head.content_type, head.fields);
   Enter(Phase::kStreaming);
@@ -554,7 +566,7 @@ void Connection::WriteStream() {
   if (streamed_.writing) return;
   if (streamed_.pending.empty()) {
     if (streamed_.ended) return OnWritten({});
-    return SetDeadline(kUnbounded);
+    return SetDeadline(input_ended_ && streamed_.events ? kStreamProbeInterval : kUnbounded);
   }
   out_body_.swap(streamed_.pending);
   streamed_.pending.clear();

@@ -84,6 +84,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
     int status = 0;
     int64_t bytes = 0;
     bool chunked = false;
+    bool events = false;  // server-sent events
     bool writing = false;
     bool ended = false;
   };
@@ -106,6 +107,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   // Whether a peer that sends no more still reads.
   void WatchForReset();
   void Probe();
+  void ProbeStream();
   void OnPeerLost();
 
   // Handling and writing.
