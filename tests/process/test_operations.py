@@ -163,7 +163,8 @@ def test_the_id_of_every_refusal_is_in_the_log(chord):
     ids["METHOD_NOT_ALLOWED"] = chord.request("PUT", "/api/ground").json["request_id"]
     ids["IMAGE_ID_UNKNOWN"] = chord.get("/api/images/img_0").json["request_id"]
     ids["IMAGE_FORMAT_UNKNOWN"] = chord.post(b"nothing", PROMPT).json["request_id"]
-    ids["NOT_IMPLEMENTED"] = chord.request("POST", "/v1/chat/completions", "{}").json["request_id"]
+    headers = chord.request("POST", "/v1/chat/completions", "{}").headers
+    ids["CONTENT_TYPE_UNSUPPORTED"] = next(value for name, value in headers.items() if name.lower() == "x-request-id")
     stub = images_pb2_grpc.ImagesStub(grpc.insecure_channel(chord.grpc_address))
     with pytest.raises(grpc.RpcError) as error:
         stub.Touch(images_pb2.ImageRef(image_id="x"))
@@ -204,10 +205,10 @@ def test_counters_count_what_was_done(chord):
     for name, count in {
             'chord_requests_total{code="OK",method="ground"}': 2,
             'chord_requests_total{code="INVALID_ARGUMENT",method="ground"}': 1,
-            'chord_requests_total{code="UNIMPLEMENTED",method="chat_completions"}': 1,
+            'chord_requests_total{code="INVALID_ARGUMENT",method="chat_completions"}': 1,
             'chord_rejected_total{reason="IMAGE_FORMAT_UNKNOWN"}': 1,
             'chord_rejected_total{reason="ROUTE_UNKNOWN"}': 1,
-            'chord_rejected_total{reason="NOT_IMPLEMENTED"}': 1,
+            'chord_rejected_total{reason="CONTENT_TYPE_UNSUPPORTED"}': 1,
             'chord_image_cache_requests_total{cache="none"}': 1,
             'chord_image_cache_requests_total{cache="kv"}': 1,
             'chord_image_store_total{event="asked"}': 1,

@@ -396,7 +396,7 @@ class WorkerPoolImpl final : public WorkerPool {
       obs::Log(eligible ? obs::LogLevel::kInfo : obs::LogLevel::kWarning,
                eligible ? "worker_ready" : "worker_not_ready",
                {{"worker", worker->peer.name},
-                {"role", RoleName(worker->role)},
+                {"worker_role", RoleName(worker->role)},
                 {"same_model", !ready || eligible}});
     }
     return count;
