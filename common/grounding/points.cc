@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/text/ascii.h"
 
 namespace chord::grounding {
 namespace {
@@ -19,8 +20,6 @@ namespace {
 constexpr size_t kMaxNumberBytes = 32;
 constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxElementBytes = 16 << 10;  // of one <points …>…</points>
-
-bool IsBlank(char c) { return absl::ascii_isspace(static_cast<unsigned char>(c)); }
 
 struct Number {
   double value = 0;
@@ -95,7 +94,7 @@ class PointScanner {
   };
 
   void SkipBlanks() {
-    while (at_ < text_.size() && IsBlank(text_[at_])) ++at_;
+    while (at_ < text_.size() && text::IsBlank(text_[at_])) ++at_;
   }
 
   // From the quote at at_ to behind the closing one, with quotes; empty, and at_ one further, when
@@ -170,7 +169,7 @@ class PointScanner {
       } else if (c == '"' && bare && !group.empty()) {
         ++at_;
         return flush();
-      } else if (!IsBlank(c) && c != ',' && c != '"') {
+      } else if (!text::IsBlank(c) && c != ',' && c != '"') {
         return;
       }
       ++at_;

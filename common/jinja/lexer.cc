@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/status_macros.h"
 #include "common/jinja/text.h"
+#include "common/text/ascii.h"
 #include "common/text/unicode.h"
 
 namespace chord::jinja {
@@ -17,7 +18,6 @@ namespace {
 
 bool IsNameStart(char c) { return absl::ascii_isalpha(static_cast<uint8_t>(c)) || c == '_'; }
 bool IsNameByte(char c) { return IsNameStart(c) || absl::ascii_isdigit(static_cast<uint8_t>(c)); }
-bool IsDigit(char c) { return absl::ascii_isdigit(static_cast<uint8_t>(c)); }
 
 // The two-character operators come before their beginnings.
 constexpr absl::string_view kOperators[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
@@ -189,7 +189,7 @@ class Lexer {
       while (at_ + n < source_.size() && IsNameByte(source_[at_ + n])) ++n;
       return Take(Token::kName, n);
     }
-    if (IsDigit(c)) return Number();
+    if (text::IsDigit(c)) return Number();
     if (c == '\'' || c == '"') {
       size_t end = at_ + 1;
       while (end < source_.size() && source_[end] != c) end += source_[end] == '\\' ? 2 : 1;
@@ -215,8 +215,9 @@ class Lexer {
   size_t Digits(size_t at) const {  // digits with single underscores between them
     size_t end = at;
     while (end < source_.size() &&
-           (IsDigit(source_[end]) || (source_[end] == '_' && end > at && end + 1 < source_.size() &&
-                                      IsDigit(source_[end - 1]) && IsDigit(source_[end + 1])))) {
+           (text::IsDigit(source_[end]) ||
+            (source_[end] == '_' && end > at && end + 1 < source_.size() &&
+             text::IsDigit(source_[end - 1]) && text::IsDigit(source_[end + 1])))) {
       ++end;
     }
     return end;
@@ -227,14 +228,14 @@ class Lexer {
     // "messages.0.role" is an item of an item, not a fraction.
     const bool after_dot = at_ > 0 && source_[at_ - 1] == '.';
     if (!after_dot && end + 1 < source_.size() && source_[end] == '.' &&
-        IsDigit(source_[end + 1])) {
+        text::IsDigit(source_[end + 1])) {
       end = Digits(end + 1);
       kind = Token::kFloat;
     }
     if (!after_dot && end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
       size_t digits = end + 1;
       if (digits < source_.size() && (source_[digits] == '+' || source_[digits] == '-')) ++digits;
-      if (digits < source_.size() && IsDigit(source_[digits])) {
+      if (digits < source_.size() && text::IsDigit(source_[digits])) {
         end = Digits(digits);
         kind = Token::kFloat;
       }

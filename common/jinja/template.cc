@@ -9,7 +9,7 @@
 #include "common/jinja/evaluator.h"
 #include "common/jinja/lexer.h"
 #include "common/jinja/parser.h"
-#include "common/text/unicode.h"
+#include "common/text/utf8.h"
 
 namespace chord::jinja {
 
@@ -18,7 +18,7 @@ struct Template::Tree {
 };
 
 absl::StatusOr<Template> Template::Parse(absl::string_view source) {
-  if (text::ToValidUtf8(source) != source) {
+  if (!text::IsUtf8(source)) {
     return absl::InvalidArgumentError("line 1: the template is not UTF-8");
   }
   auto tree = std::make_shared<Tree>();

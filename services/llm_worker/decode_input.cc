@@ -7,6 +7,7 @@
 #include "common/base/ids.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
+#include "common/text/utf8.h"
 #include "services/llm_worker/stop_scan.h"
 
 namespace chord::llm_worker {
@@ -26,7 +27,7 @@ absl::Status CheckText(absl::string_view text) {
     return errors::PromptBytesLimit(bytes, limits::kCeilingPromptBytes);
   }
   if (text.find('\0') != absl::string_view::npos) return errors::PromptHasNul();
-  if (!IsUtf8(text)) return errors::PromptNotUtf8();
+  if (!chord::text::IsUtf8(text)) return errors::PromptNotUtf8();
   return absl::OkStatus();
 }
 
@@ -150,35 +151,6 @@ absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const Pro
     return errors::ContextLimit(prompt_tokens + input.max_new_tokens, facts.max_sequence_tokens);
   }
   return out;
-}
-
-bool IsUtf8(absl::string_view text) {
-  const auto* at = reinterpret_cast<const unsigned char*>(text.data());
-  const unsigned char* const end = at + text.size();
-  while (at < end) {
-    const unsigned char lead = *at++;
-    if (lead < 0x80) continue;
-    int more;
-    unsigned char low = 0x80, high = 0xBF;  // bounds of the second byte
-    if (lead >= 0xC2 && lead <= 0xDF) {
-      more = 1;
-    } else if (lead >= 0xE0 && lead <= 0xEF) {
-      more = 2;
-      if (lead == 0xE0) low = 0xA0;
-      if (lead == 0xED) high = 0x9F;
-    } else if (lead >= 0xF0 && lead <= 0xF4) {
-      more = 3;
-      if (lead == 0xF0) low = 0x90;
-      if (lead == 0xF4) high = 0x8F;
-    } else {
-      return false;
-    }
-    for (; more > 0; --more, low = 0x80, high = 0xBF) {
-      if (at == end || *at < low || *at > high) return false;
-      ++at;
-    }
-  }
-  return true;
 }
 
 }  // namespace chord::llm_worker

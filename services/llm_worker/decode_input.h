@@ -60,7 +60,4 @@ struct PreparedPrompt {
 // FRAME_MISMATCH, CONTEXT_TOO_LONG.
 absl::StatusOr<PreparedPrompt> PreparePrompt(const DecodeInput& input, const PromptFacts& facts);
 
-// Well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
-bool IsUtf8(absl::string_view text);
-
 }  // namespace chord::llm_worker

@@ -8,7 +8,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
-#include "common/text/unicode.h"
+#include "common/text/utf8.h"
 
 namespace chord::cli {
 namespace {
@@ -41,8 +41,7 @@ absl::StatusOr<std::vector<ListedPrompt>> ParsePromptList(absl::string_view text
       return LineInvalid(number,
                          absl::StrCat("is longer than ", limits::kCeilingPromptBytes, " bytes."));
     }
-    if (text::ToValidUtf8(listed.prompt) != listed.prompt ||
-        text::ToValidUtf8(listed.category) != listed.category) {
+    if (!text::IsUtf8(listed.prompt) || !text::IsUtf8(listed.category)) {
       return LineInvalid(number, "is not UTF-8.");
     }
     if (out.size() == kMaxListedPrompts) {

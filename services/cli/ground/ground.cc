@@ -12,7 +12,7 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
-#include "common/text/unicode.h"
+#include "common/text/utf8.h"
 #include "services/cli/client.h"
 #include "services/cli/command_line.h"
 #include "services/cli/commands.h"
@@ -88,7 +88,7 @@ bool IsPromptRun(const Options& options) {
 
 absl::Status Validate(const CommandLine& line, const Options& options) {
   CHORD_RETURN_IF_ERROR(CheckGrpcAddress(options.server));
-  if (text::ToValidUtf8(options.prompt) != options.prompt) return errors::PromptNotUtf8();
+  if (!text::IsUtf8(options.prompt)) return errors::PromptNotUtf8();
   if (options.prompts.empty() != line.Has("PROMPT")) {
     return errors::ConfigInvalid("Give a prompt, or --prompts FILE; see --help.");
   }

@@ -25,7 +25,7 @@
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
 #include "common/model/tokenizer.h"
-#include "common/text/unicode.h"
+#include "common/text/utf8.h"
 
 namespace chord::cli {
 namespace {
@@ -223,7 +223,7 @@ absl::StatusOr<model::EncodedPrompt> Encode(const InspectOptions& options,
 }  // namespace
 
 absl::Status Inspect(const InspectOptions& options) {
-  if (text::ToValidUtf8(options.prompt) != options.prompt) return errors::PromptNotUtf8();
+  if (!text::IsUtf8(options.prompt)) return errors::PromptNotUtf8();
   CHORD_RETURN_IF_ERROR(engine::InitEngine(options.threads));
   CHORD_ASSIGN_OR_RETURN(const engine::Device device, engine::ParseDevice(options.device));
   CHORD_ASSIGN_OR_RETURN(const DType dtype, engine::ParseDType(options.dtype, device, ""));

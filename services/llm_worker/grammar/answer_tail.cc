@@ -4,7 +4,7 @@
 
 #include "absl/types/span.h"
 #include "common/model/pretokenize.h"
-#include "common/text/unicode.h"
+#include "common/text/utf8.h"
 #include "services/llm_worker/grammar/answer_style.h"
 
 namespace chord::grammar {
@@ -33,8 +33,8 @@ std::vector<int32_t> AnswerTail::Continue(const Vocabulary& vocabulary, const St
   const std::string text = text_ + std::string(more);
   // The piece in which `more` begins. Where pieces begin does not depend on what comes after them.
   size_t begin = 0;
-  for (const absl::string_view piece : model::SplitIntoPieces(
-           text::ToValidUtf8(text) == text ? absl::string_view(text) : absl::string_view())) {
+  for (const absl::string_view piece :
+       model::SplitIntoPieces(text::IsUtf8(text) ? absl::string_view(text) : absl::string_view())) {
     const auto at = static_cast<size_t>(piece.data() - text.data());
     if (at > text_.size()) break;
     begin = at;

@@ -45,7 +45,7 @@ TEST(ParallelFor, DoesAllItselfWhenNoThreadIsFree) {
   }));
   going.WaitForNotification();
   int calls = 0;
-  ParallelFor(executor, 5, 4, [&](int) { ++calls; });  // one lane waits for the busy thread
+  ParallelFor(executor, 5, 4, [&](int) { ++calls; });  // one call waits for the busy thread
   EXPECT_EQ(calls, 5);
   go.Notify();
 }

@@ -188,19 +188,6 @@ TEST_F(PreparePromptTest, FillsTheContextToTheLastToken) {
   EXPECT_NE(Refusal(), "");
 }
 
-TEST(IsUtf8, KnowsTheEdges) {
-  for (const char* good :
-       {"", "a", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80",
-        "\xEF\xBF\xBF", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"}) {
-    EXPECT_TRUE(IsUtf8(good)) << good;
-  }
-  for (const char* bad : {"\x80", "\xC0\x80", "\xC1\xBF", "\xC2", "\xE0\x9F\xBF", "\xE0\xA0",
-                          "\xED\xA0\x80", "\xED\xBF\xBF", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80",
-                          "\xF5\x80\x80\x80", "\xFF", "a\xC2z"}) {
-    EXPECT_FALSE(IsUtf8(bad)) << bad;
-  }
-}
-
 TEST_F(PreparePromptTest, RefusesDecodingOptionsOutOfTheirRange) {
   const DecodeInput good = input_;
   const auto refusal = [&](const std::function<void(DecodeInput&)>& change) {
