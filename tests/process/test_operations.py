@@ -235,7 +235,8 @@ def test_a_long_tag_comes_back_readable(chord):
 def test_a_folder_goes_on_when_the_gateway_is_restarted(chord, tmp_path):
     folder = images(tmp_path / "many", 60)
     asking = subprocess.Popen([str(BIN / "chord"), "ground", str(folder), "the star", "--server", chord.grpc_address,
-                               "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              bufsize=0)  # communicate() does not see what readline() has buffered
     first = [asking.stdout.readline() for _ in range(5)]
     os.kill(chord.pid("gateway"), signal.SIGKILL)
     out, err = asking.communicate(timeout=120)
