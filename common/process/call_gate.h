@@ -37,7 +37,7 @@ class CallGate {
     absl::MutexLock lock(&mu_);
     state_ = State::kClosed;
   }
-  // False when somebody is still inside at `deadline`.
+  // False when a call is still inside at `deadline`.
   bool WaitUntilEmpty(absl::Time deadline) {
     absl::MutexLock lock(&mu_);
     return mu_.AwaitWithDeadline(absl::Condition(

@@ -1,14 +1,12 @@
-// The stream on which a worker says how it is: at each change and at least once an interval.
+// The stream of a worker's state: at each change and at least once per interval.
 #pragma once
 
 #include <functional>
-#include <memory>
-#include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "chord/internal/v1/worker_status.grpc.pb.h"
+#include "common/base/errors.h"
+#include "common/rpc/call.h"
 
 namespace chord::process {
 
@@ -16,23 +14,19 @@ class StatusService final : public internal::v1::WorkerStatus::CallbackService {
  public:
   // `snapshot` is called on any thread.
   explicit StatusService(std::function<internal::v1::WorkerState()> snapshot);
-  ~StatusService() override;
 
   grpc::ServerWriteReactor<internal::v1::WorkerState>* Watch(
       grpc::CallbackServerContext* context, const internal::v1::WatchRequest* request) override;
 
-  // Sends what is due. Called several times a second, and at once after a change that must be
-  // known.
+  // Sends what is due. To be called several times a second, and at once after an urgent change.
   void Tick(absl::Time now);
-  // Sends a last state and ends all streams, else they would hold up the server's end.
-  void Close();
+  // Ends all streams, which would delay the server's shutdown.
+  void Close() { watchers_.Shutdown(errors::ShuttingDown()); }
 
  private:
   class Watcher;
   const std::function<internal::v1::WorkerState()> snapshot_;
-  absl::Mutex mu_;
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;
-  std::vector<std::weak_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mu_);
+  rpc::CallRegistry watchers_;  // all are of class Watcher
 };
 
 }  // namespace chord::process

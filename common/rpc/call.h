@@ -25,8 +25,10 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/base/cancel.h"
+#include "common/base/ids.h"
 #include "common/obs/log.h"
 #include "common/obs/metrics.h"
+#include "common/rpc/status_map.h"
 
 namespace chord::rpc {
 
@@ -149,9 +151,10 @@ class CallRegistry {
   // Runs OnShutdown(reason) of every open call. Later ones are refused with `reason`.
   void Shutdown(const absl::Status& reason);
   size_t active() const;
+  // The calls that are open now.
+  std::vector<std::shared_ptr<OpenCall>> Open() const;
 
  private:
-  std::vector<std::shared_ptr<OpenCall>> Open() const;
   void Prune() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const size_t max_calls_;
@@ -179,6 +182,29 @@ Call* StartCall(CallRegistry* registry, Args&&... args) {
     open->End(status);
   }
   return call.get();
+}
+
+// A call whose outcome is known when it arrives.
+template <typename Reactor>
+class EndedCall final : public ServerCall<Reactor> {
+ public:
+  EndedCall(const absl::Status& status, std::string request_id)
+      : ServerCall<Reactor>(absl::InfiniteFuture(), absl::InfiniteDuration()),
+        status_(status),
+        request_id_(std::move(request_id)) {}
+
+ private:
+  void Begin() override { this->End(status_); }
+  void OnEnd(const absl::Status& status) override { this->Finish(ToGrpc(status, request_id_)); }
+
+  const absl::Status status_;
+  const std::string request_id_;
+};
+
+// Ends a call at once; its response, if any, is written already.
+template <typename Reactor>
+Reactor* EndCall(const absl::Status& status, std::string request_id = NewRequestId()) {
+  return StartCall<EndedCall<Reactor>>(nullptr, status, std::move(request_id));
 }
 
 // What one call leaves in the metrics and the log. The owner serializes access.

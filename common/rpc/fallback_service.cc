@@ -10,7 +10,9 @@
 #include "absl/strings/string_view.h"
 #include "common/base/errors.h"
 #include "common/base/ids.h"
-#include "common/rpc/raw_call.h"
+#include "common/rpc/call.h"
+#include "common/rpc/raw_message.h"
+#include "common/rpc/status_map.h"
 #include "grpc/reflection/v1/reflection.pb.h"
 #include "grpc/reflection/v1alpha/reflection.pb.h"
 
@@ -35,9 +37,9 @@ void AddFile(const FileDescriptor& file, std::set<const FileDescriptor*>& seen,
   for (int i = 0; i < file.dependency_count(); ++i) AddFile(*file.dependency(i), seen, out);
 }
 
-void Answer(const reflection::ServerReflectionRequest& request,
-            const std::vector<std::string>& services,
-            reflection::ServerReflectionResponse& response) {
+void FillResponse(const reflection::ServerReflectionRequest& request,
+                  const std::vector<std::string>& services,
+                  reflection::ServerReflectionResponse& response) {
   using Request = reflection::ServerReflectionRequest;
   response.set_valid_host(request.host());
   *response.mutable_original_request() = request;
@@ -76,34 +78,37 @@ void Answer(const reflection::ServerReflectionRequest& request,
   AddFile(*file, seen, *response.mutable_file_descriptor_response());
 }
 
-// One prompt at a time, one answer for each.
-class Reflection final : public grpc::ServerGenericBidiReactor {
+// One request at a time, one response for each.
+class Reflection final : public ServerCall<grpc::ServerGenericBidiReactor> {
  public:
-  explicit Reflection(const std::vector<std::string>& services) : services_(services) {
-    StartRead(&read_);
-  }
+  explicit Reflection(const std::vector<std::string>& services)
+      : ServerCall(absl::InfiniteFuture(), absl::InfiniteDuration()), services_(services) {}
 
   void OnReadDone(bool ok) override {
-    if (!ok) return Finish(grpc::Status::OK);
+    if (!ok) return (void)End(absl::OkStatus());
     reflection::ServerReflectionRequest request;
     if (read_.Length() > kMaxRequestBytes ||
         ParseRaw(&read_, kMaxRequestFields, &request) != FieldCount::kFew) {
-      return Finish(ToGrpc(errors::BodyMalformed("a ServerReflectionRequest of at most 4 KiB"),
-                           NewRequestId()));
+      return (void)End(errors::BodyMalformed("a ServerReflectionRequest of at most 4 KiB"));
     }
     reflection::ServerReflectionResponse response;
-    Answer(request, services_, response);
+    FillResponse(request, services_, response);
     write_ = SerializeRaw(response);
-    StartWrite(&write_);
+    Write(&write_);
   }
   void OnWriteDone(bool ok) override {
-    if (!ok) return Finish(grpc::Status::CANCELLED);
-    read_.Clear();
-    StartRead(&read_);
+    if (!ok) return (void)End(errors::Cancelled());
+    ReadNext();
   }
-  void OnDone() override { delete this; }
 
  private:
+  void Begin() override { ReadNext(); }
+  void OnEnd(const absl::Status& status) override { Finish(ToGrpc(status, NewRequestId())); }
+  void ReadNext() {
+    read_.Clear();
+    StartUnlessEnded([this] { StartRead(&read_); });
+  }
+
   const std::vector<std::string>& services_;
   ByteBuffer read_, write_;
 };
@@ -121,9 +126,9 @@ grpc::ServerGenericBidiReactor* Fallback::CreateReactor(
   if (!reflect_.empty() && (method == "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" ||
                             method == "/grpc.reflection.v1alpha.ServerReflection/"
                                       "ServerReflectionInfo")) {
-    return new Reflection(reflect_);
+    return StartCall<Reflection>(nullptr, reflect_);
   }
-  return new Ended<grpc::ServerGenericBidiReactor>(errors::CallUnknown());
+  return EndCall<grpc::ServerGenericBidiReactor>(errors::CallUnknown());
 }
 
 }  // namespace chord::rpc

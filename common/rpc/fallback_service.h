@@ -1,6 +1,6 @@
-// What a server says to calls that none of its services takes: server reflection when it is asked
-// for, otherwise a refusal with a reason like all others. Reflection is answered here and not by
-// gRPC's own service because that one parses whatever comes before anybody can look at its size.
+// Calls that no service of a server takes: server reflection where it is enabled, otherwise a
+// refusal with a reason. Reflection is served here because gRPC's own service parses a request
+// before its size can be checked.
 #pragma once
 
 #include <grpcpp/generic/async_generic_service.h>
@@ -12,7 +12,7 @@ namespace chord::rpc {
 
 class Fallback final : public grpc::CallbackGenericService {
  public:
-  // `reflect`: full names of the services to tell of; empty: no reflection.
+  // `reflect`: full names of the services that reflection lists; empty: no reflection.
   explicit Fallback(std::vector<std::string> reflect);
   grpc::ServerGenericBidiReactor* CreateReactor(
       grpc::GenericCallbackServerContext* context) override;

@@ -1,5 +1,5 @@
-// What a message of a stranger costs before it is parsed: a field that takes two bytes on the wire
-// takes some hundred in memory, also one that is not known, so that 20 MiB would become a GiB.
+// The cost of an untrusted message, before it is parsed: a field of two bytes on the wire takes
+// some hundred in memory, also an unknown one, so that 20 MiB would become a GiB.
 #pragma once
 
 #include <google/protobuf/descriptor.h>

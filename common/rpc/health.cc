@@ -1,12 +1,11 @@
 #include "common/rpc/health.h"
 
-#include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "common/base/errors.h"
-#include "common/rpc/raw_call.h"
+#include "common/rpc/raw_message.h"
+#include "common/rpc/watch_call.h"
 
 namespace chord::rpc {
 
@@ -36,58 +35,29 @@ ByteBuffer Response(HealthCheckResponse::ServingStatus status) {
 
 }  // namespace
 
-// One Watch. Says the latest status, never the same twice.
-class Health::Watcher final : public grpc::ServerWriteReactor<ByteBuffer> {
+// One Watch: sends the status whenever it changes.
+class Health::Watcher final : public WatchCall<ByteBuffer> {
  public:
-  explicit Watcher(std::string service) : service_(std::move(service)) {}
-  const std::string& service() const { return service_; }
-  void KeepAlive(std::shared_ptr<Watcher> self) { self_ = std::move(self); }
+  Watcher(Health& health, std::string service, Status first)
+      : WatchCall(Response(first)), health_(health), service_(std::move(service)), sent_(first) {}
 
-  void Say(Status status) {
+  const std::string& service() const { return service_; }
+  // Under the lock of Health, so that statuses arrive in order.
+  void Update(Status status) {
     absl::MutexLock lock(&mu_);
-    wanted_ = status;
-    Advance();
+    if (std::exchange(sent_, status) != status) Publish(Response(status));
   }
-  // Once the last status is on its way.
-  void End(const grpc::Status& status) {
-    absl::MutexLock lock(&mu_);
-    if (!end_) end_ = status;
-    Advance();
-  }
-  void OnWriteDone(bool ok) override {
-    absl::MutexLock lock(&mu_);
-    writing_ = false;
-    if (!ok) {
-      if (!end_) end_ = grpc::Status::CANCELLED;
-      sent_ = wanted_;
-    }
-    Advance();
-  }
-  void OnCancel() override { End(grpc::Status::CANCELLED); }
-  void OnDone() override { auto last = std::move(self_); }
 
  private:
-  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (writing_ || finished_) return;
-    if (sent_ != wanted_) {
-      sent_ = wanted_;
-      response_ = Response(*wanted_);
-      writing_ = true;
-      StartWrite(&response_);
-    } else if (end_) {
-      finished_ = true;
-      Finish(*end_);
-    }
+  void Begin() override {
+    WatchCall::Begin();
+    health_.Update(*this);  // the status may have changed since the watcher was made
   }
 
+  Health& health_;
   const std::string service_;
-  std::shared_ptr<Watcher> self_;  // until OnDone
   absl::Mutex mu_;
-  std::optional<Status> wanted_ ABSL_GUARDED_BY(mu_), sent_ ABSL_GUARDED_BY(mu_);
-  std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mu_);
-  ByteBuffer response_ ABSL_GUARDED_BY(mu_);
-  bool writing_ ABSL_GUARDED_BY(mu_) = false;
-  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  Status sent_ ABSL_GUARDED_BY(mu_);
 };
 
 Health::Health() = default;
@@ -100,70 +70,57 @@ Health::Status Health::StatusOf(const std::string& service) const {
                                    : HealthCheckResponse::NOT_SERVING;
 }
 
-std::vector<std::shared_ptr<Health::Watcher>> Health::Watchers() {
-  std::vector<std::shared_ptr<Watcher>> out;
-  std::vector<std::weak_ptr<Watcher>> alive;
-  for (const auto& weak : watchers_) {
-    if (auto watcher = weak.lock()) {
-      alive.push_back(watcher);
-      out.push_back(std::move(watcher));
-    }
+void Health::Update(Watcher& watcher) {
+  absl::MutexLock lock(&mu_);
+  watcher.Update(StatusOf(watcher.service()));
+}
+
+void Health::UpdateWatchers() {
+  for (const auto& call : watchers_.Open()) {
+    auto& watcher = static_cast<Watcher&>(*call);
+    watcher.Update(StatusOf(watcher.service()));
   }
-  watchers_ = std::move(alive);
-  look_at_ = std::max<size_t>(64, 2 * watchers_.size());
-  return out;
 }
 
 void Health::Set(const std::string& service, bool serving) {
-  std::vector<std::shared_ptr<Watcher>> watchers;  // let go of outside the lock
   absl::MutexLock lock(&mu_);
   serving_[service] = serving;
-  watchers = Watchers();
-  for (const auto& watcher : watchers) {
-    if (watcher->service() == service) watcher->Say(StatusOf(service));
-  }
+  UpdateWatchers();
 }
 
 void Health::Close() {
-  std::vector<std::shared_ptr<Watcher>> watchers;
   {
     absl::MutexLock lock(&mu_);
     closed_ = true;
-    watchers = Watchers();
-    for (const auto& watcher : watchers) watcher->Say(StatusOf(watcher->service()));
+    UpdateWatchers();
   }
-  for (const auto& watcher : watchers) watcher->End(ToGrpc(errors::ShuttingDown()));
+  watchers_.Shutdown(errors::ShuttingDown());
 }
 
 grpc::ServerUnaryReactor* Health::Check(grpc::CallbackServerContext*, const ByteBuffer* request,
                                         ByteBuffer* response) {
   const auto service = ServiceOf(*request);
-  if (!service.ok()) return new Ended<grpc::ServerUnaryReactor>(service.status());
-  absl::MutexLock lock(&mu_);
-  const Status status = StatusOf(*service);
-  if (status == HealthCheckResponse::SERVICE_UNKNOWN)
-    return new Ended<grpc::ServerUnaryReactor>(errors::ServiceUnknown());
+  if (!service.ok()) return EndCall<grpc::ServerUnaryReactor>(service.status());
+  const Status status = [&] {
+    absl::MutexLock lock(&mu_);
+    return StatusOf(*service);
+  }();
+  if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
+    return EndCall<grpc::ServerUnaryReactor>(errors::ServiceUnknown());
+  }
   *response = Response(status);
-  return new Ended<grpc::ServerUnaryReactor>(absl::OkStatus());
+  return EndCall<grpc::ServerUnaryReactor>(absl::OkStatus());
 }
 
 grpc::ServerWriteReactor<ByteBuffer>* Health::Watch(grpc::CallbackServerContext*,
                                                     const ByteBuffer* request) {
   const auto service = ServiceOf(*request);
-  if (!service.ok()) return new Ended<grpc::ServerWriteReactor<ByteBuffer>>(service.status());
-  auto watcher = std::make_shared<Watcher>(*service);
-  watcher->KeepAlive(watcher);
-  bool closed;
-  std::vector<std::shared_ptr<Watcher>> others;  // let go of outside the lock
-  {
+  if (!service.ok()) return EndCall<grpc::ServerWriteReactor<ByteBuffer>>(service.status());
+  const Status first = [&] {
     absl::MutexLock lock(&mu_);
-    closed = closed_;
-    if (watchers_.size() >= look_at_) others = Watchers();
-    watchers_.push_back(watcher);
-    watcher->Say(StatusOf(watcher->service()));
-  }
-  if (closed) watcher->End(ToGrpc(errors::ShuttingDown()));
-  return watcher.get();
+    return StatusOf(*service);
+  }();
+  return StartCall<Watcher>(&watchers_, *this, *service, first);
 }
 
 }  // namespace chord::rpc

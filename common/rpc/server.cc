@@ -55,8 +55,7 @@ class ServerImpl : public Server {
   std::once_flag shut_down_;
 };
 
-// A socket file left by a process that died would keep us from binding; anything else than a
-// socket is somebody's file and stays.
+// A socket file that a dead process left would prevent binding. A file that is not a socket stays.
 absl::Status RemoveStaleSocket(const std::string& path) {
   struct stat info;
   if (lstat(path.c_str(), &info) != 0) return absl::OkStatus();

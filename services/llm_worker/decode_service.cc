@@ -282,10 +282,9 @@ grpc::ServerWriteReactor<v1::DecodeEvent>* DecodeService::Decode(
   return rpc::StartCall<Call>(nullptr, deps_, context, request);
 }
 
-grpc::ServerUnaryReactor* DecodeService::DropImage(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* DecodeService::DropImage(grpc::CallbackServerContext*,
                                                    const v1::DropImageRequest* request,
                                                    v1::DropImageResponse*) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   absl::Status status = deps_.gate->Enter();
   if (status.ok()) {
     if (request->key().size() == kKeyBytes) {
@@ -295,8 +294,7 @@ grpc::ServerUnaryReactor* DecodeService::DropImage(grpc::CallbackServerContext* 
     }
     deps_.gate->Leave();
   }
-  reactor->Finish(rpc::ToGrpc(status, ""));
-  return reactor;
+  return rpc::EndCall<grpc::ServerUnaryReactor>(status, "");
 }
 
 }  // namespace chord::llm_worker

@@ -15,8 +15,7 @@ namespace chord::vision_worker {
 std::shared_ptr<EmbeddingPush> EmbeddingPush::Open(internal::v1::EmbeddingSink::Stub* stub,
                                                    const internal::v1::EmbeddingHeader& header,
                                                    absl::Time deadline, OnDoneFn on_done) {
-  std::shared_ptr<EmbeddingPush> push(new EmbeddingPush(header.total_bytes(), std::move(on_done)));
-  push->self_ = push;
+  auto push = rpc::MakeClientCall<EmbeddingPush>(header.total_bytes(), std::move(on_done));
   rpc::SetDeadline(push->context_, deadline);
   *push->request_.mutable_header() = header;
   stub->async()->Push(&push->context_, push.get());
@@ -51,7 +50,7 @@ void EmbeddingPush::ReleaseHold() {
 
 void EmbeddingPush::OnReadDone(bool ok) {
   absl::MutexLock lock(&mu_);
-  if (!ok) return ReleaseHold();  // the stream has ended; OnDone says how
+  if (!ok) return ReleaseHold();  // the stream has ended; OnEnd receives the outcome
   if (response_.has_accept() && !accepted_) {
     accepted_ = true;
     chunk_bytes_ =
@@ -86,7 +85,7 @@ void EmbeddingPush::WriteNext() {
   }
 }
 
-void EmbeddingPush::OnDone(const grpc::Status& status) {
+void EmbeddingPush::OnEnd(const grpc::Status& status) {
   absl::Status outcome = rpc::FromGrpc(status);
   absl::Duration took = absl::ZeroDuration();
   {
@@ -105,7 +104,6 @@ void EmbeddingPush::OnDone(const grpc::Status& status) {
       outcome = errors::WorkerLost("language");
     }
   }
-  const auto self = std::move(self_);
   const auto on_done = std::move(on_done_);
   on_done(std::move(outcome), took);
 }

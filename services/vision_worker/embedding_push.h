@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -12,13 +13,14 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "chord/internal/v1/embedding.grpc.pb.h"
+#include "common/rpc/client_call.h"
 
 namespace chord::vision_worker {
 
-// Thread-safe. Keeps itself alive until gRPC has let go of it.
-class EmbeddingPush
-    : public grpc::ClientBidiReactor<internal::v1::PushRequest, internal::v1::PushResponse>,
-      public std::enable_shared_from_this<EmbeddingPush> {
+// Thread-safe. Keeps itself alive until gRPC has released it.
+class EmbeddingPush final
+    : public rpc::ClientCall<
+          grpc::ClientBidiReactor<internal::v1::PushRequest, internal::v1::PushResponse>> {
  public:
   // `on_done` is called exactly once, with OK when the language worker has confirmed every byte,
   // with its own catalogued refusal, or with WORKER_LOST / CANCELLED / DEADLINE_EXCEEDED; and with
@@ -36,16 +38,16 @@ class EmbeddingPush
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
-  void OnDone(const grpc::Status& status) override;
+
+  EmbeddingPush(int64_t total_bytes, OnDoneFn on_done)  // for Open
+      : total_bytes_(total_bytes), on_done_(std::move(on_done)) {}
 
  private:
-  EmbeddingPush(int64_t total_bytes, OnDoneFn on_done)
-      : total_bytes_(total_bytes), on_done_(std::move(on_done)) {}
+  void OnEnd(const grpc::Status& status) override;
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReleaseHold() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const int64_t total_bytes_;
-  std::shared_ptr<EmbeddingPush> self_;  // until OnDone
   OnDoneFn on_done_;
   grpc::ClientContext context_;
 

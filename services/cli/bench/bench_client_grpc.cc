@@ -15,6 +15,7 @@
 #include "chord/v1/images.grpc.pb.h"
 #include "common/base/errors.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/client_call.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
 #include "services/cli/bench/bench_client.h"
@@ -72,8 +73,8 @@ std::string ImageFieldHead(size_t bytes) {
 class GrpcClient;
 
 // A call of either method: one message goes out, one answer or a stream of events comes back.
-// Deletes itself when the call is over.
-class Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+class Call final
+    : public rpc::ClientCall<grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
   Call(GrpcClient& client, bool stream, grpc::ByteBuffer request, absl::Duration timeout,
        std::function<void(const BenchReply&)> done)
@@ -109,9 +110,9 @@ class Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBu
     StartRead(&response_);
   }
 
-  void OnDone(const grpc::Status& status) override;
-
  private:
+  void OnEnd(const grpc::Status& status) override;
+
   GrpcClient& client_;
   const bool stream_;
   grpc::ClientContext context_;
@@ -172,12 +173,13 @@ class GrpcClient final : public BenchClient {
       slices.push_back(image);
     }
     slices.emplace_back(rest.SerializeAsString());
-    auto* call = new Call(*this, options_.stream, grpc::ByteBuffer(slices.data(), slices.size()),
-                          ask.timeout, std::move(done));
+    const auto call = rpc::MakeClientCall<Call>(*this, options_.stream,
+                                                grpc::ByteBuffer(slices.data(), slices.size()),
+                                                ask.timeout, std::move(done));
     grpc::GenericStub* stub = nullptr;
     {
       absl::MutexLock lock(&mu_);
-      live_.insert(call);
+      live_.insert(call.get());
       stub = stubs_[next_++ % stubs_.size()].get();
     }
     call->Start(*stub);
@@ -211,14 +213,13 @@ class GrpcClient final : public BenchClient {
   size_t next_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
-void Call::OnDone(const grpc::Status& status) {
+void Call::OnEnd(const grpc::Status& status) {
   reply_.status = rpc::FromGrpc(status);
   if (reply_.status.ok() && (malformed_ || !answered_)) {
     reply_.status = absl::UnavailableError("the answer cannot be read");
   }
   done_(reply_);
   client_.Leave(this);
-  delete this;
 }
 
 }  // namespace

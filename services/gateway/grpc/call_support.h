@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "chord/v1/grounding.pb.h"
 #include "common/base/errors.h"
-#include "common/rpc/raw_call.h"
+#include "common/rpc/raw_message.h"
 
 namespace chord::gateway {
 

@@ -12,6 +12,7 @@
 #include "common/base/errors.h"
 #include "common/obs/log.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/client_call.h"
 #include "common/rpc/peers.h"
 #include "services/gateway/routing/pick_worker.h"
 
@@ -200,8 +201,8 @@ class WorkerPoolImpl final : public WorkerPool {
  private:
   using Workers = std::vector<std::shared_ptr<Worker>>;
 
-  // One status stream. Owned by gRPC from StartCall to OnDone, which deletes it.
-  class Watch final : public grpc::ClientReadReactor<State> {
+  // One status stream.
+  class Watch final : public rpc::ClientCall<grpc::ClientReadReactor<State>> {
    public:
     Watch(WorkerPoolImpl& pool, std::shared_ptr<Worker> worker)
         : pool_(pool), worker_(std::move(worker)) {
@@ -219,12 +220,10 @@ class WorkerPoolImpl final : public WorkerPool {
       pool_.OnState(*worker_, state_);
       StartRead(&state_);
     }
-    void OnDone(const grpc::Status& status) override {
-      pool_.OnWatchEnd(*worker_, status);
-      delete this;
-    }
 
    private:
+    void OnEnd(const grpc::Status& status) override { pool_.OnWatchEnd(*worker_, status); }
+
     WorkerPoolImpl& pool_;
     const std::shared_ptr<Worker> worker_;
     // Shared with the thread that cancels it; outlives the call then.
@@ -375,7 +374,7 @@ class WorkerPoolImpl final : public WorkerPool {
           next = std::min(next, worker->next_try);
           continue;
         }
-        auto* watch = new Watch(*this, worker);
+        const auto watch = rpc::MakeClientCall<Watch>(*this, worker);
         worker->watch = watch->context();
         ++watches_;
         watch->Start();

@@ -16,6 +16,7 @@
 #include "common/rpc/deadline.h"
 #include "common/rpc/server.h"
 #include "common/rpc/status_map.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::rpc {
 namespace {
@@ -149,7 +150,7 @@ TEST_F(CallTest, TheFirstOutcomeWinsAndRunsOnEndOnce) {
   EXPECT_EQ(winners, 1);
   EXPECT_EQ(service_.ends, 1);
   EXPECT_TRUE(call->ended());
-  EXPECT_EQ(ErrorReason(client.Finish()), "TICKET_UNKNOWN");
+  EXPECT_THAT(client.Finish(), HasReason(Reason::kTicketUnknown));
   call = nullptr;
   EXPECT_TRUE(WaitUntilReleased());
 }
@@ -162,7 +163,7 @@ TEST_F(CallTest, SweepEndsACallWhoseClientStalls) {
   EXPECT_EQ(service_.ends, 0) << "not yet";
   ASSERT_TRUE(client.Exchange());
   service_.calls.Sweep(absl::Now() + absl::Seconds(6));
-  EXPECT_EQ(ErrorReason(client.Finish()), "REQUEST_TIMEOUT");
+  EXPECT_THAT(client.Finish(), HasReason(Reason::kRequestTimeout));
   EXPECT_TRUE(WaitUntilReleased());
 }
 
@@ -179,7 +180,7 @@ TEST_F(CallTest, ClientCancellationFiresTheTokenAndEndsWithTheCallsOwnReason) {
   ASSERT_TRUE(fired.WaitForNotificationWithTimeout(absl::Seconds(20)));
   EXPECT_TRUE(absl::IsCancelled(client.Finish()));
   EXPECT_TRUE(WaitUntilReleased());
-  EXPECT_EQ(ErrorReason(service_.outcome), "WORKER_LOST");
+  EXPECT_THAT(service_.outcome, HasReason(Reason::kWorkerLost));
   EXPECT_EQ(service_.ends, 1);
 }
 
@@ -211,7 +212,7 @@ TEST_F(CallTest, EndsWithATokenThatFiresFromAnotherThread) {
   Client client(stub_.get());
   ASSERT_TRUE(client.Exchange());
   std::thread other([&] { ticket.Cancel(errors::TicketUnknown()); });
-  EXPECT_EQ(ErrorReason(client.Finish()), "TICKET_UNKNOWN");
+  EXPECT_THAT(client.Finish(), HasReason(Reason::kTicketUnknown));
   other.join();
   EXPECT_TRUE(WaitUntilReleased());
 }
@@ -223,7 +224,7 @@ TEST_F(CallTest, ATokenThatHasFiredEndsTheCallBeforeItBegins) {
     EchoService::EndWithToken(call, ticket.token());
   };
   Client client(stub_.get());
-  EXPECT_EQ(ErrorReason(client.Finish()), "TICKET_REUSED");
+  EXPECT_THAT(client.Finish(), HasReason(Reason::kTicketReused));
   EXPECT_TRUE(WaitUntilReleased());
 }
 
@@ -235,7 +236,7 @@ TEST_F(CallTest, TheRegistryRefusesMoreCallsThanItsLimit) {
   }
   {
     Client refused(stub_.get());
-    EXPECT_EQ(ErrorReason(refused.Finish()), "OVERLOADED");
+    EXPECT_THAT(refused.Finish(), HasReason(Reason::kOverloaded));
   }
   open.back()->stream->WritesDone();
   EXPECT_TRUE(open.back()->Finish().ok());
@@ -257,9 +258,9 @@ TEST_F(CallTest, ShutdownEndsOpenCallsAndRefusesLaterOnes) {
   Client client(stub_.get());
   ASSERT_TRUE(client.Exchange());
   service_.calls.Shutdown(errors::ShuttingDown());
-  EXPECT_EQ(ErrorReason(client.Finish()), "SHUTTING_DOWN");
+  EXPECT_THAT(client.Finish(), HasReason(Reason::kShuttingDown));
   Client late(stub_.get());
-  EXPECT_EQ(ErrorReason(late.Finish()), "SHUTTING_DOWN");
+  EXPECT_THAT(late.Finish(), HasReason(Reason::kShuttingDown));
   EXPECT_TRUE(WaitUntilReleased());
 }
 

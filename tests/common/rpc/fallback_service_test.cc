@@ -14,6 +14,7 @@
 #include "common/rpc/server.h"
 #include "common/rpc/status_map.h"
 #include "grpc/reflection/v1/reflection.pb.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::rpc {
 namespace {
@@ -90,7 +91,7 @@ class FallbackTest : public ::testing::Test {
 TEST_F(FallbackTest, AnUnknownCallIsRefusedWithAReason) {
   Start({});
   for (const char* method : {"/x.Y/Z", "/", "/chord.v1.Grounding/Nope", kReflection}) {
-    EXPECT_EQ(ErrorReason(Call(method, {"message"})), "CALL_UNKNOWN") << method;
+    EXPECT_THAT(Call(method, {"message"}), HasReason(Reason::kCallUnknown)) << method;
   }
 }
 
@@ -120,7 +121,7 @@ TEST_F(FallbackTest, ReflectionParsesOnlyWhatIsSmall) {
   std::string many;
   for (int i = 0; i < 1000; ++i) many += "\x7a" + std::string(1, '\0');
   for (const std::string& bad : {many, std::string(5000, 'x'), std::string("\xff")}) {
-    EXPECT_EQ(ErrorReason(Call(kReflection, {bad})), "BODY_MALFORMED");
+    EXPECT_THAT(Call(kReflection, {bad}), HasReason(Reason::kBodyMalformed));
   }
   reflection::ServerReflectionRequest request;
   request.set_list_services("");

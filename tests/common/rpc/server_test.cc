@@ -13,6 +13,7 @@
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_map.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::rpc {
 namespace {
@@ -51,7 +52,7 @@ TEST(ServerTest, ErrorsAndDeadlinesCrossAUnixSocketAndTcp) {
     ASSERT_TRUE(server.ok()) << server.status();
     const std::string target =
         (*server)->port() == 0 ? address : absl::StrCat("127.0.0.1:", (*server)->port());
-    EXPECT_EQ(ErrorReason(Call(target, 8)), "TICKET_REUSED");
+    EXPECT_THAT(Call(target, 8), HasReason(Reason::kTicketReused));
     EXPECT_LT(service.left, absl::Seconds(5));
     (*server)->Shutdown(absl::Now() + absl::Seconds(1));
   }
@@ -71,20 +72,20 @@ TEST(ServerTest, SaysSoWhenTheAddressIsTaken) {
   ASSERT_TRUE(first.ok());
   Refuser other;
   auto second = Server::Start({.address = absl::StrCat("127.0.0.1:", (*first)->port())}, {&other});
-  EXPECT_EQ(ErrorReason(second.status()), "CONFIG_INVALID");
+  EXPECT_THAT(second.status(), HasReason(Reason::kConfigInvalid));
 }
 
 TEST(ServerTest, NeverDeletesAFileThatIsNotASocket) {
   const std::string path = absl::StrCat(testing::TempDir(), "/precious-", getpid());
   std::ofstream(path) << "text";
   Refuser service;
-  EXPECT_EQ(ErrorReason(Server::Start({.address = "unix:" + path}, {&service}).status()),
-            "CONFIG_INVALID");
+  EXPECT_THAT(Server::Start({.address = "unix:" + path}, {&service}).status(),
+              HasReason(Reason::kConfigInvalid));
   EXPECT_TRUE(std::ifstream(path).good());
 }
 
 // A balancer holds Watch open for as long as the server lives.
-TEST(ServerTest, WatchersOfHealthAreToldOfTheEndAndDoNotHoldItUp) {
+TEST(ServerTest, HealthWatchersSeeTheShutdownAndDoNotDelayIt) {
   using grpc::health::v1::HealthCheckRequest;
   using grpc::health::v1::HealthCheckResponse;
   Refuser service;
@@ -121,13 +122,11 @@ TEST(ServerTest, WatchersOfHealthAreToldOfTheEndAndDoNotHoldItUp) {
   EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
   EXPECT_EQ(check("x.Y"), "SERVING");
 
-  const absl::Time begun = absl::Now();
-  (*server)->Shutdown(begun + absl::Seconds(60));
-  EXPECT_LT(absl::Now() - begun, absl::Seconds(30));
+  (*server)->Shutdown(absl::InfiniteFuture());  // a watcher that holds it up hangs the test
   ASSERT_TRUE(watch->Read(&response));
   EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
   EXPECT_FALSE(watch->Read(&response));
-  EXPECT_EQ(ErrorReason(FromGrpc(watch->Finish())), "SHUTTING_DOWN");
+  EXPECT_THAT(FromGrpc(watch->Finish()), HasReason(Reason::kShuttingDown));
   EXPECT_FALSE(unknown->Read(&response));
   EXPECT_EQ(unknown->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
@@ -149,7 +148,7 @@ TEST(FrameCodecTest, RoundTripsAndRefusesNonsense) {
     if (field == 1) bad.set_stored_width(0);
     if (field == 2) bad.set_grid_h(-1);
     if (field == 3) bad.set_tokens(0);
-    EXPECT_EQ(ErrorReason(FromProto(bad).status()), "FRAME_MISMATCH");
+    EXPECT_THAT(FromProto(bad).status(), HasReason(Reason::kFrameMismatch));
   }
 }
 

@@ -1,14 +1,10 @@
-// Calls whose messages come as bytes, so that what a stranger sends is looked at before it is
-// parsed.
+// Messages of calls that receive bytes, so that untrusted input is checked before it is parsed.
 #pragma once
 
 #include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/support/byte_buffer.h>
 
-#include "absl/status/status.h"
-#include "common/base/ids.h"
 #include "common/rpc/field_count.h"
-#include "common/rpc/status_map.h"
 
 namespace chord::rpc {
 
@@ -30,13 +26,5 @@ grpc::ByteBuffer SerializeRaw(const Message& message) {
   (void)grpc::SerializationTraits<Message>::Serialize(message, &out, &own);
   return out;
 }
-
-// A call that is answered, or refused, at once.
-template <typename Reactor>
-class Ended final : public Reactor {
- public:
-  explicit Ended(const absl::Status& status) { this->Finish(ToGrpc(status, NewRequestId())); }
-  void OnDone() override { delete this; }
-};
 
 }  // namespace chord::rpc
