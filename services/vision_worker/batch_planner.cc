@@ -5,67 +5,67 @@
 
 namespace chord::vision_worker {
 
-void PassCost::Observe(int64_t patches, int64_t micros) {
-  constexpr double kFade = 0.75;
-  constexpr double kBelieved = 4;  // times what was to be expected
+void CostModel::Observe(int64_t patches, int64_t micros) {
+  constexpr double kDecay = 0.75;     // weight of the past against one new batch
+  constexpr double kMaxSlowdown = 4;  // against the estimate
   auto took = static_cast<double>(std::max<int64_t>(micros, 0));
   const auto expected = static_cast<double>(Micros(patches));
-  if (expected > 0 && !doubted_) took = std::min(took, kBelieved * expected);
-  doubted_ = false;
-  patches_ = patches_ * kFade + static_cast<double>(std::max(patches, kSmallPass));
-  micros_ = micros_ * kFade + took;
+  if (expected > 0 && !decayed_) took = std::min(took, kMaxSlowdown * expected);
+  decayed_ = false;
+  patches_ = patches_ * kDecay + static_cast<double>(std::max(patches, kMinPatches));
+  micros_ = micros_ * kDecay + took;
 }
 
-void PassCost::Doubt() {
+void CostModel::Decay() {
   micros_ *= 7.0 / 8;
-  doubted_ = true;
+  decayed_ = true;
 }
 
-int64_t PassCost::Micros(int64_t patches) const {
+int64_t CostModel::Micros(int64_t patches) const {
   if (patches_ == 0) return 0;
-  const double micros = micros_ / patches_ * static_cast<double>(std::max(patches, kSmallPass));
-  constexpr double kMost = 1e15;  // thirty years
-  return static_cast<int64_t>(std::min(micros, kMost));
+  const double micros = micros_ / patches_ * static_cast<double>(std::max(patches, kMinPatches));
+  constexpr double kMax = 1e15;  // thirty years
+  return static_cast<int64_t>(std::min(micros, kMax));
 }
 
-void BatchBudget::RanOutOfMemory(int64_t patches) {
-  limit_ = std::clamp<int64_t>(patches / 2, 1, limit_);
+void BatchLimit::OnOutOfMemory(int64_t patches) {
+  patches_ = std::clamp<int64_t>(patches / 2, 1, patches_);
 }
 
-void BatchBudget::Ran() {
-  limit_ = std::min(configured_, limit_ + std::max<int64_t>(configured_ / 16, 1));
+void BatchLimit::OnSuccess() {
+  patches_ = std::min(configured_, patches_ + std::max<int64_t>(configured_ / 16, 1));
 }
 
-Admission Admit(int64_t ahead, int64_t own, int64_t left) {
-  if (own > left) return Admission::kHopeless;
-  return ahead > left - own ? Admission::kBusy : Admission::kTake;
+Admission CheckAdmission(int64_t ahead, int64_t own, int64_t time_left) {
+  if (own > time_left) return Admission::kInfeasible;
+  return ahead > time_left - own ? Admission::kOverloaded : Admission::kAdmit;
 }
 
-std::vector<Fate> PlanBatch(absl::Span<const WaitingImage> line, int64_t max_patches,
-                            const PassCost& cost) {
-  std::vector<Fate> fates(line.size(), Fate::kWait);
-  int64_t patches = 0;                                 // of the pass
-  int64_t left = std::numeric_limits<int64_t>::max();  // of its most urgent image
-  bool open = true;
-  for (size_t i = 0; i < line.size(); ++i) {
-    const WaitingImage& image = line[i];
+std::vector<BatchAction> PlanBatch(absl::Span<const QueuedImage> queue, int64_t max_patches,
+                                   const CostModel& cost) {
+  std::vector<BatchAction> actions(queue.size(), BatchAction::kWait);
+  int64_t batch_patches = 0;
+  int64_t batch_time_left = std::numeric_limits<int64_t>::max();  // of its most urgent image
+  bool batch_is_open = true;
+  for (size_t i = 0; i < queue.size(); ++i) {
+    const QueuedImage& image = queue[i];
+    const int64_t time_left = std::min(batch_time_left, image.time_left);
     if (image.cancelled) {
-      fates[i] = Fate::kCancelled;
-    } else if (!open) {
-      continue;  // the rest is only searched for cancelled ones
-    } else if (cost.Micros(image.patches) > image.left) {
-      fates[i] = Fate::kLate;
-    } else if (patches == 0 ||
-               (image.patches <= max_patches - patches &&
-                cost.Micros(patches + image.patches) <= std::min(left, image.left))) {
-      fates[i] = Fate::kRun;
-      patches += image.patches;
-      left = std::min(left, image.left);
+      actions[i] = BatchAction::kCancel;
+    } else if (!batch_is_open) {
+      continue;  // what follows is only searched for cancelled images
+    } else if (cost.Micros(image.patches) > image.time_left) {
+      actions[i] = BatchAction::kExpire;
+    } else if (batch_patches == 0 || (image.patches <= max_patches - batch_patches &&
+                                      cost.Micros(batch_patches + image.patches) <= time_left)) {
+      actions[i] = BatchAction::kRun;
+      batch_patches += image.patches;
+      batch_time_left = time_left;
     } else {
-      open = false;
+      batch_is_open = false;
     }
   }
-  return fates;
+  return actions;
 }
 
 }  // namespace chord::vision_worker

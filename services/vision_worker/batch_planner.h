@@ -1,6 +1,6 @@
-// Which images go through the tower together, and which cannot be done in time. Integers only: no
-// tower, no threads, no clock. Patches are the tower's rows (14 x 14 pixels of the resized
-// image); times are microseconds.
+// Decides which images the vision tower encodes together, and which cannot meet their deadline.
+// Pure integer arithmetic: no tower, no threads, no clock. Sizes are patches (14 x 14 pixels of the
+// resized image, one row of the tower's input); times are microseconds.
 #pragma once
 
 #include <cstdint>
@@ -10,72 +10,72 @@
 
 namespace chord::vision_worker {
 
-// What a pass costs, learned from the passes that ran. Thread-compatible.
+// Estimates how long a batch takes, from the batches that ran. Thread-compatible.
 //
-// A pass is taken to cost one rate per patch, and never less than kSmallPass patches: below that
-// the fixed cost of a pass dominates. Full attention grows faster, so very large images may take
-// longer than estimated: they are then ended by their deadline and not by a refusal.
-class PassCost {
+// The model is one rate per patch with a floor of kMinPatches, below which the fixed cost of a
+// batch dominates. Full attention grows faster than that, so a very large image may take longer
+// than estimated: its deadline ends it then, not a refusal.
+class CostModel {
  public:
-  static constexpr int64_t kSmallPass = 256;
+  static constexpr int64_t kMinPatches = 256;
 
-  // A pass of `patches` took `micros`. Recent and large passes weigh more. One that took many times
-  // what was to be expected is believed in part: the process may have been stopped in the midst of
-  // it, and an idle device that is thought slow would refuse everybody.
+  // A batch of `patches` took `micros`. Recent and large batches weigh more. A batch that took many
+  // times its estimate counts in part only: the process may have been stopped meanwhile, and an
+  // idle device that is thought slow would refuse every request.
   void Observe(int64_t patches, int64_t micros);
-  // An image was refused although nothing was in its way. Nothing ran that could correct an
-  // estimate that is too high, so it comes down by an eighth.
-  void Doubt();
-  // Of one pass; 0 while nothing is known. Saturates.
+  // Lowers the estimate by an eighth. To be called when an image was refused on an idle device:
+  // nothing ran that could correct an estimate that is too high.
+  void Decay();
+  // Of one batch; 0 while nothing was observed. Saturates.
   int64_t Micros(int64_t patches) const;
 
  private:
-  double micros_ = 0, patches_ = 0;  // sums whose older parts fade
-  bool doubted_ = false;             // since the last pass
+  double micros_ = 0, patches_ = 0;  // exponentially weighted sums
+  bool decayed_ = false;             // since the last observation
 };
 
-// The patches that one pass over several images may have. Thread-compatible.
-class BatchBudget {
+// How many patches a batch of several images may have. Thread-compatible.
+class BatchLimit {
  public:
   // At least 1.
-  explicit BatchBudget(int64_t configured) : configured_(configured), limit_(configured) {}
-  // The device had no memory for a pass of `patches`: half of it next time.
-  void RanOutOfMemory(int64_t patches);
-  // A pass went well: a sixteenth of what is configured comes back.
-  void Ran();
-  int64_t limit() const { return limit_; }
+  explicit BatchLimit(int64_t configured) : configured_(configured), patches_(configured) {}
+  // The device had no memory for a batch of `patches`: the limit becomes half of that.
+  void OnOutOfMemory(int64_t patches);
+  // A batch succeeded: a sixteenth of the configured limit comes back.
+  void OnSuccess();
+  int64_t patches() const { return patches_; }
 
  private:
   const int64_t configured_;
-  int64_t limit_;
+  int64_t patches_;
 };
 
 enum class Admission {
-  kTake,
-  kBusy,      // too late because of what is ahead: the client may come back
-  kHopeless,  // too late even on an idle device
+  kAdmit,
+  kOverloaded,  // too late because of the work ahead: the client may retry
+  kInfeasible,  // too late even on an idle device
 };
-// Whether an image that costs `own` can be done within `left` behind work of `ahead`.
-Admission Admit(int64_t ahead, int64_t own, int64_t left);
+// Whether an image that takes `own` can finish within `time_left` after work that takes `ahead`.
+Admission CheckAdmission(int64_t ahead, int64_t own, int64_t time_left);
 
-struct WaitingImage {
-  int64_t patches = 0;  // > 0
-  int64_t left = 0;     // until its deadline; INT64_MAX: it has none
+struct QueuedImage {
+  int64_t patches = 0;    // > 0
+  int64_t time_left = 0;  // until the deadline; INT64_MAX: no deadline
   bool cancelled = false;
 };
 
-enum class Fate {
-  kWait,       // stays in the line
-  kRun,        // is in the pass that begins now
-  kLate,       // leaves: it could not finish in time, even alone and now
-  kCancelled,  // leaves
+enum class BatchAction {
+  kWait,    // stays queued
+  kRun,     // joins the batch that starts now
+  kExpire,  // leaves the queue: it cannot finish in time, even alone and now
+  kCancel,  // leaves the queue: its client cancelled it
 };
 
-// The fate of each image of `line`, which is in the order of arrival. First come, first served:
-// the pass takes images from the front while they fit into `max_patches`, and none overtakes. A
-// image that is larger than that runs alone. A pass never grows beyond what the deadlines of its
-// images allow, so sharing a batch makes no image late. Unless all leave, one runs.
-std::vector<Fate> PlanBatch(absl::Span<const WaitingImage> line, int64_t max_patches,
-                            const PassCost& cost);
+// The action for each image of `queue`, which is in order of arrival. First come, first served: the
+// batch takes images from the front while they fit into `max_patches`, and none overtakes. An image
+// above that limit runs alone. A batch never grows beyond what the deadlines of its images allow.
+// One image runs unless all leave.
+std::vector<BatchAction> PlanBatch(absl::Span<const QueuedImage> queue, int64_t max_patches,
+                                   const CostModel& cost);
 
 }  // namespace chord::vision_worker

@@ -1,9 +1,8 @@
-// One thread that owns the vision tower and the line before it.
+// The queue in front of the vision tower, and the thread that serves it.
 #pragma once
 
+#include <cstdint>
 #include <deque>
-#include <functional>
-#include <memory>
 #include <thread>
 #include <vector>
 
@@ -11,97 +10,79 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
-#include "common/base/cancel.h"
 #include "common/engine/vision_tower.h"
-#include "common/image/frame_plan.h"
 #include "common/obs/metrics.h"
 #include "services/vision_worker/batch_planner.h"
-#include "services/vision_worker/pixel_budget.h"
+#include "services/vision_worker/batch_runner.h"
+#include "services/vision_worker/encode_job.h"
+#include "services/vision_worker/resource_budget.h"
 
 namespace chord::vision_worker {
 
-struct EncodeJob {
-  Budget::Share place;          // from Admit; goes back with the patches
-  std::vector<float> patches;   // of one image, or ...
-  std::vector<uint8_t> pixels;  // ... its pixels, when the tower prefers them
-  image::Grid grid;
-  CancelToken cancel;
-  struct Result {
-    engine::VisionTower::Output rows;  // of this image alone
-    absl::Duration queue;              // Submit to the start of its pass
-    absl::Duration compute;            // the whole pass, which it may have shared
-  };
-  // Called exactly once, on the queue's thread or on the one that sweeps; must not block.
-  std::function<void(absl::StatusOr<Result>)> done;
-};
-
-// Thread-safe. First come, first served; images that wait together go through the tower in one
-// packed pass (batch_planner.h). What happens to one image of a pass does not touch the others: a
-// pass is stopped only when all of its images are cancelled, and a pass that fails is run again
-// image by image.
+// Thread-safe. First come, first served; images that wait together run as one batch
+// (batch_planner.h, batch_runner.h). Estimates from the batches that ran refuse an image early when
+// it would miss its deadline.
 class EncodeQueue {
  public:
   struct Options {
-    int max_queue = 32;  // images in the line
-    // Patches of one pass over several images; a larger image runs alone.
+    int max_queue = 32;  // queued images
+    // Patches of one batch of several images; a larger image runs alone.
     int64_t max_batch_patches = 512;
-    // Patches of all images that were admitted and not yet encoded: bounds the memory of what
-    // waits, 4.6 KiB each. The default is two of the largest images, 620 MB.
+    // Patches of all images that were admitted and not yet encoded: bounds the memory of the queue,
+    // 4.6 KiB each. The default is two of the largest images, 620 MB.
     int64_t max_patches = 131'072;
   };
   // `tower` and `metrics` are not owned; only the queue uses the tower.
   EncodeQueue(engine::VisionTower* tower, const Options& options, obs::Metrics* metrics);
-  // Ends what waits with SHUTTING_DOWN. All shares of Admit must be back.
+  // Ends queued jobs with SHUTTING_DOWN. All permits of Admit must be back.
   ~EncodeQueue();
 
-  // Asked as soon as the size of an image is known, before it is uploaded and decoded: may it
-  // come? OVERLOADED with a time to wait when patches of others fill the queue or when the estimate
-  // says that they will keep it past `deadline`; DEADLINE_EXCEEDED when an idle device would be too
-  // slow. The share counts in patches_in_flight.
-  absl::StatusOr<Budget::Share> Admit(int64_t patches, absl::Time deadline);
-  // OVERLOADED with a time to wait when the line is full; `job.done` is not called then.
+  // To be called as soon as an image's size is known, before it is uploaded and decoded.
+  // OVERLOADED with a time to wait when the queue has no room for its patches, or when the estimate
+  // says that work ahead would keep it past `deadline`; DEADLINE_EXCEEDED when even an idle device
+  // would be too slow. The permit counts in patches_in_flight.
+  absl::StatusOr<ResourceBudget::Permit> Admit(int64_t patches, absl::Time deadline);
+  // OVERLOADED with a time to wait when the queue is full; `job.done` is not called then.
   absl::Status Submit(EncodeJob job);
-  // Ends jobs in the line that were cancelled or ran out of time. Called several times a second.
+  // Ends queued jobs that were cancelled or ran out of time. To be called several times a second.
   void Sweep();
-  // What a pass of `patches` took, for the estimates before the first real one.
+  // A batch of `patches` took `took`: for estimates before the first job.
   void Observe(int64_t patches, absl::Duration took);
 
   int queued() const;
-  int running() const;  // images of the pass under way
-  int64_t patches_in_flight() const { return places_.taken(); }
-  // When a client that is refused now should come back.
+  int running() const;  // images of the current batch
+  int64_t patches_in_flight() const { return patches_.in_use(); }
+  // When a client that is refused now should retry.
   absl::Duration EstimateWait() const;
 
  private:
-  struct Waiting {
+  struct EndedJob {
     EncodeJob job;
-    absl::Time since;
-    bool behind = false;  // others ran or waited when it came
+    absl::Status status;
   };
-  using Pass = std::vector<Waiting>;
 
   int64_t AheadLocked(int64_t patches, absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Duration EstimateWaitLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // False when the queue stops.
-  bool TakePass(Pass* pass);
-  void RunPass(Pass pass);
-  // Patches, or without any, pixels.
-  absl::StatusOr<engine::VisionTower::Output> Encode(absl::Span<const float> patches,
-                                                     absl::Span<const uint8_t> pixels,
-                                                     absl::Span<const image::Grid> grids,
-                                                     const CancelToken& cancel);
+  std::vector<QueuedImage> ImagesLocked(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Why a queued job that cannot meet its deadline is refused.
+  absl::Status ExpiredLocked(const QueuedJob& queued) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Moves jobs from the queue into `batch` and `ended`, as the planner says.
+  void TakeBatchLocked(std::vector<QueuedJob>& batch, std::vector<EndedJob>& ended)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Waits for jobs. False when the queue stops. `batch` may come back empty.
+  bool NextBatch(std::vector<QueuedJob>& batch);
+  void OnTowerRun(const BatchRunner::TowerRun& run);
   void Run();
 
-  engine::VisionTower* const tower_;
   const Options options_;
   obs::Metrics* const metrics_;
-  Budget places_;
+  ResourceBudget patches_;
+  BatchRunner runner_;  // of the thread
   mutable absl::Mutex mu_;
   absl::CondVar changed_;
-  std::deque<Waiting> line_ ABSL_GUARDED_BY(mu_);
-  PassCost cost_ ABSL_GUARDED_BY(mu_);
-  BatchBudget budget_ ABSL_GUARDED_BY(mu_);
+  std::deque<QueuedJob> queue_ ABSL_GUARDED_BY(mu_);
+  CostModel cost_ ABSL_GUARDED_BY(mu_);
+  BatchLimit limit_ ABSL_GUARDED_BY(mu_);
   struct {
     int images = 0;
     int64_t patches = 0;

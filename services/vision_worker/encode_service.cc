@@ -59,8 +59,8 @@ class EncodeService::Call final
       absl::MutexLock lock(&mu_);
       released_ = true;
       push = std::move(push_);
-      share_.Return();
-      slot_.Return();
+      bytes_permit_.Release();
+      patches_permit_.Release();
       if (entered_) deps_.gate->Leave();
       response_->set_queue_ms(absl::ToDoubleMilliseconds(took_.queue));
       response_->set_decode_ms(absl::ToDoubleMilliseconds(took_.pixels + took_.patches));
@@ -99,32 +99,39 @@ class EncodeService::Call final
     if (target_ == nullptr) return errors::PeerUnknown();
 
     // Before the first byte of the image, so that a client that cannot be served learns it early.
-    CHORD_ASSIGN_OR_RETURN(auto slot, core.queue->Admit(plan_.grid.patches(), deadline()));
+    CHORD_ASSIGN_OR_RETURN(auto patches_permit,
+                           core.queue->Admit(plan_.grid.patches(), deadline()));
     image_bytes_ = header.image_bytes();
-    auto share = deps_.bytes->TryTake(image_bytes_);
-    if (!share) return errors::Overloaded(core.queue->EstimateWait());
+    auto bytes_permit = deps_.bytes->TryAcquire(image_bytes_);
+    if (!bytes_permit) return errors::Overloaded(core.queue->EstimateWait());
     image_.reserve(image_bytes_);
 
-    v1::EmbeddingHeader push;
-    *push.mutable_ticket() = header.ticket();
-    push.set_grid_h(plan_.grid.h);
-    push.set_grid_w(plan_.grid.w);
-    push.set_rows(plan_.tokens);
-    push.set_width(core.config.text.hidden_size);
-    push.set_dtype(rpc::ToProto(core.row_dtype));
-    push.set_total_bytes(plan_.tokens * core.config.text.hidden_size *
-                         model::SizeOf(core.row_dtype));
     absl::MutexLock lock(&mu_);
     if (released_) return errors::Cancelled();
-    share_ = std::move(share);
-    slot_ = std::move(slot);
+    bytes_permit_ = std::move(bytes_permit);
+    patches_permit_ = std::move(patches_permit);
     report_.log().image_tokens = plan_.tokens;
     // Opened now, so that the ticket is found and accepted while the image is uploaded.
-    push_ = EmbeddingPush::Open(target_.get(), push, deadline(),
+    push_ = EmbeddingPush::Open(target_.get(), PushHeader(header.ticket()), deadline(),
                                 [self = Shared(this)](absl::Status status, absl::Duration took) {
                                   self->OnPushed(std::move(status), took);
                                 });
     return absl::OkStatus();
+  }
+
+  v1::EmbeddingHeader PushHeader(const v1::Ticket& ticket) const {
+    v1::EmbeddingHeader out;
+    *out.mutable_ticket() = ticket;
+    out.set_grid_h(plan_.grid.h);
+    out.set_grid_w(plan_.grid.w);
+    out.set_rows(plan_.tokens);
+    out.set_width(core_->config.text.hidden_size);
+    out.set_dtype(rpc::ToProto(core_->row_dtype));
+    out.set_total_bytes(EmbeddingBytes());
+    return out;
+  }
+  int64_t EmbeddingBytes() const {
+    return plan_.tokens * core_->config.text.hidden_size * model::SizeOf(core_->row_dtype);
   }
 
   absl::Status OnChunk() {
@@ -164,8 +171,8 @@ class EncodeService::Call final
     {
       absl::MutexLock lock(&mu_);
       if (released_) return errors::Cancelled();
-      share_.Return();
-      job.place = std::move(slot_);
+      bytes_permit_.Release();
+      job.permit = std::move(patches_permit_);
       took_.pixels = prepared.decode;
       took_.patches = prepared.preprocess;
     }
@@ -191,7 +198,7 @@ class EncodeService::Call final
       push = push_;
     }
     Enter(obs::Point::kPush);
-    push->Send(std::move(result->rows.bytes));
+    push->Send(std::move(result->embeddings.bytes));
   }
 
   void OnPushed(absl::Status status, absl::Duration took) {
@@ -210,9 +217,7 @@ class EncodeService::Call final
                               {obs::Stage::kVision, took_.vision},
                               {obs::Stage::kPush, took_.push}};
       deps_.metrics->ImageEncoded(plan_.grid.patches());
-      deps_.metrics->EmbeddingBytes(
-          obs::Direction::kSent,
-          plan_.tokens * core_->config.text.hidden_size * model::SizeOf(core_->row_dtype));
+      deps_.metrics->EmbeddingBytes(obs::Direction::kSent, EmbeddingBytes());
     }
     report_.End(status, point_);
   }
@@ -238,8 +243,9 @@ class EncodeService::Call final
   absl::Mutex mu_;
   bool entered_ ABSL_GUARDED_BY(mu_) = false;
   bool released_ ABSL_GUARDED_BY(mu_) = false;  // nothing may be taken for the call any more
-  Budget::Share share_ ABSL_GUARDED_BY(mu_);    // of encoded bytes
-  Budget::Share slot_ ABSL_GUARDED_BY(mu_);     // in the queue, until the job has it
+  ResourceBudget::Permit bytes_permit_ ABSL_GUARDED_BY(mu_);  // of encoded bytes
+  ResourceBudget::Permit patches_permit_
+      ABSL_GUARDED_BY(mu_);  // in the queue, until the job has it
   rpc::CallReport report_ ABSL_GUARDED_BY(mu_);
   obs::Point point_ ABSL_GUARDED_BY(mu_) = obs::Point::kQueue;
   struct {

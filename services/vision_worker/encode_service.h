@@ -10,7 +10,7 @@
 #include "common/process/call_gate.h"
 #include "common/process/loaded_model.h"
 #include "common/rpc/call.h"
-#include "services/vision_worker/pixel_budget.h"
+#include "services/vision_worker/resource_budget.h"
 #include "services/vision_worker/vision_core.h"
 
 namespace chord::vision_worker {
@@ -26,8 +26,8 @@ class EncodeService final : public internal::v1::Vision::CallbackService {
   struct Deps {  // not owned; outlive the service
     process::CallGate* gate;
     Executor* executor;                        // decodes images
-    Budget* bytes;                             // encoded images held at once
-    Budget* pixels;                            // images being decoded at once
+    ResourceBudget* bytes;                     // encoded images held at once
+    ResourceBudget* pixels;                    // images being decoded at once
     const process::LoadedModel<Core>* loaded;  // not null once the gate is open
     obs::Metrics* metrics;
   };

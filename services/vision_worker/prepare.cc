@@ -10,7 +10,7 @@
 namespace chord::vision_worker {
 
 absl::StatusOr<PreparedImage> PreparePatches(absl::string_view bytes, const image::FramePlan& plan,
-                                             const PatchRules& rules, Budget& pixels,
+                                             const PatchRules& rules, ResourceBudget& pixels,
                                              const CancelToken& cancel) {
   const absl::Time began = absl::Now();
   CHORD_ASSIGN_OR_RETURN(const auto header, image::Probe(bytes, rules.limits));
@@ -19,7 +19,8 @@ absl::StatusOr<PreparedImage> PreparePatches(absl::string_view bytes, const imag
       header.orientation != plan.orientation) {
     return errors::FrameMismatch();
   }
-  CHORD_ASSIGN_OR_RETURN(auto share, pixels.Take(int64_t{header.width} * header.height, cancel));
+  CHORD_ASSIGN_OR_RETURN(auto permit,
+                         pixels.Acquire(int64_t{header.width} * header.height, cancel));
   image::DecodeOptions options;
   options.limits = rules.limits;
   CHORD_ASSIGN_OR_RETURN(auto image, image::Decode(bytes, options, cancel));
@@ -29,7 +30,7 @@ absl::StatusOr<PreparedImage> PreparePatches(absl::string_view bytes, const imag
   CHORD_RETURN_IF_ERROR(cancel.Check());
   const absl::Time decoded = absl::Now();
   image = image::Resize(std::move(image), plan.resized, image::ResizeMode::kTorch);
-  share.Return();
+  permit.Release();
   CHORD_RETURN_IF_ERROR(cancel.Check());
   PreparedImage out;
   if (rules.keep_pixels) {

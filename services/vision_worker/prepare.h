@@ -12,7 +12,7 @@
 #include "common/image/frame_plan.h"
 #include "common/image/image.h"
 #include "common/image/preprocess.h"
-#include "services/vision_worker/pixel_budget.h"
+#include "services/vision_worker/resource_budget.h"
 
 namespace chord::vision_worker {
 
@@ -32,11 +32,11 @@ struct PreparedImage {
 };
 
 // Patches: [plan.grid.patches(), values_per_patch] float32, merge-group order. Waits until the
-// image's pixels fit into `pixels` and holds that share while it decodes. FRAME_MISMATCH when
+// image's pixels fit into `pixels` and holds that permit while decoding. FRAME_MISMATCH when
 // header or pixels are not what the plan says; the reasons of image::Decode; the status of
 // `cancel`.
 absl::StatusOr<PreparedImage> PreparePatches(absl::string_view bytes, const image::FramePlan& plan,
-                                             const PatchRules& rules, Budget& pixels,
+                                             const PatchRules& rules, ResourceBudget& pixels,
                                              const CancelToken& cancel);
 
 }  // namespace chord::vision_worker

@@ -30,10 +30,9 @@ struct Settings {
   absl::Duration drain = absl::Seconds(10);
 };
 
-// Patches of one pass over several images when nothing is configured. A processor is full with
-// one small image: company only delays it, so what is put together is what costs least alone. A
-// GPU needs some thousand rows to be busy: 8192 are two images of 1024 x 768, or thirty small
-// ones.
+// Patches of one batch of several images when nothing is configured. One small image keeps a CPU
+// busy, so batching only pays for images that are cheaper than the fixed cost of a batch. A GPU
+// needs some thousand rows to be busy: 8192 are two images of 1024 x 768, or thirty small ones.
 inline constexpr int64_t kBatchPatchesOnCpu = 512;
 inline constexpr int64_t kBatchPatchesOnGpu = 8'192;
 

@@ -24,10 +24,10 @@ int ImageThreads() {
 }
 
 // One image of the usual size, so that the first use of every kernel and buffer is ours, and so
-// that the queue has a first idea of what a pass costs.
+// that the queue has a first idea of how long a batch takes.
 //
 // A GPU's libraries choose a kernel by the number of rows and load it at its first use, up to a
-// tenth of a second each. So there: first an image of every size class up to a whole pass.
+// tenth of a second each. So there: first an image of every size class up to a whole batch.
 absl::Status WarmUp(const Core& core, int64_t max_patches, bool size_classes) {
   constexpr int kUsualSide = 512, kLargestSide = 4096;
   const auto plan = [&](int side) {
@@ -85,8 +85,8 @@ class VisionWorkerImpl final : public VisionWorker {
   Counts counts() const override {
     Counts out;
     out.calls = server_.gate().inside();
-    out.image_bytes = bytes_.taken();
-    out.pixels = pixels_.taken();
+    out.image_bytes = bytes_.in_use();
+    out.pixels = pixels_.in_use();
     if (const Core* core = loaded_.get()) {
       out.patches = core->queue->patches_in_flight();
       out.queued = core->queue->queued();
@@ -99,7 +99,7 @@ class VisionWorkerImpl final : public VisionWorker {
   static EncodeService::Options EncodeOptions(const Settings& settings) {
     EncodeService::Options out;
     out.max_image_bytes = settings.max_image_bytes;
-    out.max_inside = 2 * settings.max_queue;  // a full line and a full pass
+    out.max_inside = 2 * settings.max_queue;  // a full queue and a full batch
     return out;
   }
   static process::WorkerServer::Options WorkerServerOptions(const Settings& settings,
@@ -193,7 +193,7 @@ class VisionWorkerImpl final : public VisionWorker {
 
   const Settings settings_;
   obs::Metrics* const metrics_;
-  Budget bytes_, pixels_;
+  ResourceBudget bytes_, pixels_;
   std::unique_ptr<Executor> executor_;
   process::LoadedModel<Core> loaded_;
   process::WorkerServer server_;

@@ -10,6 +10,7 @@
 #include "common/base/errors.h"
 #include "common/engine/cpu/widen.h"
 #include "tests/common/engine/tiny_model.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::vision_worker {
 namespace {
@@ -18,14 +19,14 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // A tower with one value per patch, which it returns once per merged cell. It waits while the test
-// holds `gate`, and keeps the number of images of each pass.
+// holds `gate`, and records the number of images of each batch.
 class SlowTower : public engine::VisionTower {
  public:
   absl::StatusOr<Output> Encode(absl::Span<const float> patches,
                                 absl::Span<const image::Grid> grids,
                                 const CancelToken& cancel) override {
     absl::MutexLock lock(&gate);
-    passes.push_back(static_cast<int>(grids.size()));
+    batches.push_back(static_cast<int>(grids.size()));
     if (auto status = cancel.Check(); !status.ok()) return status;
     if (static_cast<int64_t>(patches.size()) > memory) return errors::DeviceMemory();
     Output out{model::DType::kFloat32, static_cast<int64_t>(patches.size()) / 4, 1, {}};
@@ -35,14 +36,14 @@ class SlowTower : public engine::VisionTower {
     }
     return out;
   }
-  // One byte a patch here.
+  // One byte per patch here.
   absl::StatusOr<Output> EncodePixels(absl::Span<const uint8_t> pixels,
                                       absl::Span<const image::Grid> grids,
                                       const CancelToken& cancel) override {
     return Encode(std::vector<float>(pixels.begin(), pixels.end()), grids, cancel);
   }
   absl::Mutex gate;
-  std::vector<int> passes;         // guarded by gate
+  std::vector<int> batches;        // images each; guarded by gate
   int64_t memory = 1'000'000'000;  // patches at once
 };
 
@@ -50,9 +51,9 @@ struct Ended {
   absl::Notification done;
   absl::StatusOr<EncodeJob::Result> result = absl::UnknownError("not ended");
   std::vector<float> values() const {
-    std::vector<float> out(result->rows.rows * result->rows.width);
-    EXPECT_EQ(out.size() * 4, result->rows.bytes.size());
-    std::memcpy(out.data(), result->rows.bytes.data(), result->rows.bytes.size());
+    std::vector<float> out(result->embeddings.rows * result->embeddings.width);
+    EXPECT_EQ(out.size() * 4, result->embeddings.bytes.size());
+    std::memcpy(out.data(), result->embeddings.bytes.data(), result->embeddings.bytes.size());
     return out;
   }
 };
@@ -84,14 +85,15 @@ class EncodeQueueTest : public ::testing::Test {
     options.max_patches = max_patches;
     queue_ = std::make_unique<EncodeQueue>(&tower_, options, &metrics_);
   }
-  // Keeps the tower busy with an image of one row until gate is let go. The caller holds the gate.
+  // Keeps the tower busy with an image of one row until the gate is released. The caller holds the
+  // gate.
   void Occupy(const CancelToken& cancel = CancelToken()) {
     ASSERT_TRUE(queue_->Submit(Job(-1, 1, &first_, cancel)).ok());
     while (queue_->running() == 0) absl::SleepFor(absl::Microseconds(100));
   }
-  std::vector<int> Passes() {
+  std::vector<int> Batches() {
     absl::MutexLock lock(&tower_.gate);
-    return tower_.passes;
+    return tower_.batches;
   }
 
   SlowTower tower_;
@@ -100,7 +102,7 @@ class EncodeQueueTest : public ::testing::Test {
   std::unique_ptr<EncodeQueue> queue_;
 };
 
-TEST_F(EncodeQueueTest, PutsWaitingImagesOfDifferentSizesIntoOnePassAndGivesEachItsOwnRows) {
+TEST_F(EncodeQueueTest, BatchesQueuedImagesOfDifferentSizesAndReturnsToEachItsOwnEmbeddings) {
   Start(8, 100);
   Ended ended[5];
   {
@@ -117,13 +119,13 @@ TEST_F(EncodeQueueTest, PutsWaitingImagesOfDifferentSizesIntoOnePassAndGivesEach
     ASSERT_TRUE(ended[i].result.ok()) << ended[i].result.status();
     EXPECT_EQ(ended[i].values(), std::vector<float>(i == 4 ? 20 : i + 1, static_cast<float>(i)));
   }
-  EXPECT_THAT(Passes(), ElementsAre(1, 4, 1));
+  EXPECT_THAT(Batches(), ElementsAre(1, 4, 1));
   const std::string text = metrics_.Serialize();
   EXPECT_THAT(text, HasSubstr("chord_encode_batch_images_count 3"));
   EXPECT_THAT(text, HasSubstr("chord_encode_batch_images_sum 6"));
 }
 
-TEST_F(EncodeQueueTest, TakesPixelsLikePatchesAlsoWhenAPassIsSplitUp) {
+TEST_F(EncodeQueueTest, TakesPixelsLikePatchesAlsoWhenABatchIsSplitUp) {
   Start(8, 100);
   tower_.memory = 12;  // patches: one image alone, not both
   Ended ended[2];
@@ -141,10 +143,10 @@ TEST_F(EncodeQueueTest, TakesPixelsLikePatchesAlsoWhenAPassIsSplitUp) {
     ASSERT_TRUE(ended[i].result.ok()) << ended[i].result.status();
     EXPECT_EQ(ended[i].values(), std::vector<float>(2, static_cast<float>(i + 1)));
   }
-  EXPECT_THAT(Passes(), ElementsAre(1, 2, 1, 1));
+  EXPECT_THAT(Batches(), ElementsAre(1, 2, 1, 1));
 }
 
-TEST_F(EncodeQueueTest, TellsHowLongAImageWaitedAndRan) {
+TEST_F(EncodeQueueTest, ReportsQueueAndComputeTimes) {
   Start(8, 100);
   Ended ended[2];
   {
@@ -165,7 +167,7 @@ TEST_F(EncodeQueueTest, TellsHowLongAImageWaitedAndRan) {
   EXPECT_GE(first_.result->compute, absl::Milliseconds(5));
 }
 
-TEST_F(EncodeQueueTest, RefusesWhatTheLineCannotHoldWithATimeToWait) {
+TEST_F(EncodeQueueTest, RefusesJobsWithATimeToWaitWhenTheQueueIsFull) {
   Start(2, 100);
   Ended ended[3];
   {
@@ -174,23 +176,23 @@ TEST_F(EncodeQueueTest, RefusesWhatTheLineCannotHoldWithATimeToWait) {
     ASSERT_TRUE(queue_->Submit(Job(0, 1, &ended[0])).ok());
     ASSERT_TRUE(queue_->Submit(Job(1, 1, &ended[1])).ok());
     const auto status = queue_->Submit(Job(2, 1, &ended[2]));
-    EXPECT_EQ(ErrorReason(status), "OVERLOADED");
+    EXPECT_THAT(status, HasReason(Reason::kOverloaded));
     EXPECT_GT(RetryAfter(status), absl::ZeroDuration());
   }
   for (int i = 0; i < 2; ++i) ended[i].done.WaitForNotification();
   EXPECT_FALSE(ended[2].done.HasBeenNotified());
 }
 
-TEST_F(EncodeQueueTest, AdmitsByPatchesAndGivesPlacesBack) {
+TEST_F(EncodeQueueTest, AdmitsByPatchesAndReleasesPermits) {
   Start(8, 100, /*max_patches=*/1000);
   auto most = queue_->Admit(900, absl::InfiniteFuture());
   ASSERT_TRUE(most.ok()) << most.status();
   EXPECT_EQ(queue_->patches_in_flight(), 900);
   const auto refused = queue_->Admit(200, absl::InfiniteFuture());
-  EXPECT_EQ(ErrorReason(refused.status()), "OVERLOADED");
+  EXPECT_THAT(refused.status(), HasReason(Reason::kOverloaded));
   EXPECT_GT(RetryAfter(refused.status()), absl::ZeroDuration());
   EXPECT_TRUE(queue_->Admit(100, absl::InfiniteFuture()).ok());
-  most->Return();
+  most->Release();
   {
     // Larger than all: alone.
     const auto giant = queue_->Admit(5000, absl::InfiniteFuture());
@@ -199,28 +201,28 @@ TEST_F(EncodeQueueTest, AdmitsByPatchesAndGivesPlacesBack) {
   }
   Ended ended;
   EncodeJob job = Job(0, 1, &ended);
-  job.place = *queue_->Admit(4, absl::InfiniteFuture());
+  job.permit = *queue_->Admit(4, absl::InfiniteFuture());
   ASSERT_TRUE(queue_->Submit(std::move(job)).ok());
   ended.done.WaitForNotification();
   EXPECT_EQ(queue_->patches_in_flight(), 0);
 }
 
-TEST_F(EncodeQueueTest, RefusesAtOnceWhatTheEstimateSaysCannotFinish) {
+TEST_F(EncodeQueueTest, RefusesAtOnceWhatCannotFinishByTheEstimate) {
   Start(8, 100);
   queue_->Observe(1000, absl::Seconds(1000));  // a second a patch
   const absl::Time now = absl::Now();
   // Alone it would take 2000 s: coming back does not help.
-  EXPECT_EQ(ErrorReason(queue_->Admit(2000, now + absl::Seconds(1000)).status()),
-            "DEADLINE_EXCEEDED");
-  const auto place = queue_->Admit(1000, now + absl::Hours(1));
-  ASSERT_TRUE(place.ok()) << place.status();
+  EXPECT_THAT(queue_->Admit(2000, now + absl::Seconds(1000)).status(),
+              HasReason(Reason::kDeadlineExceeded));
+  const auto permit = queue_->Admit(1000, now + absl::Hours(1));
+  ASSERT_TRUE(permit.ok()) << permit.status();
   const auto refused = queue_->Admit(1000, now + absl::Seconds(1500));
-  EXPECT_EQ(ErrorReason(refused.status()), "OVERLOADED");
+  EXPECT_THAT(refused.status(), HasReason(Reason::kOverloaded));
   EXPECT_EQ(RetryAfter(refused.status()), absl::Seconds(30));
   EXPECT_TRUE(queue_->Admit(1000, now + absl::Hours(1)).ok());
 }
 
-TEST_F(EncodeQueueTest, DoubtsAnEstimateThatRefusesEverybody) {
+TEST_F(EncodeQueueTest, DecaysAnEstimateThatRefusesEveryRequest) {
   Start(8, 100);
   queue_->Observe(1000, absl::Seconds(1000));
   int refused = 0;
@@ -228,15 +230,15 @@ TEST_F(EncodeQueueTest, DoubtsAnEstimateThatRefusesEverybody) {
   EXPECT_GT(refused, 10);
 }
 
-TEST_F(EncodeQueueTest, AnIdleDeviceIsTriedAfterOneSlowPass) {
+TEST_F(EncodeQueueTest, AnIdleDeviceIsTriedAfterOneSlowBatch) {
   Start(8, 100);
   for (int i = 0; i < 4; ++i) queue_->Observe(1000, absl::Seconds(1));
   queue_->Observe(1000, absl::Minutes(1));
-  const auto place = queue_->Admit(1000, absl::Now() + absl::Seconds(5));
-  EXPECT_TRUE(place.ok()) << place.status();
+  const auto permit = queue_->Admit(1000, absl::Now() + absl::Seconds(5));
+  EXPECT_TRUE(permit.ok()) << permit.status();
 }
 
-TEST_F(EncodeQueueTest, JudgesAgainWhenAPassBegins) {
+TEST_F(EncodeQueueTest, ChecksDeadlinesAgainWhenABatchStarts) {
   Start(8, 100);
   Ended late, good;
   CancelSource soon(absl::Now() + absl::Seconds(100));
@@ -249,13 +251,13 @@ TEST_F(EncodeQueueTest, JudgesAgainWhenAPassBegins) {
   }
   late.done.WaitForNotification();
   good.done.WaitForNotification();
-  EXPECT_EQ(ErrorReason(late.result.status()), "OVERLOADED");
+  EXPECT_THAT(late.result.status(), HasReason(Reason::kOverloaded));
   EXPECT_GT(RetryAfter(late.result.status()), absl::ZeroDuration());
   EXPECT_TRUE(good.result.ok());
-  EXPECT_THAT(Passes(), ElementsAre(1, 1));
+  EXPECT_THAT(Batches(), ElementsAre(1, 1));
 }
 
-TEST_F(EncodeQueueTest, CancelledJobsLeaveTheLineWhileTheDeviceIsBusy) {
+TEST_F(EncodeQueueTest, CancelledJobsLeaveTheQueueWhileTheDeviceIsBusy) {
   Start(2, 100);
   Ended ended;
   CancelSource source;
@@ -267,10 +269,10 @@ TEST_F(EncodeQueueTest, CancelledJobsLeaveTheLineWhileTheDeviceIsBusy) {
   source.Cancel(errors::Cancelled());
   queue_->Sweep();
   EXPECT_EQ(queue_->queued(), 0);
-  EXPECT_EQ(ErrorReason(ended.result.status()), "CANCELLED");
+  EXPECT_THAT(ended.result.status(), HasReason(Reason::kCancelled));
 }
 
-TEST_F(EncodeQueueTest, CancelledJobsAreInNoPass) {
+TEST_F(EncodeQueueTest, CancelledJobsAreInNoBatch) {
   Start(8, 100);
   Ended ended[3];
   CancelSource source;
@@ -284,12 +286,12 @@ TEST_F(EncodeQueueTest, CancelledJobsAreInNoPass) {
   }
   for (Ended& e : ended) e.done.WaitForNotification();
   EXPECT_THAT(ended[0].values(), ElementsAre(0));
-  EXPECT_EQ(ErrorReason(ended[1].result.status()), "CANCELLED");
+  EXPECT_THAT(ended[1].result.status(), HasReason(Reason::kCancelled));
   EXPECT_THAT(ended[2].values(), ElementsAre(2));
-  EXPECT_THAT(Passes(), ElementsAre(1, 2));
+  EXPECT_THAT(Batches(), ElementsAre(1, 2));
 }
 
-// A tower whose passes last until their token is cancelled or the test lets them end.
+// A tower whose runs last until their token is cancelled or the test lets them end.
 class WaitingTower : public engine::VisionTower {
  public:
   absl::StatusOr<Output> Encode(absl::Span<const float> patches,
@@ -308,7 +310,7 @@ class WaitingTower : public engine::VisionTower {
   absl::Notification began, end;
 };
 
-// Holds the thread of a queue until it goes, so that what is submitted meanwhile waits together.
+// Holds the thread of a queue until destroyed, so that jobs submitted meanwhile form one batch.
 class Hold {
  public:
   explicit Hold(EncodeQueue* queue) {
@@ -332,11 +334,12 @@ class Hold {
   absl::Notification inside_, go_, left_;
 };
 
-TEST_F(EncodeQueueTest, CancellingOneImageOfARunningPassDoesNotStopTheOthers) {
+TEST_F(EncodeQueueTest, CancellingOneImageOfARunningBatchDoesNotStopTheOthers) {
   WaitingTower tower;
   Ended ended[3];
   CancelSource sources[3];
-  EncodeQueue queue(&tower, {8, 100, 1000}, &metrics_);
+  EncodeQueue queue(&tower, {.max_queue = 8, .max_batch_patches = 100, .max_patches = 1000},
+                    &metrics_);
   {
     Hold hold(&queue);
     for (int i = 0; i < 3; ++i) {
@@ -350,17 +353,18 @@ TEST_F(EncodeQueueTest, CancellingOneImageOfARunningPassDoesNotStopTheOthers) {
   EXPECT_FALSE(ended[2].done.WaitForNotificationWithTimeout(absl::Milliseconds(20)));
   tower.end.Notify();
   for (Ended& e : ended) e.done.WaitForNotification();
-  EXPECT_EQ(ErrorReason(ended[0].result.status()), "CANCELLED");
-  EXPECT_EQ(ErrorReason(ended[1].result.status()), "DEADLINE_EXCEEDED");
+  EXPECT_THAT(ended[0].result.status(), HasReason(Reason::kCancelled));
+  EXPECT_THAT(ended[1].result.status(), HasReason(Reason::kDeadlineExceeded));
   ASSERT_TRUE(ended[2].result.ok()) << ended[2].result.status();
-  EXPECT_EQ(ended[2].result->rows.rows, 3);
+  EXPECT_EQ(ended[2].result->embeddings.rows, 3);
 }
 
-TEST_F(EncodeQueueTest, StopsAPassWhenAllOfItsImagesAreCancelled) {
+TEST_F(EncodeQueueTest, StopsABatchWhenAllOfItsImagesAreCancelled) {
   WaitingTower tower;
   Ended ended[2];
   CancelSource sources[2];
-  EncodeQueue queue(&tower, {8, 100, 1000}, &metrics_);
+  EncodeQueue queue(&tower, {.max_queue = 8, .max_batch_patches = 100, .max_patches = 1000},
+                    &metrics_);
   {
     Hold hold(&queue);
     for (int i = 0; i < 2; ++i) {
@@ -372,7 +376,7 @@ TEST_F(EncodeQueueTest, StopsAPassWhenAllOfItsImagesAreCancelled) {
   for (CancelSource& source : sources) source.Cancel(errors::Cancelled());
   for (Ended& e : ended) {
     e.done.WaitForNotification();
-    EXPECT_EQ(ErrorReason(e.result.status()), "CANCELLED");
+    EXPECT_THAT(e.result.status(), HasReason(Reason::kCancelled));
   }
 }
 
@@ -389,15 +393,15 @@ TEST_F(EncodeQueueTest, AFailureEndsOnlyItsOwnJob) {
   }
   for (int i = 0; i < 3; ++i) ended[i].done.WaitForNotification();
   EXPECT_THAT(ended[0].values(), ElementsAre(0));
-  EXPECT_EQ(ErrorReason(ended[1].result.status()), "DEVICE_MEMORY");
+  EXPECT_THAT(ended[1].result.status(), HasReason(Reason::kDeviceMemory));
   EXPECT_THAT(ended[2].values(), ElementsAre(2, 2, 2));
-  EXPECT_THAT(Passes(), ElementsAre(1, 3, 1, 1, 1));
+  EXPECT_THAT(Batches(), ElementsAre(1, 3, 1, 1, 1));
   ASSERT_TRUE(queue_->Submit(Job(3, 1, &ended[3])).ok());
   ended[3].done.WaitForNotification();
   EXPECT_TRUE(ended[3].result.ok());
 }
 
-TEST_F(EncodeQueueTest, MakesSmallerPassesWhenTheDeviceIsFull) {
+TEST_F(EncodeQueueTest, MakesSmallerBatchesWhenTheDeviceIsFull) {
   Start(8, 1000);
   tower_.memory = 20;
   Ended ended[8];
@@ -407,11 +411,11 @@ TEST_F(EncodeQueueTest, MakesSmallerPassesWhenTheDeviceIsFull) {
     for (int i = 0; i < 4; ++i) ASSERT_TRUE(queue_->Submit(Job(0, 2, &ended[i])).ok());
   }
   for (int i = 0; i < 4; ++i) ended[i].done.WaitForNotification();
-  EXPECT_THAT(Passes(), ElementsAre(1, 4, 1, 1, 1, 1));  // 32 patches were too many
+  EXPECT_THAT(Batches(), ElementsAre(1, 4, 1, 1, 1, 1));  // 32 patches were too many
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(ended[i].result.ok());
 }
 
-TEST_F(EncodeQueueTest, EndsWhatWaitsWhenItStops) {
+TEST_F(EncodeQueueTest, EndsQueuedJobsWhenItStops) {
   Start(2, 4);
   Ended second;
   EncodeQueue* const queue = queue_.get();
@@ -419,14 +423,14 @@ TEST_F(EncodeQueueTest, EndsWhatWaitsWhenItStops) {
   Occupy();
   ASSERT_TRUE(queue->Submit(Job(1, 1, &second)).ok());
   std::thread stop([&] { queue_ = nullptr; });
-  std::deque<Ended> late;  // one of them may still find a place in the line
+  std::deque<Ended> late;  // one of them may still fit into the queue
   while (queue->Submit(Job(2, 1, &late.emplace_back())).code() != absl::StatusCode::kUnavailable) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   tower_.gate.Unlock();
   stop.join();
   EXPECT_TRUE(first_.result.ok());
-  EXPECT_EQ(ErrorReason(second.result.status()), "SHUTTING_DOWN");
+  EXPECT_THAT(second.result.status(), HasReason(Reason::kShuttingDown));
 }
 
 TEST(EncodeQueueWithARealTower, AnswersInABatchAsAlone) {
@@ -445,7 +449,8 @@ TEST(EncodeQueueWithARealTower, AnswersInABatchAsAlone) {
     alone.push_back(engine::Widen(output->dtype, output->bytes));
   }
 
-  EncodeQueue queue(tower->get(), {8, 10'000, 10'000}, &metrics);
+  EncodeQueue queue(tower->get(),
+                    {.max_queue = 8, .max_batch_patches = 10'000, .max_patches = 10'000}, &metrics);
   std::vector<Ended> ended(grids.size());
   {
     Hold hold(&queue);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::vision_worker {
 namespace {
@@ -29,7 +30,7 @@ class PreparePatchesTest : public ::testing::Test {
     return PreparePatches(bytes_, plan_, rules_, pixels_, cancel);
   }
   PatchRules rules_;
-  Budget pixels_{1'000'000};
+  ResourceBudget pixels_{1'000'000};
   std::string bytes_;
   image::FramePlan plan_;
 };
@@ -38,7 +39,7 @@ TEST_F(PreparePatchesTest, GivesThePatchesThatThePlanPromised) {
   const auto patches = Prepare();
   ASSERT_TRUE(patches.ok()) << patches.status();
   EXPECT_EQ(static_cast<int64_t>(patches->patches.size()), plan_.grid.patches() * 1176);
-  EXPECT_EQ(pixels_.taken(), 0);
+  EXPECT_EQ(pixels_.in_use(), 0);
 }
 
 TEST_F(PreparePatchesTest, KeepsThePixelsForATowerThatPrefersThem) {
@@ -49,30 +50,30 @@ TEST_F(PreparePatchesTest, KeepsThePixelsForATowerThatPrefersThem) {
   const auto image = image::Decode(bytes_, {});
   ASSERT_TRUE(image.ok());
   EXPECT_EQ(prepared->pixels, image::Resize(*image, plan_.resized, image::ResizeMode::kTorch).rgb);
-  EXPECT_EQ(pixels_.taken(), 0);
+  EXPECT_EQ(pixels_.in_use(), 0);
 }
 
-TEST_F(PreparePatchesTest, RefusesAImageThatIsNotThePlans) {
+TEST_F(PreparePatchesTest, RefusesAnImageThatDiffersFromThePlan) {
   bytes_ = Png(80, 100);  // as many pixels, sides swapped
-  EXPECT_EQ(ErrorReason(Prepare().status()), "FRAME_MISMATCH");
+  EXPECT_THAT(Prepare().status(), HasReason(Reason::kFrameMismatch));
   bytes_ = Png(101, 80);
-  EXPECT_EQ(ErrorReason(Prepare().status()), "FRAME_MISMATCH");
-  EXPECT_EQ(pixels_.taken(), 0);
+  EXPECT_THAT(Prepare().status(), HasReason(Reason::kFrameMismatch));
+  EXPECT_EQ(pixels_.in_use(), 0);
 }
 
 TEST_F(PreparePatchesTest, RefusesDamagedImagesAndGivesItsShareBack) {
   bytes_.resize(bytes_.size() / 2);
-  EXPECT_EQ(ErrorReason(Prepare().status()), "IMAGE_CORRUPT");
+  EXPECT_THAT(Prepare().status(), HasReason(Reason::kImageCorrupt));
   bytes_ = "GIF89a...";
-  EXPECT_EQ(ErrorReason(Prepare().status()), "IMAGE_FORMAT_UNSUPPORTED");
-  EXPECT_EQ(pixels_.taken(), 0);
+  EXPECT_THAT(Prepare().status(), HasReason(Reason::kImageFormatUnsupported));
+  EXPECT_EQ(pixels_.in_use(), 0);
 }
 
 TEST_F(PreparePatchesTest, StopsWhenCancelled) {
   CancelSource source;
   source.Cancel(errors::Cancelled());
-  EXPECT_EQ(ErrorReason(Prepare(source.token()).status()), "CANCELLED");
-  EXPECT_EQ(pixels_.taken(), 0);
+  EXPECT_THAT(Prepare(source.token()).status(), HasReason(Reason::kCancelled));
+  EXPECT_EQ(pixels_.in_use(), 0);
 }
 
 }  // namespace
