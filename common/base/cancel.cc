@@ -1,7 +1,10 @@
 #include "common/base/cancel.h"
 
+#include <algorithm>
 #include <atomic>
+#include <functional>
 #include <map>
+#include <memory>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
@@ -13,6 +16,27 @@ namespace chord {
 namespace internal {
 struct CancelState {
   explicit CancelState(absl::Time d) : deadline(d) {}
+
+  // False when it had fired before.
+  bool Fire(absl::Status why) {
+    absl::MutexLock lock(&mu);
+    if (fired.load(std::memory_order_relaxed)) return false;
+    reason = why.ok() ? absl::CancelledError("The request was cancelled.") : std::move(why);
+    fired.store(true, std::memory_order_release);
+    changed.SignalAll();
+    return true;
+  }
+  // The callback before it, and what it captured, must be destroyed by now. Null after the last.
+  std::function<void()> NextCallback() {
+    absl::MutexLock lock(&mu);
+    running = 0;
+    changed.SignalAll();
+    if (callbacks.empty()) return nullptr;
+    auto node = callbacks.extract(callbacks.begin());
+    running = node.key();
+    return std::move(node.mapped());
+  }
+
   const absl::Time deadline;
   std::atomic<bool> fired{false};
   absl::Mutex mu;
@@ -92,25 +116,9 @@ CancelSource::CancelSource(absl::Time deadline)
     : state_(std::make_shared<internal::CancelState>(deadline)) {}
 
 void CancelSource::Cancel(absl::Status reason) {
-  std::shared_ptr<internal::CancelState> s = state_;
-  s->mu.Lock();
-  if (s->fired.load(std::memory_order_relaxed)) {
-    s->mu.Unlock();
-    return;
-  }
-  s->reason = reason.ok() ? absl::CancelledError("The request was cancelled.") : std::move(reason);
-  s->fired.store(true, std::memory_order_release);
-  s->changed.SignalAll();
-  while (!s->callbacks.empty()) {
-    auto node = s->callbacks.extract(s->callbacks.begin());
-    s->running = node.key();
-    s->mu.Unlock();
-    node.mapped()();
-    s->mu.Lock();
-    s->running = 0;
-    s->changed.SignalAll();
-  }
-  s->mu.Unlock();
+  const std::shared_ptr<internal::CancelState> state = state_;  // a callback may destroy this
+  if (!state->Fire(std::move(reason))) return;
+  while (const std::function<void()> callback = state->NextCallback()) callback();
 }
 
 }  // namespace chord

@@ -3,19 +3,20 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
+#include "common/base/host_port.h"
 
 namespace chord::gateway {
 
 std::string ClientOfGrpcPeer(absl::string_view peer) {
   if (!absl::ConsumePrefix(&peer, "ipv4:") && !absl::ConsumePrefix(&peer, "ipv6:")) return "local";
-  std::string host = absl::StrReplaceAll(peer.substr(0, peer.rfind(':')),
-                                         {{"%5B", ""}, {"%5D", ""}, {"[", ""}, {"]", ""}});
-  absl::string_view plain = host;
-  absl::ConsumePrefix(&plain, "::ffff:");  // an IPv4 client of a socket for both
+  const absl::StatusOr<HostPort> where =
+      ParseHostPort(absl::StrReplaceAll(peer, {{"%5B", "["}, {"%5D", "]"}}));
+  if (!where.ok()) return "unknown";
+  absl::string_view plain = where->host;
+  absl::ConsumePrefix(&plain, "::ffff:");  // an IPv4 client of a dual-stack socket
   return std::string(plain);
 }
 

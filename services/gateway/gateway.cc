@@ -9,11 +9,11 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/base/executor.h"
+#include "common/base/host_port.h"
 #include "common/base/status_macros.h"
 #include "common/config/config.h"
 #include "common/grounding/confidence.h"
@@ -81,8 +81,10 @@ class GatewayImpl final : public Gateway {
   int http_port() const override { return http_->port(); }
   std::string grpc_address() const override {
     const std::string& asked = settings_.grpc_address;
-    if (absl::StartsWith(asked, "unix:")) return asked;
-    return absl::StrCat(asked.substr(0, asked.rfind(':')), ":", grpc_->port());
+    absl::StatusOr<HostPort> where = ParseHostPort(asked);
+    if (!where.ok()) return asked;  // a Unix socket
+    where->port = grpc_->port();
+    return where->ToString();
   }
 
   absl::Status Load() override { return absl::OkStatus(); }  // Begin has done it

@@ -80,7 +80,7 @@ void OnReply(Shared& shared, size_t index, int image, bool closed_loop, const Be
       sample.outcome = Outcome::kFailed;
       sample.reason = ErrorReason(reply.status);
       // Expired or evicted: the image goes by its bytes until the server gives it a new handle.
-      if (sample.by_id && sample.reason == "IMAGE_ID_UNKNOWN") image_id.clear();
+      if (sample.by_id && errors::Is(reply.status, Reason::kImageIdUnknown)) image_id.clear();
       if (closed_loop) shared.resting.push_back(now + kRestAfterFailure);
     }
   }

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
@@ -41,22 +39,6 @@ absl::StatusOr<std::string> ImageSource::ReadFile(const std::string& path) const
     return errors::ParameterInvalid("path", "a file inside the folder that this server may read");
   }
   return ReadWhole(error ? path : real.string(), limits::kCeilingImageBytes);
-}
-
-absl::StatusOr<std::string> ImageSource::DecodeText(absl::string_view text) {
-  if (absl::StartsWith(text, "data:")) {
-    const size_t comma = text.find(',');
-    if (comma == absl::string_view::npos || !absl::EndsWith(text.substr(0, comma), ";base64")) {
-      return errors::ParameterInvalid("data", "base64, or a data: URL with base64");
-    }
-    text.remove_prefix(comma + 1);
-  }
-  if (absl::StrContains(text.substr(0, 16), "://")) return errors::ImageUrlRefused();
-  std::string bytes;
-  if (!absl::Base64Unescape(text, &bytes)) {
-    return errors::ParameterInvalid("data", "base64, or a data: URL with base64");
-  }
-  return bytes;
 }
 
 }  // namespace chord::cli::mcp

@@ -1,11 +1,10 @@
-// The images that tool calls name: files of this machine, or base64.
+// The image files of this machine that tool calls name.
 #pragma once
 
 #include <filesystem>
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 
 namespace chord::cli::mcp {
 
@@ -20,9 +19,6 @@ class ImageSource {
   // without one. Symbolic links are followed before the path is compared with the root; a path
   // outside is refused alike whether or not it exists.
   absl::StatusOr<std::string> ReadFile(const std::string& path) const;
-
-  // The bytes of base64 text or of a data: URL with base64. Nothing is fetched from other URLs.
-  static absl::StatusOr<std::string> DecodeText(absl::string_view text);
 
  private:
   explicit ImageSource(std::filesystem::path root) : root_(std::move(root)) {}

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/types/span.h"
+#include "common/base/data_url.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "services/cli/mcp/image_view.h"
@@ -162,8 +163,8 @@ absl::StatusOr<std::string> Tools::ReadImage(const Json& arguments) const {
     CHORD_ASSIGN_OR_RETURN(const std::string path, TextArgument(arguments, "path"));
     return images_.ReadFile(path);
   }
-  CHORD_ASSIGN_OR_RETURN(const std::string data, TextArgument(arguments, "data"));
-  return ImageSource::DecodeText(data);
+  CHORD_ASSIGN_OR_RETURN(std::string data, TextArgument(arguments, "data"));
+  return DecodeDataUrlOrBase64(std::move(data), "data");
 }
 
 absl::StatusOr<v1::GroundResponse> Tools::Ground(const std::string& image,

@@ -12,13 +12,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/base/data_url.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "common/json/body_json.h"
 #include "common/text/unicode.h"
 #include "common/text/utf8.h"
-#include "services/gateway/http/data_url.h"
 #include "services/gateway/http/field_table.h"
 #include "services/gateway/http/multipart.h"
 #include "services/gateway/http/urlencoded.h"
@@ -47,8 +47,8 @@ absl::Status TakeImage(const FieldValue& value, absl::string_view& image, std::s
   if (!value.is_json()) {
     const absl::string_view bytes = value.form_text();
     // No image begins like this.
-    if (IsAddress(bytes)) return errors::ImageUrlRefused();
-    if (!absl::StartsWithIgnoreCase(bytes, "data:")) {
+    if (IsRemoteUrl(bytes)) return errors::ImageUrlRefused();
+    if (!IsDataUrl(bytes)) {
       image = bytes;
       return absl::OkStatus();
     }

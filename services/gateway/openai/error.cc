@@ -1,10 +1,10 @@
 #include "services/gateway/openai/error.h"
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/cord.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/errors.h"
@@ -37,13 +37,37 @@ absl::Status WithParam(absl::Status status, absl::string_view param) {
 
 std::string ParamOf(const absl::Status& status) {
   if (auto param = status.GetPayload(kParamUrl)) return std::string(*param);
-  const std::string reason = ErrorReason(status);
-  if (reason == "CONTEXT_TOO_LONG" || reason == "IMAGE_ID_UNKNOWN" ||
-      (absl::StartsWith(reason, "IMAGE_") && !absl::StartsWith(reason, "IMAGE_STORE")) ||
-      absl::StartsWith(reason, "PROMPT_")) {
-    return "messages";
+  const std::optional<Reason> reason = ReasonOf(status);
+  if (!reason) return "";
+  switch (*reason) {
+    case Reason::kImageMissing:
+    case Reason::kImageEmpty:
+    case Reason::kImageTooManyBytes:
+    case Reason::kImageFormatUnknown:
+    case Reason::kImageFormatUnsupported:
+    case Reason::kImageAnimated:
+    case Reason::kImageCorrupt:
+    case Reason::kImageCodingUnsupported:
+    case Reason::kImageTooLarge:
+    case Reason::kImageZeroSide:
+    case Reason::kImageAspectRatio:
+    case Reason::kImageMetadataTooLarge:
+    case Reason::kImageUrlRefused:
+    case Reason::kImageIdUnknown:
+    case Reason::kImageSourceConflict:
+    case Reason::kPromptMissing:
+    case Reason::kPromptEmpty:
+    case Reason::kPromptTooLong:
+    case Reason::kPromptTooManyTokens:
+    case Reason::kPromptNotUtf8:
+    case Reason::kPromptHasNul:
+    case Reason::kContextTooLong:
+      return "messages";
+    case Reason::kModelUnknown:
+      return "model";
+    default:
+      return "";
   }
-  return reason == "MODEL_UNKNOWN" ? "model" : "";
 }
 
 std::string ErrorJson(const absl::Status& status) {

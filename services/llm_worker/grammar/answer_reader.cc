@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/text/ascii.h"
+
 namespace chord::grammar {
 
 bool AnswerReader::Step(char c) {
@@ -23,7 +25,7 @@ bool AnswerReader::Step(char c) {
     label.clear();
     label_begin = label_end = bytes;
   }
-  if (IsBlank(c)) {
+  if (text::IsJsonBlank(c)) {
     gap.Push(c);
     return true;
   }

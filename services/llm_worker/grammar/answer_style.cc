@@ -1,5 +1,7 @@
 #include "services/llm_worker/grammar/answer_style.h"
 
+#include "common/text/ascii.h"
+
 namespace chord::grammar {
 
 std::optional<Gap> GapOf(const BoxState& state, char next) {
@@ -17,7 +19,7 @@ std::optional<Gap> GapOf(const BoxState& state, char next) {
       return static_cast<Gap>(kBeforeNumber + state.coordinate);
     case Phase::kNumber:
     case Phase::kNumberGap:
-      if (IsDigit(next)) return std::nullopt;
+      if (text::IsDigit(next)) return std::nullopt;
       return static_cast<Gap>(kAfterNumber + state.coordinate);
     case Phase::kAfterPair:
       return next == ',' ? kPairComma : kObjectEnd;

@@ -10,9 +10,6 @@
 
 namespace chord::grammar {
 
-inline bool IsBlank(int c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
-inline bool IsDigit(int c) { return c >= '0' && c <= '9'; }
-
 // At most kMaxBlanks blanks, without a heap allocation.
 struct Blanks {
   uint8_t size = 0;

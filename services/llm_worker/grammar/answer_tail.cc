@@ -4,13 +4,13 @@
 
 #include "absl/types/span.h"
 #include "common/model/pretokenize.h"
+#include "common/text/ascii.h"
 #include "common/text/utf8.h"
-#include "services/llm_worker/grammar/answer_style.h"
 
 namespace chord::grammar {
 
 void AnswerTail::Append(int32_t id, absl::string_view bytes) {
-  if (IsDigit(bytes.back())) {
+  if (text::IsDigit(bytes.back())) {
     Clear();
   } else if (!overflown_) {
     text_.append(bytes.data(), bytes.size());

@@ -1,12 +1,13 @@
 #include "services/llm_worker/grammar/box_automaton.h"
 
+#include "common/text/ascii.h"
 #include "services/llm_worker/grammar/string_automaton.h"
 
 namespace chord::grammar {
 namespace {
 
-bool IsBlank(uint8_t c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
-bool IsDigit(uint8_t c) { return c >= '0' && c <= '9'; }
+using text::IsDigit;
+using text::IsJsonBlank;
 
 constexpr int kMaxDigits = 8;  // of kMaxSide
 
@@ -90,14 +91,14 @@ bool BoxState::StepNumber(uint8_t c) {
     ++digits;
     return true;
   }
-  if (phase == Phase::kNumberStart) return IsBlank(c) && StepBlank();
+  if (phase == Phase::kNumberStart) return IsJsonBlank(c) && StepBlank();
   if (phase == Phase::kNumber) {
     touched = true;
     if (!NumberMayEnd()) return false;
     blanks = 0;
     phase = Phase::kNumberGap;
   }
-  if (IsBlank(c)) return StepBlank();
+  if (IsJsonBlank(c)) return StepBlank();
   if (c != (coordinate == 3 ? ']' : ',')) return false;
   if (coordinate < 2) low[coordinate] = value;
   ++coordinate;
@@ -153,7 +154,7 @@ bool BoxState::BeginForm(uint8_t c) {
 }
 
 bool BoxState::StepStart(uint8_t c) {
-  if (IsBlank(c)) return StepBlank();
+  if (IsJsonBlank(c)) return StepBlank();
   if (c != '`') return BeginForm(c);
   phase = Phase::kFenceOpen;
   at = 1;
@@ -173,11 +174,11 @@ bool BoxState::StepFence(uint8_t c) {
         return ++at < kFenceWord.size() || Enter(Phase::kFenceBlank);
       }
       if (at != 0) return false;  // the word is optional, but not a part of it
-      if (!IsBlank(c)) return BeginForm(c);
+      if (!IsJsonBlank(c)) return BeginForm(c);
       phase = Phase::kFenceBlank;
       return StepBlank();
     case Phase::kFenceBlank:
-      return IsBlank(c) ? StepBlank() : BeginForm(c);
+      return IsJsonBlank(c) ? StepBlank() : BeginForm(c);
     case Phase::kFenceClose:
       if (c != '`') return false;
       return ++at < kFence.size() || Enter(Phase::kAfterFence);
@@ -190,11 +191,11 @@ bool BoxState::StepList(uint8_t c) {
   switch (phase) {
     case Phase::kListOpen:
       if (blanks == 0) Decide(c == ']' ? Decision::kClose : Decision::kMore);
-      if (IsBlank(c)) return StepBlank();
+      if (IsJsonBlank(c)) return StepBlank();
       if (c == '{') return OpenObject();
       return c == ']' && Enter(Phase::kAfterList);
     case Phase::kAfterObject:
-      if (IsBlank(c)) {
+      if (IsJsonBlank(c)) {
         if (blanks == 0 && blank_closes) Decide(Decision::kClose);
         return StepBlank();
       }
@@ -202,9 +203,9 @@ bool BoxState::StepList(uint8_t c) {
       if (c == ',') return Enter(Phase::kNextObject);
       return c == ']' && Enter(Phase::kAfterList);
     case Phase::kNextObject:
-      return IsBlank(c) ? StepBlank() : c == '{' && OpenObject();
+      return IsJsonBlank(c) ? StepBlank() : c == '{' && OpenObject();
     case Phase::kAfterList:
-      if (IsBlank(c)) return StepBlank();
+      if (IsJsonBlank(c)) return StepBlank();
       if (!fence || c != '`') return false;
       phase = Phase::kFenceClose;
       at = 1;
@@ -218,7 +219,7 @@ bool BoxState::StepObject(uint8_t c) {
   switch (phase) {
     case Phase::kObjectOpen:
     case Phase::kSecondKey:
-      if (IsBlank(c)) return StepBlank();
+      if (IsJsonBlank(c)) return StepBlank();
       if (c != '"') return false;
       phase = Phase::kKey;
       key = OnlyKey();
@@ -231,12 +232,12 @@ bool BoxState::StepObject(uint8_t c) {
       return ++at < literal.size() || Enter(Phase::kColon);
     }
     case Phase::kColon:
-      if (IsBlank(c)) return StepBlank();
+      if (IsJsonBlank(c)) return StepBlank();
       return c == ':' && Enter(Phase::kValue);
     case Phase::kValue:
-      return IsBlank(c) ? StepBlank() : BeginValue(c);
+      return IsJsonBlank(c) ? StepBlank() : BeginValue(c);
     case Phase::kAfterPair:
-      if (IsBlank(c)) return StepBlank();
+      if (IsJsonBlank(c)) return StepBlank();
       if (c == '}') return CloseObject();
       return c == ',' && MayHaveSecondPair() && Enter(Phase::kSecondKey);
     default:
@@ -285,7 +286,7 @@ bool BoxState::Step(uint8_t c) {
     case Phase::kLabel:
       return StepLabel(c);
     case Phase::kAfterFence:
-      return IsBlank(c) && StepBlank();
+      return IsJsonBlank(c) && StepBlank();
     case Phase::kEnded:
     case Phase::kFree:
       return false;

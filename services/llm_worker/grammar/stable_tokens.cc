@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "services/llm_worker/grammar/answer_style.h"
+#include "common/text/ascii.h"
 
 namespace chord::grammar {
 namespace {
@@ -50,7 +50,7 @@ std::vector<int32_t> StableTokens::Compute(absl::string_view text, const BoxStat
   std::vector<int32_t> stable = tokenizer.EncodeText(text);
   std::string longer(text);
   const auto try_with = [&](absl::string_view rest) {
-    if (no_blank_next && IsBlank(rest[0])) return;
+    if (no_blank_next && text::IsJsonBlank(rest[0])) return;
     longer.resize(text.size());
     longer.append(rest.data(), rest.size());
     const std::vector<int32_t> ids = tokenizer.EncodeText(longer);

@@ -7,15 +7,15 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
-#include "services/llm_worker/grammar/answer_style.h"
+#include "common/text/ascii.h"
 
 namespace chord::grammar {
 namespace {
 
 // Whether an answer of the grammar can contain the byte: JSON white space and UTF-8.
 bool IsWritten(int byte) {
-  return (byte >= 0x20 || IsBlank(byte)) && byte != 0x7F && byte != 0xC0 && byte != 0xC1 &&
-         byte < 0xF5;
+  return (byte >= 0x20 || text::IsJsonBlank(byte)) && byte != 0x7F && byte != 0xC0 &&
+         byte != 0xC1 && byte < 0xF5;
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord {
 namespace {
@@ -21,12 +22,12 @@ TEST(CancelTest, FirstReasonWins) {
   CancelSource source;
   source.Cancel(errors::WorkerLost("vision"));
   source.Cancel(errors::Cancelled());
-  EXPECT_EQ(ErrorReason(source.token().Check()), "WORKER_LOST");
+  EXPECT_THAT(source.token().Check(), HasReason(Reason::kWorkerLost));
 }
 
 TEST(CancelTest, PassedDeadlineReadsAsDeadlineExceeded) {
   CancelSource source(absl::Now() - absl::Seconds(1));
-  EXPECT_EQ(ErrorReason(source.token().Check()), "DEADLINE_EXCEEDED");
+  EXPECT_THAT(source.token().Check(), HasReason(Reason::kDeadlineExceeded));
 }
 
 TEST(CancelTest, CallbackRunsOnceAndAtOnceWhenAlreadyCancelled) {
