@@ -84,6 +84,86 @@ const ListChoice* FindChoice(const TokenRecord& record, size_t begin, size_t end
   return nullptr;
 }
 
+bool KnowsEmpty(const TokenRecord& record) {
+  return record.log_probability_empty && IsLogProbability(*record.log_probability_empty);
+}
+
+// Log odds that object `i`, which begins at `begin`, follows what ended at `before`: from the best
+// source there is.
+std::optional<double> LogOddsOfBox(const TokenRecord& record, const Tokens& tokens, size_t i,
+                                   size_t before, size_t begin) {
+  if (const ListChoice* choice = FindChoice(record, std::min(before, begin), begin)) {
+    return choice->log_more - choice->log_close;
+  }
+  if (i == 0 && KnowsEmpty(record)) return -LogOdds(*record.log_probability_empty);
+  if (const Sum gap = tokens.Over(before, begin); i > 0 && gap.tokens > 0) {
+    return LogOdds(gap.total);
+  }
+  return std::nullopt;
+}
+
+struct ObjectEvidence {
+  BoxEvidence box{};
+  double raw = 0;
+};
+
+// Of object `i`; the one before it ended at `before`.
+ObjectEvidence GatherObject(const RawObject& object, size_t i, size_t before,
+                            const TokenRecord& record, const Tokens& tokens) {
+  ObjectEvidence out;
+  const Sum coordinates = tokens.Over(object.coords_begin, object.coords_end);
+  const Sum whole = tokens.Over(std::max(object.begin, before), object.end);
+  const std::optional<double> follows = LogOddsOfBox(record, tokens, i, before, object.begin);
+  out.box[kCoordinates] = Bounded(coordinates.total / 4);
+  out.box[kLeast] = Bounded(coordinates.least);
+  out.box[kFollows] = Bounded(follows.value_or(kBound));
+  out.box[kLabel] = Bounded(whole.total - coordinates.total);
+  const double side =
+      std::min(std::abs(object.box.x2 - object.box.x1), std::abs(object.box.y2 - object.box.y1));
+  out.box[kSide] = std::isfinite(side) ? Bounded(std::log(std::max(side, 1.0))) : 0;
+  if (coordinates.tokens > 0) {
+    const double log_follows = follows ? LogShare(out.box[kFollows]) : 0;
+    out.raw = std::clamp(std::exp(coordinates.mean() + log_follows), 0.0, 1.0);
+  }
+  return out;
+}
+
+// Fills `absent` and `raw_absent` of an answer without objects.
+void GatherAbsence(absl::string_view text, const ParsedAnswer& parsed, const TokenRecord& record,
+                   const Tokens& tokens, Evidence& out) {
+  // A truncated answer is closed with text that no token of the model wrote.
+  const bool closed_by_us =
+      record.cut && record.token_ends.back() < static_cast<int64_t>(text.size());
+  const Sum words = tokens.Over(0, text.size());
+  std::optional<double> empty;
+  if (const ListChoice* first = FindChoice(record, 0, text.size())) {
+    empty = Bounded(first->log_close - first->log_more);
+  } else if (KnowsEmpty(record)) {
+    empty = LogOdds(*record.log_probability_empty);
+  }
+  out.absent[kWords] = Bounded(words.mean());
+  if (empty) {
+    out.absent[kEmpty] = *empty;
+    out.raw_absent = std::exp(LogShare(*empty));
+  } else if (parsed.explicit_empty && words.tokens > 0 && !closed_by_us) {
+    out.absent[kEmpty] = LogOdds(words.mean());
+    out.raw_absent = std::exp(words.mean());
+  } else {
+    out.absent[kEmpty] = -kBound;
+  }
+}
+
+// Log odds that the list ends after the last object, which ended at `before`.
+double LogOddsOfEnd(absl::string_view text, size_t before, const TokenRecord& record,
+                    const Tokens& tokens) {
+  if (const ListChoice* last = FindChoice(record, before, text.size())) {
+    return Bounded(last->log_close - last->log_more);
+  }
+  // The list's end is the next byte after the last box.
+  const Sum tail = tokens.Over(before, std::min(before + 1, text.size()));
+  return tail.tokens > 0 ? LogOdds(tail.total) : 0;
+}
+
 }  // namespace
 
 Evidence GatherEvidence(absl::string_view text, const ParsedAnswer& parsed,
@@ -92,78 +172,28 @@ Evidence GatherEvidence(absl::string_view text, const ParsedAnswer& parsed,
   out.cut = record.cut || parsed.truncated;
   out.boxes.assign(parsed.objects.size(), BoxEvidence{});
   out.raw_boxes.assign(parsed.objects.size(), 0.0);
-  const bool knows_empty =
-      record.log_probability_empty && IsLogProbability(*record.log_probability_empty);
   out.usable = Consistent(text, record);
   if (!out.usable) {
     // The empty list's probability stands by itself.
-    if (parsed.objects.empty() && knows_empty) {
+    if (parsed.objects.empty() && KnowsEmpty(record)) {
       out.raw_absent = std::exp(std::min(*record.log_probability_empty, 0.0));
     }
     return out;
   }
   const Tokens tokens(record);
-  // An answer that was cut is closed in words that no token of the model wrote.
-  const bool closed_by_us =
-      record.cut && record.token_ends.back() < static_cast<int64_t>(text.size());
-
+  if (parsed.objects.empty()) {
+    GatherAbsence(text, parsed, record, tokens, out);
+    return out;
+  }
   size_t before = 0;  // where the object before ended
   for (size_t i = 0; i < parsed.objects.size(); ++i) {
     const RawObject& object = parsed.objects[i];
-    BoxEvidence& box = out.boxes[i];
-    const Sum coordinates = tokens.Over(object.coords_begin, object.coords_end);
-    const Sum whole = tokens.Over(std::max(object.begin, before), object.end);
-    // Odds that a box follows, from the best source there is.
-    std::optional<double> follows;
-    const size_t from = std::min(before, object.begin);
-    if (const ListChoice* choice = FindChoice(record, from, object.begin)) {
-      follows = choice->log_more - choice->log_close;
-    } else if (i == 0 && knows_empty) {
-      follows = -LogOdds(*record.log_probability_empty);
-    } else if (const Sum gap = tokens.Over(before, object.begin); i > 0 && gap.tokens > 0) {
-      follows = LogOdds(gap.total);
-    }
-    box[kCoordinates] = Bounded(coordinates.total / 4);
-    box[kLeast] = Bounded(coordinates.least);
-    box[kFollows] = Bounded(follows.value_or(kBound));
-    box[kLabel] = Bounded(whole.total - coordinates.total);
-    const double side =
-        std::min(std::abs(object.box.x2 - object.box.x1), std::abs(object.box.y2 - object.box.y1));
-    box[kSide] = std::isfinite(side) ? Bounded(std::log(std::max(side, 1.0))) : 0;
-    if (coordinates.tokens > 0) {
-      const double log_follows = follows ? LogShare(box[kFollows]) : 0;
-      out.raw_boxes[i] = std::clamp(std::exp(coordinates.mean() + log_follows), 0.0, 1.0);
-    }
+    const ObjectEvidence evidence = GatherObject(object, i, before, record, tokens);
+    out.boxes[i] = evidence.box;
+    out.raw_boxes[i] = evidence.raw;
     before = std::max(before, object.end);
   }
-
-  if (parsed.objects.empty()) {
-    const Sum words = tokens.Over(0, text.size());
-    const ListChoice* first = FindChoice(record, 0, text.size());
-    std::optional<double> empty;
-    if (first != nullptr) {
-      empty = Bounded(first->log_close - first->log_more);
-    } else if (knows_empty) {
-      empty = LogOdds(*record.log_probability_empty);
-    }
-    out.absent[kWords] = Bounded(words.mean());
-    if (empty) {
-      out.absent[kEmpty] = *empty;
-      out.raw_absent = std::exp(LogShare(*empty));
-    } else if (parsed.explicit_empty && words.tokens > 0 && !closed_by_us) {
-      out.absent[kEmpty] = LogOdds(words.mean());
-      out.raw_absent = std::exp(words.mean());
-    } else {
-      out.absent[kEmpty] = -kBound;
-    }
-  } else {
-    const ListChoice* last = FindChoice(record, before, text.size());
-    // The list's end is the next thing that was written after the last box.
-    const Sum tail = tokens.Over(before, std::min(before + 1, text.size()));
-    out.ends = last != nullptr   ? Bounded(last->log_close - last->log_more)
-               : tail.tokens > 0 ? LogOdds(tail.total)
-                                 : 0;
-  }
+  out.ends = LogOddsOfEnd(text, before, record, tokens);
   return out;
 }
 

@@ -37,20 +37,15 @@ std::string TruncationAdvice(bool found, bool chinese) {
                "the thing is absent. Ask again with a larger max_new_tokens.";
 }
 
-}  // namespace
-
-void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool chinese,
-                const Thresholds& thresholds, const grounding::ConfidenceMap* map,
-                GroundResult& out) {
-  const grounding::ParsedAnswer parsed = grounding::ParseAnswer(answer.text);
-  const grounding::Evidence all = grounding::GatherEvidence(answer.text, parsed, answer);
+// Fills objects and text. Returns the evidence of the objects that lie in the image.
+grounding::Evidence FillObjects(const grounding::ParsedAnswer& parsed,
+                                const grounding::Evidence& all, const image::FramePlan& frame,
+                                const Thresholds& thresholds, const grounding::ConfidenceMap* map,
+                                absl::string_view text, GroundResult& out) {
   grounding::Evidence kept = all;
   kept.boxes.clear();
   kept.raw_boxes.clear();
-  if (!all.usable) map = nullptr;
-
   std::vector<std::optional<image::Box>> boxes;
-  std::vector<double> confidences;
   boxes.reserve(parsed.objects.size());
   out.objects.clear();
   for (size_t i = 0; i < parsed.objects.size(); ++i) {
@@ -65,34 +60,54 @@ void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool c
     object.confidence =
         map != nullptr ? grounding::Probability(map->box, all.boxes[i]) : all.raw_boxes[i];
     object.needs_review = object.confidence < thresholds.review;
-    confidences.push_back(object.confidence);
     out.objects.push_back(std::move(object));
   }
-  out.text = grounding::RenderText(answer.text, parsed, boxes);
+  out.text = grounding::RenderText(text, parsed, boxes);
+  return kept;
+}
 
-  const auto least = [](const std::vector<double>& values) {
-    return values.empty() ? 0.0 : *std::min_element(values.begin(), values.end());
-  };
-  double raw = 0;
-  if (!out.objects.empty()) {
-    raw = least(kept.raw_boxes);
-    out.confidence = least(confidences);
-    if (map != nullptr) {
-      const auto evidence = grounding::MakeAnswerEvidence(confidences, all.ends, all.cut);
-      out.confidence = std::min(*out.confidence, grounding::Probability(map->answer, evidence));
-    }
-  } else if (answer.cut) {
-    // The model has not come to the point: neither a box nor an absence.
-    out.confidence.reset();
-    map = nullptr;
-  } else {
-    // Boxes that lie nowhere are no evidence of absence, and a text without a list is none either.
-    const bool says_absent = parsed.objects.empty() && all.raw_absent > 0;
-    raw = says_absent ? all.raw_absent : 0;
-    out.confidence =
-        says_absent && map != nullptr ? grounding::Probability(map->absent, all.absent) : raw;
-  }
+// Fills the confidence of an answer with objects. Returns the raw score.
+double FillPresence(const grounding::Evidence& all, const grounding::Evidence& kept,
+                    const grounding::ConfidenceMap* map, GroundResult& out) {
+  std::vector<double> confidences;
+  for (const GroundObject& object : out.objects) confidences.push_back(object.confidence);
+  out.confidence = *std::min_element(confidences.begin(), confidences.end());
   out.calibrated = map != nullptr;
+  if (map != nullptr) {
+    const auto evidence = grounding::MakeAnswerEvidence(confidences, all.ends, all.cut);
+    out.confidence = std::min(*out.confidence, grounding::Probability(map->answer, evidence));
+  }
+  return *std::min_element(kept.raw_boxes.begin(), kept.raw_boxes.end());
+}
+
+// Fills the confidence of an answer without objects. Returns the raw score.
+double FillAbsence(const ModelAnswer& answer, const grounding::ParsedAnswer& parsed,
+                   const grounding::Evidence& all, const grounding::ConfidenceMap* map,
+                   GroundResult& out) {
+  out.calibrated = map != nullptr && !answer.cut;
+  if (answer.cut) {  // neither a box nor an absence was reached
+    out.confidence.reset();
+    return 0;
+  }
+  // Boxes that lie nowhere are no evidence of absence, and a text without a list is none either.
+  const bool says_absent = parsed.objects.empty() && all.raw_absent > 0;
+  const double raw = says_absent ? all.raw_absent : 0;
+  out.confidence =
+      says_absent && map != nullptr ? grounding::Probability(map->absent, all.absent) : raw;
+  return raw;
+}
+
+}  // namespace
+
+void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool chinese,
+                const Thresholds& thresholds, const grounding::ConfidenceMap* map,
+                GroundResult& out) {
+  const grounding::ParsedAnswer parsed = grounding::ParseAnswer(answer.text);
+  const grounding::Evidence all = grounding::GatherEvidence(answer.text, parsed, answer);
+  if (!all.usable) map = nullptr;
+  grounding::Evidence kept = FillObjects(parsed, all, frame, thresholds, map, answer.text, out);
+  const double raw = out.objects.empty() ? FillAbsence(answer, parsed, all, map, out)
+                                         : FillPresence(all, kept, map, out);
   out.truncated = answer.cut;
   const bool found = !out.objects.empty();
   out.advice = out.truncated                         ? TruncationAdvice(found, chinese)

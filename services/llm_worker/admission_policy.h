@@ -1,4 +1,5 @@
-// Who is turned away on arrival, and which queued request may start. Pure: facts in, decision out.
+// Which request is refused on arrival, and which queued request may start. Pure: facts in, decision
+// out.
 #pragma once
 
 #include <optional>

@@ -1,7 +1,7 @@
 // One thread that owns the language model: admits requests into the paged KV memory and advances
 // all of them together, step by step (continuous batching with chunked prefill). The decisions are
-// made elsewhere: who may start in admission_policy, what runs in PlanStep, who owns which page in
-// PagedKvManager, which tokens may come in BoxGrammar.
+// made elsewhere: what may start in admission_policy, what runs in PlanStep, which sequence owns
+// which page in PagedKvManager, which tokens may come in BoxGrammar.
 #pragma once
 
 #include <cstdint>

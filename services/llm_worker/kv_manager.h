@@ -1,4 +1,4 @@
-// Who owns which KV page: running sequences, and what is cached of earlier ones as a prefix tree.
+// The owners of KV pages: running sequences, and a prefix tree that caches pages of earlier ones.
 // Integers only: no tensors, no threads, no clock (time comes in as an argument).
 //
 // A prompt is a list of token keys, one a KV row; equal lists have equal KV. A text token's key is

@@ -93,6 +93,62 @@ Json ParseJson(absl::string_view text) {
   return Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
 }
 
+// Reads one answer, whole or as server-sent events.
+class ReplyReader {
+ public:
+  // A refusal is no stream of events: then the parser finds none.
+  void AddEvents(absl::string_view part) {
+    for (const SseEvent& event : events_.Add(part)) {
+      const Json data = ParseJson(event.data);
+      if (data.is_object()) AddEvent(data);
+    }
+  }
+
+  const BenchReply& Finish(const absl::StatusOr<http::Response>& response) {
+    if (!Refused(response)) {
+      const Json answer = ParseJson(response->body);
+      if (answer.is_object()) {
+        Take(answer, reply_);
+      } else {
+        reply_.status = absl::UnavailableError("the answer cannot be read");
+      }
+    }
+    return reply_;
+  }
+  const BenchReply& FinishStream(const absl::StatusOr<http::Response>& response) {
+    if (!Refused(response) && !events_.finished) {
+      reply_.status = absl::UnavailableError("the stream ended before the answer");
+    }
+    return reply_;
+  }
+
+ private:
+  void AddEvent(const Json& data) {
+    const Json response = data.contains("response") ? Object(data, "response") : data;
+    if (response.contains("usage")) {
+      events_.finished = true;
+      Take(response, reply_);
+    } else if (data.contains("code") && data.contains("detail")) {
+      events_.finished = true;
+      reply_.status = Refusal(static_cast<int>(Number(data, "status")), data);
+    } else {
+      reply_.first_token_at = std::min(reply_.first_token_at, absl::Now());
+    }
+  }
+  bool Refused(const absl::StatusOr<http::Response>& response) {
+    if (!response.ok()) {
+      reply_.status = response.status();
+      return true;
+    }
+    if (response->status == 200) return false;
+    reply_.status = Refusal(response->status, ParseJson(response->body));
+    return true;
+  }
+
+  SseParser events_;
+  BenchReply reply_;
+};
+
 class HttpClient final : public BenchClient {
  public:
   HttpClient(Options options, std::shared_ptr<const Dataset> dataset)
@@ -113,6 +169,38 @@ class HttpClient final : public BenchClient {
   }
 
   void Send(const BenchAsk& ask, std::function<void(const BenchReply&)> done) override {
+    auto reply = std::make_shared<ReplyReader>();
+    if (!options_.stream) {
+      client_->Send(
+          MakeRequest(ask), nullptr,
+          [reply, done = std::move(done)](const auto& response) { done(reply->Finish(response)); });
+      return;
+    }
+    client_->Send(
+        MakeRequest(ask), [reply](absl::string_view part) { reply->AddEvents(part); },
+        [reply, done = std::move(done)](const auto& response) {
+          done(reply->FinishStream(response));
+        });
+  }
+
+  absl::StatusOr<std::string> Upload(int image, absl::Duration timeout) override {
+    http::ClientRequest request;
+    request.path = "/api/images";
+    request.fields = {{"Content-Type", absl::StrCat("multipart/form-data; boundary=", kBoundary)}};
+    AddImage(image, "", request);
+    CHORD_ASSIGN_OR_RETURN(const http::Response response, Wait(std::move(request), timeout));
+    const Json answer = ParseJson(response.body);
+    if (response.status / 100 != 2) return Refusal(response.status, answer);
+    std::string id = answer.is_object() ? String(answer, "image_id") : "";
+    if (id.empty())
+      return absl::UnavailableError("The server's answer to an upload has no image_id.");
+    return id;
+  }
+
+  void CancelAll() override { client_->CancelAll(); }
+
+ private:
+  http::ClientRequest MakeRequest(const BenchAsk& ask) const {
     std::string form;
     AddField(form, "prompt", ask.prompt);
     if (options_.max_new_tokens > 0) {
@@ -135,67 +223,9 @@ class HttpClient final : public BenchClient {
     } else {
       AddImage(ask.image, std::move(form), request);
     }
-    auto reply = std::make_shared<BenchReply>();
-    std::function<void(absl::string_view)> on_body = nullptr;
-    auto events = std::make_shared<SseParser>();
-    if (options_.stream) {
-      // A refusal is no stream of events: then the parser sees no event and says nothing.
-      on_body = [reply, events](absl::string_view part) {
-        for (const SseEvent& event : events->Add(part)) {
-          const Json data = ParseJson(event.data);
-          if (!data.is_object()) continue;
-          const Json response = data.contains("response") ? Object(data, "response") : data;
-          if (response.contains("usage")) {
-            events->finished = true;
-            Take(response, *reply);
-          } else if (data.contains("code") && data.contains("detail")) {
-            events->finished = true;
-            reply->status = Refusal(static_cast<int>(Number(data, "status")), data);
-          } else {
-            reply->first_token_at = std::min(reply->first_token_at, absl::Now());
-          }
-        }
-      };
-    }
-    const bool stream = options_.stream;
-    client_->Send(std::move(request), std::move(on_body),
-                  [reply, events, stream,
-                   done = std::move(done)](const absl::StatusOr<http::Response>& response) {
-                    if (!response.ok()) {
-                      reply->status = response.status();
-                    } else if (response->status != 200) {
-                      reply->status = Refusal(response->status, ParseJson(response->body));
-                    } else if (!stream) {
-                      const Json answer = ParseJson(response->body);
-                      if (answer.is_object()) {
-                        Take(answer, *reply);
-                      } else {
-                        reply->status = absl::UnavailableError("the answer cannot be read");
-                      }
-                    } else if (!events->finished) {
-                      reply->status = absl::UnavailableError("the stream ended before the answer");
-                    }
-                    done(*reply);
-                  });
+    return request;
   }
 
-  absl::StatusOr<std::string> Upload(int image, absl::Duration timeout) override {
-    http::ClientRequest request;
-    request.path = "/api/images";
-    request.fields = {{"Content-Type", absl::StrCat("multipart/form-data; boundary=", kBoundary)}};
-    AddImage(image, "", request);
-    CHORD_ASSIGN_OR_RETURN(const http::Response response, Wait(std::move(request), timeout));
-    const Json answer = ParseJson(response.body);
-    if (response.status / 100 != 2) return Refusal(response.status, answer);
-    std::string id = answer.is_object() ? String(answer, "image_id") : "";
-    if (id.empty())
-      return absl::UnavailableError("The server's answer to an upload has no image_id.");
-    return id;
-  }
-
-  void CancelAll() override { client_->CancelAll(); }
-
- private:
   void AddImage(int image, std::string form, http::ClientRequest& request) const {
     absl::StrAppend(&form, "--", kBoundary,
                     "\r\nContent-Disposition: form-data; name=\"image\"; filename=\"image\"\r\n"

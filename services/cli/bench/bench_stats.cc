@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <string>
+#include <utility>
 
 namespace chord::cli {
 namespace {
@@ -35,69 +38,94 @@ Quantiles MakeQuantiles(std::vector<double> values) {
   return out;
 }
 
-Summary Summarize(absl::Span<const Sample> samples, const Window& window, double slo_seconds) {
-  Summary out;
-  out.seconds = window.seconds();
-  std::vector<double> ttft, total, failures, lag, queue, vision, prefill, decode, server_total;
-  std::map<std::string, std::vector<double>> by_reason;
-  int64_t completed = 0, good_completed = 0;
-  for (const Sample& sample : samples) {
-    const bool good = sample.outcome == Outcome::kAnswered && IsGood(sample, slo_seconds);
-    if (sample.outcome == Outcome::kAnswered && Inside(sample.end, window)) {
-      ++completed;
-      if (good) ++good_completed;
-    }
-    if (!Inside(sample.arrival, window)) continue;
-    ++out.offered;
-    if (sample.outcome != Outcome::kDropped) lag.push_back(sample.sent - sample.arrival);
+namespace {
+
+// Collects the samples that arrived inside the window.
+class Summarizer {
+ public:
+  void Add(const Sample& sample, bool good) {
+    ++out_.offered;
+    if (sample.outcome != Outcome::kDropped) lag_.push_back(sample.sent - sample.arrival);
     switch (sample.outcome) {
       case Outcome::kDropped:
-        ++out.dropped;
+        ++out_.dropped;
         break;
       case Outcome::kUnfinished:
-        ++out.unfinished;
+        ++out_.unfinished;
         break;
       case Outcome::kFailed:
-        ++out.failed;
-        ++out.errors[sample.reason];
-        failures.push_back(sample.end - sample.arrival);
-        by_reason[sample.reason].push_back(failures.back());
+        ++out_.failed;
+        ++out_.errors[sample.reason];
+        failures_.push_back(sample.end - sample.arrival);
+        by_reason_[sample.reason].push_back(failures_.back());
         break;
       case Outcome::kAnswered:
-        ++out.answered;
-        if (good) ++out.good;
-        if (sample.by_id) ++out.by_id;
-        ++out.caches[sample.served_by];
-        if (sample.ttft >= 0) ttft.push_back(sample.ttft);
-        total.push_back(sample.end - sample.arrival);
-        queue.push_back(sample.times.queue_ms / 1e3);
-        vision.push_back(sample.times.vision_ms / 1e3);
-        prefill.push_back(sample.times.prefill_ms / 1e3);
-        decode.push_back(sample.times.decode_ms / 1e3);
-        server_total.push_back(sample.times.total_ms / 1e3);
-        out.completion_tokens += sample.completion_tokens;
-        out.decode_steps += sample.decode_steps;
-        out.boxes += sample.boxes;
+        if (good) ++out_.good;
+        AddAnswer(sample);
         break;
     }
   }
+
+  Summary Finish() && {
+    out_.ttft = MakeQuantiles(std::move(ttft_));
+    out_.total = MakeQuantiles(std::move(total_));
+    out_.failures = MakeQuantiles(std::move(failures_));
+    for (auto& [reason, values] : by_reason_) {
+      out_.failures_by_reason[reason] = MakeQuantiles(std::move(values));
+    }
+    out_.lag = MakeQuantiles(std::move(lag_));
+    out_.queue = MakeQuantiles(std::move(queue_));
+    out_.vision = MakeQuantiles(std::move(vision_));
+    out_.prefill = MakeQuantiles(std::move(prefill_));
+    out_.decode = MakeQuantiles(std::move(decode_));
+    out_.server_total = MakeQuantiles(std::move(server_total_));
+    return std::move(out_);
+  }
+
+ private:
+  void AddAnswer(const Sample& sample) {
+    ++out_.answered;
+    if (sample.by_id) ++out_.by_id;
+    ++out_.caches[sample.served_by];
+    if (sample.ttft >= 0) ttft_.push_back(sample.ttft);
+    total_.push_back(sample.end - sample.arrival);
+    queue_.push_back(sample.times.queue_ms / 1e3);
+    vision_.push_back(sample.times.vision_ms / 1e3);
+    prefill_.push_back(sample.times.prefill_ms / 1e3);
+    decode_.push_back(sample.times.decode_ms / 1e3);
+    server_total_.push_back(sample.times.total_ms / 1e3);
+    out_.completion_tokens += sample.completion_tokens;
+    out_.decode_steps += sample.decode_steps;
+    out_.boxes += sample.boxes;
+  }
+
+  Summary out_;
+  std::vector<double> ttft_, total_, failures_, lag_, queue_, vision_, prefill_, decode_,
+      server_total_;
+  std::map<std::string, std::vector<double>> by_reason_;
+};
+
+}  // namespace
+
+Summary Summarize(absl::Span<const Sample> samples, const Window& window, double slo_seconds) {
+  Summarizer summarizer;
+  int64_t completed = 0, good_completed = 0;
+  for (const Sample& sample : samples) {
+    const bool answered = sample.outcome == Outcome::kAnswered;
+    const bool good = answered && IsGood(sample, slo_seconds);
+    if (answered && Inside(sample.end, window)) {
+      ++completed;
+      if (good) ++good_completed;
+    }
+    if (Inside(sample.arrival, window)) summarizer.Add(sample, good);
+  }
+  Summary out = std::move(summarizer).Finish();
+  out.seconds = window.seconds();
   if (window.seconds() > 0) {
     out.offered_rps = static_cast<double>(out.offered) / window.seconds();
     out.completed_rps = static_cast<double>(completed) / window.seconds();
     out.goodput_rps = static_cast<double>(good_completed) / window.seconds();
   }
-  out.ttft = MakeQuantiles(std::move(ttft));
-  out.total = MakeQuantiles(std::move(total));
-  out.failures = MakeQuantiles(std::move(failures));
-  for (auto& [reason, values] : by_reason) {
-    out.failures_by_reason[reason] = MakeQuantiles(std::move(values));
-  }
-  out.lag = MakeQuantiles(std::move(lag));
-  out.queue = MakeQuantiles(std::move(queue));
-  out.vision = MakeQuantiles(std::move(vision));
-  out.prefill = MakeQuantiles(std::move(prefill));
-  out.decode = MakeQuantiles(std::move(decode));
-  out.server_total = MakeQuantiles(std::move(server_total));
   return out;
 }
 

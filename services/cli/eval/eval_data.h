@@ -35,8 +35,7 @@ struct EvalOptions {
 //   {"image_id", "prompt"} ("question", "sentence" and "text" are taken too) and its truth:
 //   "annotation_ids", "boxes" ([x1, y1, x2, y2]), "bboxes" ([x, y, width, height]) or
 //   "category_id";
-// * COCO whose images have a "caption": each is a prompt, and its truth all boxes of its image,
-// of
+// * COCO whose images have a "caption": each is a prompt, and its truth all boxes of its image, of
 //   which a referring expression ("dataset_name" begins with "ref") has one;
 // * RefCOCO: {"refs", "images", "annotations"}, or a list of refs, which then takes images and
 //   annotations from `instances`. A ref has "image_id" or "file_name", "ann_id" or "bbox" ([x, y,

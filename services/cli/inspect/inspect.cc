@@ -220,6 +220,34 @@ absl::StatusOr<model::EncodedPrompt> Encode(const InspectOptions& options,
   return model::EncodePrompt(chat, tokenizer, config, {&message, 1}, grids);
 }
 
+void AddPixels(const Images& images, ResultFile& result) {
+  std::vector<int64_t> grid_thw;
+  for (const image::Grid& grid : images.grids) {
+    grid_thw.insert(grid_thw.end(), {1, grid.h, grid.w});
+  }
+  const auto patches = static_cast<int64_t>(images.patches.size()) / images.patch_values;
+  result.Add("pixel_values", DType::kFloat32, {patches, images.patch_values}, images.patches);
+  result.Add("image_grid_thw", DType::kInt64, {static_cast<int64_t>(images.grids.size()), 3},
+             grid_thw);
+}
+
+absl::Status AddTokens(Sequence& sequence, const model::ModelConfig& config, int max_new_tokens,
+                       ResultFile& result) {
+  CHORD_ASSIGN_OR_RETURN(const std::vector<int64_t> answer,
+                         Generate(sequence, config.generation, max_new_tokens));
+  result.Add("tokens", DType::kInt64, {static_cast<int64_t>(answer.size())}, answer);
+  return absl::OkStatus();
+}
+
+absl::Status AddLogits(Sequence& sequence, ResultFile& result) {
+  const auto length = static_cast<int64_t>(sequence.prompt().ids.size());
+  std::vector<float> logits;
+  CHORD_RETURN_IF_ERROR(sequence.Prefill(/*all_logits=*/true, &logits));
+  result.Add("position_ids", DType::kInt64, {3, length}, ToInt64(sequence.prompt().positions));
+  result.Add("logits", DType::kFloat32, {length, sequence.vocab_size()}, logits);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Inspect(const InspectOptions& options) {
@@ -236,14 +264,7 @@ absl::Status Inspect(const InspectOptions& options) {
 
   ResultFile result;
   if (options.stage == Stage::kPixels) {
-    std::vector<int64_t> grid_thw;
-    for (const image::Grid& grid : images.grids) {
-      grid_thw.insert(grid_thw.end(), {1, grid.h, grid.w});
-    }
-    const auto patches = static_cast<int64_t>(images.patches.size()) / images.patch_values;
-    result.Add("pixel_values", DType::kFloat32, {patches, images.patch_values}, images.patches);
-    result.Add("image_grid_thw", DType::kInt64, {static_cast<int64_t>(images.grids.size()), 3},
-               grid_thw);
+    AddPixels(images, result);
     return result.Write(options.out);
   }
 
@@ -268,19 +289,10 @@ absl::Status Inspect(const InspectOptions& options) {
                          Sequence::Open(checkpoint, config, device, dtype, std::move(prompt),
                                         images.grids.empty() ? nullptr : &embeddings,
                                         tokens ? options.max_new_tokens : 0));
-  const model::EncodedPrompt& encoded = sequence->prompt();
-  const auto length = static_cast<int64_t>(encoded.ids.size());
-  result.Add("input_ids", DType::kInt64, {length}, ToInt64(encoded.ids));
-  if (tokens) {
-    CHORD_ASSIGN_OR_RETURN(const std::vector<int64_t> answer,
-                           Generate(*sequence, config.generation, options.max_new_tokens));
-    result.Add("tokens", DType::kInt64, {static_cast<int64_t>(answer.size())}, answer);
-    return result.Write(options.out);
-  }
-  std::vector<float> logits;
-  CHORD_RETURN_IF_ERROR(sequence->Prefill(/*all_logits=*/true, &logits));
-  result.Add("position_ids", DType::kInt64, {3, length}, ToInt64(encoded.positions));
-  result.Add("logits", DType::kFloat32, {length, sequence->vocab_size()}, logits);
+  const std::vector<int32_t>& ids = sequence->prompt().ids;
+  result.Add("input_ids", DType::kInt64, {static_cast<int64_t>(ids.size())}, ToInt64(ids));
+  CHORD_RETURN_IF_ERROR(tokens ? AddTokens(*sequence, config, options.max_new_tokens, result)
+                               : AddLogits(*sequence, result));
   return result.Write(options.out);
 }
 

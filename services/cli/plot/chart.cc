@@ -142,77 +142,115 @@ void Segment(cv::Mat& canvas, cv::Point2d a, cv::Point2d b, const cv::Scalar& co
   }
 }
 
-void DrawOne(const Chart& chart, cv::Mat canvas) {
-  canvas.setTo(kWhite);
-  Axis x, y;
-  Fit(chart, x, y);
-  x.from = kLeft;
-  x.to = canvas.cols - kRight;
-  y.from = canvas.rows - kBottom;
-  y.to = kTop;
-  const int bottom = static_cast<int>(y.from), top = static_cast<int>(y.to);
-  const int left = static_cast<int>(x.from), right = static_cast<int>(x.to);
-
-  for (const double value : Ticks(y.low, y.high, std::max(2, (bottom - top) / 45))) {
-    if (value > y.high * 1.0001) continue;
-    const int at = static_cast<int>(std::lround(y.Px(value)));
-    cv::line(canvas, {left, at}, {right, at}, kFaint);
-    const std::string text = TickText(value);
-    Text(canvas, text, left - 6 - WidthOf(text, kTextScale), at + 4, kTextScale, kGrey);
-  }
-  int free_from = 0;  // where the last label of the axis ended
-  for (const double value :
-       x.log ? LogTicks(x.low, x.high) : Ticks(x.low, x.high, std::max(2, (right - left) / 90))) {
-    if (value < x.low * 0.9999 || value > x.high * 1.0001) continue;
-    const int at = static_cast<int>(std::lround(x.Px(value)));
-    cv::line(canvas, {at, top}, {at, bottom}, kFaint);
-    const std::string text = TickText(value);
-    const int width = WidthOf(text, kTextScale);
-    if (at - width / 2 < free_from) continue;
-    Text(canvas, text, at - width / 2, bottom + 16, kTextScale, kGrey);
-    free_from = at + width / 2 + 6;
-  }
-  for (const auto& [value, word] : chart.x_marks) {
-    if (!std::isfinite(value) || (x.log && value <= 0)) continue;
-    const int at = static_cast<int>(std::lround(x.Px(value)));
-    double phase = 0;
-    Segment(canvas, cv::Point2d(at, bottom), cv::Point2d(at, top), kBlack, 1, true, phase);
-    const int width = WidthOf(word, kTextScale);
-    Text(canvas, word, at + 4 + width > right ? at - 4 - width : at + 4, top + 12, kTextScale,
-         kBlack);
+// One chart on its canvas, layer by layer.
+class Drawing {
+ public:
+  Drawing(const Chart& chart, cv::Mat canvas) : chart_(chart), canvas_(std::move(canvas)) {
+    canvas_.setTo(kWhite);
+    Fit(chart_, x_, y_);
+    x_.from = kLeft;
+    x_.to = canvas_.cols - kRight;
+    y_.from = canvas_.rows - kBottom;
+    y_.to = kTop;
   }
 
-  int legend = left;
-  for (size_t i = 0; i < chart.series.size(); ++i) {
-    const ChartSeries& series = chart.series[i];
-    const cv::Scalar& colour = kColours[i % std::size(kColours)];
+  void Draw() {
+    DrawYGrid();
+    DrawXGrid();
+    DrawMarks();
+    DrawSeries();
+    DrawFrame();
+  }
+
+ private:
+  int left() const { return static_cast<int>(x_.from); }
+  int right() const { return static_cast<int>(x_.to); }
+  int top() const { return static_cast<int>(y_.to); }
+  int bottom() const { return static_cast<int>(y_.from); }
+  static int Round(double px) { return static_cast<int>(std::lround(px)); }
+
+  void DrawYGrid() {
+    for (const double value : Ticks(y_.low, y_.high, std::max(2, (bottom() - top()) / 45))) {
+      if (value > y_.high * 1.0001) continue;
+      const int at = Round(y_.Px(value));
+      cv::line(canvas_, {left(), at}, {right(), at}, kFaint);
+      const std::string text = TickText(value);
+      Text(canvas_, text, left() - 6 - WidthOf(text, kTextScale), at + 4, kTextScale, kGrey);
+    }
+  }
+
+  void DrawXGrid() {
+    int free_from = 0;  // where the last label of the axis ended
+    for (const double value : x_.log
+                                  ? LogTicks(x_.low, x_.high)
+                                  : Ticks(x_.low, x_.high, std::max(2, (right() - left()) / 90))) {
+      if (value < x_.low * 0.9999 || value > x_.high * 1.0001) continue;
+      const int at = Round(x_.Px(value));
+      cv::line(canvas_, {at, top()}, {at, bottom()}, kFaint);
+      const std::string text = TickText(value);
+      const int width = WidthOf(text, kTextScale);
+      if (at - width / 2 < free_from) continue;
+      Text(canvas_, text, at - width / 2, bottom() + 16, kTextScale, kGrey);
+      free_from = at + width / 2 + 6;
+    }
+  }
+
+  void DrawMarks() {
+    for (const auto& [value, word] : chart_.x_marks) {
+      if (!std::isfinite(value) || (x_.log && value <= 0)) continue;
+      const int at = Round(x_.Px(value));
+      double phase = 0;
+      Segment(canvas_, cv::Point2d(at, bottom()), cv::Point2d(at, top()), kBlack, 1, true, phase);
+      const int width = WidthOf(word, kTextScale);
+      Text(canvas_, word, at + 4 + width > right() ? at - 4 - width : at + 4, top() + 12,
+           kTextScale, kBlack);
+    }
+  }
+
+  void DrawSeries() {
+    int legend = left();
+    for (size_t i = 0; i < chart_.series.size(); ++i) {
+      const ChartSeries& series = chart_.series[i];
+      const cv::Scalar& colour = kColours[i % std::size(kColours)];
+      DrawCurve(series, colour);
+      double phase = 0;
+      Segment(canvas_, cv::Point2d(legend, top() - 10), cv::Point2d(legend + 22, top() - 10),
+              colour, 2, series.dashed, phase);
+      Text(canvas_, series.name, legend + 27, top() - 6, kTextScale, kBlack);
+      legend += 27 + WidthOf(series.name, kTextScale) + 18;
+    }
+  }
+
+  void DrawCurve(const ChartSeries& series, const cv::Scalar& colour) {
     double phase = 0;
     bool has_last = false;
     cv::Point2d last;
     for (const auto& point : series.points) {
-      if (!Drawable(point, x.log)) {
+      if (!Drawable(point, x_.log)) {
         has_last = false;
         continue;
       }
-      const cv::Point2d here(x.Px(point.first), y.Px(std::clamp(point.second, y.low, y.high)));
-      if (has_last) Segment(canvas, last, here, colour, 2, series.dashed, phase);
-      if (series.markers) cv::circle(canvas, here, 3, colour, cv::FILLED, cv::LINE_AA);
+      const cv::Point2d here(x_.Px(point.first), y_.Px(std::clamp(point.second, y_.low, y_.high)));
+      if (has_last) Segment(canvas_, last, here, colour, 2, series.dashed, phase);
+      if (series.markers) cv::circle(canvas_, here, 3, colour, cv::FILLED, cv::LINE_AA);
       last = here;
       has_last = true;
     }
-    double legend_phase = 0;
-    Segment(canvas, cv::Point2d(legend, top - 10), cv::Point2d(legend + 22, top - 10), colour, 2,
-            series.dashed, legend_phase);
-    Text(canvas, series.name, legend + 27, top - 6, kTextScale, kBlack);
-    legend += 27 + WidthOf(series.name, kTextScale) + 18;
   }
-  cv::line(canvas, {left, bottom}, {right, bottom}, kGrey);
-  cv::line(canvas, {left, top}, {left, bottom}, kGrey);
-  Text(canvas, chart.title, left, 24, kTitleScale, kBlack);
-  Text(canvas, chart.x_label, (left + right - WidthOf(chart.x_label, kTextScale)) / 2, bottom + 36,
-       kTextScale, kGrey);
-  TextUpwards(canvas, chart.y_label, 6, (top + bottom) / 2);
-}
+
+  void DrawFrame() {
+    cv::line(canvas_, {left(), bottom()}, {right(), bottom()}, kGrey);
+    cv::line(canvas_, {left(), top()}, {left(), bottom()}, kGrey);
+    Text(canvas_, chart_.title, left(), 24, kTitleScale, kBlack);
+    Text(canvas_, chart_.x_label, (left() + right() - WidthOf(chart_.x_label, kTextScale)) / 2,
+         bottom() + 36, kTextScale, kGrey);
+    TextUpwards(canvas_, chart_.y_label, 6, (top() + bottom()) / 2);
+  }
+
+  const Chart& chart_;
+  cv::Mat canvas_;  // shares its pixels with the caller's
+  Axis x_, y_;
+};
 
 }  // namespace
 
@@ -246,7 +284,7 @@ image::RgbImage DrawCharts(absl::Span<const Chart> charts, int width, int height
   try {
     cv::Mat canvas(out.height, out.width, CV_8UC3, out.rgb.data());
     for (size_t i = 0; i < count; ++i) {
-      DrawOne(charts[i], canvas(cv::Rect(0, static_cast<int>(i) * height, width, height)));
+      Drawing(charts[i], canvas(cv::Rect(0, static_cast<int>(i) * height, width, height))).Draw();
     }
   } catch (const cv::Exception&) {
     // What stands so far is returned.
