@@ -72,7 +72,7 @@ def test_a_stream_is_timed_by_the_client(chord):
     assert run["ttft_seconds"]["p50"] <= run["total_seconds"]["p50"]
 
 
-def test_a_sweep_is_a_table_and_a_image(chord, tmp_path):
+def test_a_sweep_is_a_table_and_an_image(chord, tmp_path):
     plot = tmp_path / "plot.png"
     done = bench(DEMO, *endpoint(chord, False), "--rate", "1,2", "--duration", 1.5, "--warmup", 0, "--plot", plot)
     text = done.stdout.decode()

@@ -139,7 +139,7 @@ def test_messages_of_many_small_fields_are_refused_before_they_take_memory(chord
     assert chord.memory("gateway", "VmHWM") - before < 64 * MIB
 
 
-def test_a_image_in_small_chunks_costs_no_more_than_in_large_ones(chord):
+def test_an_image_in_small_chunks_costs_no_more_than_in_large_ones(chord):
     """A header that never ends, looked at again with each chunk, would take half a minute here."""
     comments = b"\xff\xd8\xff\xe0\x00\x02" + b"\xff\xfe\x00\x02" * 300_000
     before = cpu_seconds(chord, "gateway")
@@ -150,7 +150,7 @@ def test_a_image_in_small_chunks_costs_no_more_than_in_large_ones(chord):
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_a_image_may_come_in_chunks_of_any_size(chord, size):
+def test_an_image_may_come_in_chunks_of_any_size(chord, size):
     small = GOOD if size == 1000 else base64.b64decode(
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC")
     assert upload(chord, len(small), cut(small, size)).image_id

@@ -259,7 +259,7 @@ def test_forged_encodes_are_refused_before_a_byte_of_the_image(peers):
         assert reason_of(encode, peers, *parts) == "BODY_MALFORMED", parts
 
 
-def test_a_image_that_is_not_what_its_plan_says(peers):
+def test_an_image_that_is_not_what_its_plan_says(peers):
     ticket = peers.ticket()
     call = peers.decode(ticket)
     parts = [encode_header(peers, ticket, frame=PLAN), encode_pb2.EncodeRequest(image_chunk=GOOD)]

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::grounding {
 namespace {
@@ -236,7 +237,7 @@ TEST(ConfidenceFileTest, RefusesWhatIsNotAMap) {
     const auto map = ParseConfidenceMap(bad);
     ASSERT_FALSE(map.ok()) << change[0].second;
     EXPECT_THAT(std::string(map.status().message()), HasSubstr(why));
-    EXPECT_EQ(ErrorReason(map.status()), "CHECKPOINT_INVALID");
+    EXPECT_THAT(map.status(), HasReason(Reason::kCheckpointInvalid));
   }
   for (const char* text : {"", "[]", "{}", "null", "{\"version\": NaN}"}) {
     EXPECT_FALSE(ParseConfidenceMap(text).ok()) << text;

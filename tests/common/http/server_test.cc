@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/http/operational.h"
+#include "tests/support/has_reason.h"
 #include "tests/support/raw_http.h"
 
 namespace chord::http {
@@ -357,14 +358,12 @@ TEST_F(ServerTest, SeveralBodiesOfOneClientHaveHalfOfTheRoom) {
 TEST_F(ServerTest, ABodyThatStopsIsCutOffHoweverFastItBegan) {
   Server::Options options;
   options.body_grace = absl::Milliseconds(200);
+  options.min_bytes_per_second = 1000;  // 90 s for all of it, far longer than Read waits
   StartServer(options);
   RawHttp client(port());
-  const absl::Time begun = absl::Now();
   ASSERT_TRUE(client.Send(absl::StrCat("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 90001",
                                        "\r\n\r\n", std::string(90'000, 'x'))));
   ExpectProblem(client.Read(), 408, "REQUEST_TIMEOUT");
-  // All of it at 16 KiB a second would have had 5.5 s.
-  EXPECT_LT(absl::Now() - begun, absl::Seconds(4));
 }
 
 TEST_F(ServerTest, TellsUnknownRoutesAndMethodsApart) {
@@ -692,7 +691,7 @@ TEST_F(ServerTest, RefusesAnAddressThatIsTaken) {
   options.address = absl::StrCat("127.0.0.1:", port());
   const auto second = Server::Start(options, {});
   ASSERT_FALSE(second.ok());
-  EXPECT_EQ(ErrorReason(second.status()), "CONFIG_INVALID");
+  EXPECT_THAT(second.status(), HasReason(Reason::kConfigInvalid));
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("in use"));
   for (const char* bad : {"", "nonsense", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "[::1:80",
                           "203.0.113.1:80"}) {

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::image {
 namespace {
@@ -44,7 +45,7 @@ TEST(SmartResizeTest, EqualsTheReference) {
     ASSERT_TRUE(size.ok());
     EXPECT_EQ(*size, (Size{r.out_width, r.out_height})) << r.height << "x" << r.width;
   }
-  EXPECT_EQ(ErrorReason(SmartResize({2801, 14}, {}).status()), "IMAGE_ASPECT_RATIO");
+  EXPECT_THAT(SmartResize({2801, 14}, {}).status(), HasReason(Reason::kImageAspectRatio));
 }
 
 TEST(SmartResizeTest, StaysInsideItsBoundsAndOnTheGrid) {
@@ -80,9 +81,9 @@ TEST(SmartResizeTest, RefusesSettingsThatMakeNoSense) {
                                  {.min_pixels = 0},
                                  {.min_pixels = 100, .max_pixels = 99},
                                  {.min_pixels = INT64_MAX, .max_pixels = INT64_MAX}}) {
-    EXPECT_EQ(ErrorReason(SmartResize({100, 100}, g).status()), "CONFIG_INVALID");
+    EXPECT_THAT(SmartResize({100, 100}, g).status(), HasReason(Reason::kConfigInvalid));
   }
-  EXPECT_EQ(ErrorReason(SmartResize({0, 10}, {}).status()), "IMAGE_ZERO_SIDE");
+  EXPECT_THAT(SmartResize({0, 10}, {}).status(), HasReason(Reason::kImageZeroSide));
 }
 
 TEST(FramePlanTest, DerivesEverySizeFromTheHeader) {
@@ -100,8 +101,8 @@ TEST(FramePlanTest, DerivesEverySizeFromTheHeader) {
 
 TEST(FramePlanTest, RefusesMoreTokensThanAllowed) {
   EXPECT_TRUE(PlanFrame(Stored(1024, 768), {.max_pixels = 12845056}, 999).ok());
-  EXPECT_EQ(ErrorReason(PlanFrame(Stored(1024, 768), {.max_pixels = 12845056}, 998).status()),
-            "IMAGE_TOO_LARGE");
+  EXPECT_THAT(PlanFrame(Stored(1024, 768), {.max_pixels = 12845056}, 998).status(),
+              HasReason(Reason::kImageTooLarge));
 }
 
 TEST(FramePlanTest, VerifiesItsOwnPlansAndNoOthers) {

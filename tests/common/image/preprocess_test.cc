@@ -129,7 +129,7 @@ TEST(ResizeTest, OnlyPillowTurnsItsPassesForTallImagesThatBecomeLower) {
   EXPECT_EQ(Resize(tall, lower, ResizeMode::kTorch).rgb, across_first(lower, ResizeMode::kTorch));
 }
 
-TEST(ResizeTest, LeavesAImageOfTheRightSizeAlone) {
+TEST(ResizeTest, LeavesAnImageOfTheRightSizeAlone) {
   const RgbImage image = Noise(28, 56);
   EXPECT_EQ(Resize(image, {28, 56}, ResizeMode::kTorch).rgb, image.rgb);
 }

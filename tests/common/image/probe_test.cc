@@ -5,6 +5,7 @@
 #include "common/base/errors.h"
 #include "common/image/image.h"
 #include "tests/common/image/test_images.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::image {
 namespace {
@@ -44,20 +45,20 @@ TEST(SniffTest, NamesTheFormatsItRefuses) {
   };
   for (const auto& [bytes, name] : cases) {
     const auto format = Sniff(bytes);
-    EXPECT_EQ(ErrorReason(format.status()), "IMAGE_FORMAT_UNSUPPORTED") << name;
+    EXPECT_THAT(format.status(), HasReason(Reason::kImageFormatUnsupported)) << name;
     EXPECT_THAT(std::string(format.status().message()), ::testing::StartsWith(name + " "));
   }
 }
 
 TEST(SniffTest, RefusesWhatIsNoImage) {
-  EXPECT_EQ(ErrorReason(Sniff("").status()), "IMAGE_EMPTY");
+  EXPECT_THAT(Sniff("").status(), HasReason(Reason::kImageEmpty));
   const std::string zeros(64, '\0');
   for (const std::string& bytes :
        {std::string("MZ\x90"), std::string("hello"), std::string("BM"), std::string("RIFF"),
         "RIFF" + Le32(100) + "WAVE", zeros, std::string("<html><svg></svg></html>"),
         Be32(24) + "ftypisom" + Be32(0) + "mp42", std::string("\xff\xd8"),
         std::string("\x89PNG\r\n")}) {
-    EXPECT_EQ(ErrorReason(Sniff(bytes).status()), "IMAGE_FORMAT_UNKNOWN") << bytes;
+    EXPECT_THAT(Sniff(bytes).status(), HasReason(Reason::kImageFormatUnknown)) << bytes;
   }
 }
 
@@ -177,13 +178,13 @@ TEST(ProbeTest, BoundsMetadataByTheLimitItIsGiven) {
   const std::string bytes = Png(Noise(4, 4), PngChunk("eXIf", std::string(1000, 'x')));
   EXPECT_TRUE(Probe(bytes, {.max_metadata_bytes = 1000}).ok());
   const absl::Status refused = Probe(bytes, {.max_metadata_bytes = 999}).status();
-  EXPECT_EQ(ErrorReason(refused), "IMAGE_METADATA_TOO_LARGE");
+  EXPECT_THAT(refused, HasReason(Reason::kImageMetadataTooLarge));
   const std::string over(limits::kCeilingImageMetadataBytes + 1, 'x');
-  EXPECT_EQ(ErrorReason(Probe(Png(Noise(4, 4), PngChunk("eXIf", over)),
-                              {.max_bytes = limits::kCeilingImageBytes,
-                               .max_metadata_bytes = limits::kCeilingImageMetadataBytes * 2})
-                            .status()),
-            "IMAGE_METADATA_TOO_LARGE");
+  EXPECT_THAT(Probe(Png(Noise(4, 4), PngChunk("eXIf", over)),
+                    {.max_bytes = limits::kCeilingImageBytes,
+                     .max_metadata_bytes = limits::kCeilingImageMetadataBytes * 2})
+                  .status(),
+              HasReason(Reason::kImageMetadataTooLarge));
 }
 
 TEST(ProbeTest, TakesWhatA50MegapixelPhoneWrites) {

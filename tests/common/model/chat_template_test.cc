@@ -11,6 +11,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::model {
 namespace {
@@ -156,13 +157,13 @@ TEST_F(ChatTemplateTest, RefusesFilesThatAreNone) {
   for (const char* name : {"chat_template.json", "chat_template.jinja", "tokenizer_config.json"}) {
     const std::string path = dir_ + "/" + name;
     ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
-    EXPECT_EQ(ErrorReason(Load().status()), "CHECKPOINT_INVALID") << name;
+    EXPECT_THAT(Load().status(), HasReason(Reason::kCheckpointInvalid)) << name;
     std::filesystem::remove(path);
     std::filesystem::create_symlink(name, path);  // to itself
-    EXPECT_EQ(ErrorReason(Load().status()), "CHECKPOINT_INVALID") << name;
+    EXPECT_THAT(Load().status(), HasReason(Reason::kCheckpointInvalid)) << name;
     std::filesystem::remove(path);
     Write(name, "{\"chat_template\": " + std::string(1 << 20, '['));
-    EXPECT_EQ(ErrorReason(Load().status()), "CHECKPOINT_INVALID") << name;
+    EXPECT_THAT(Load().status(), HasReason(Reason::kCheckpointInvalid)) << name;
     std::filesystem::remove(path);
   }
 }
@@ -190,7 +191,7 @@ TEST_F(ChatTemplateTest, RefusesTemplatesThatCannotServe) {
   };
   for (const auto& [from, to] : edits) {
     const auto chat = LoadJinja(absl::StrReplaceAll(kPublished, {{from, to}}));
-    EXPECT_EQ(ErrorReason(chat.status()), "CHECKPOINT_INVALID") << to;
+    EXPECT_THAT(chat.status(), HasReason(Reason::kCheckpointInvalid)) << to;
   }
   EXPECT_THAT(std::string(LoadJinja("{{ x | xmlattr }}").status().message()),
               HasSubstr("line 1: the filter \"xmlattr\""));
@@ -243,14 +244,14 @@ TEST_F(ChatTemplateTest, SaysWhyTheTemplateRefusesAConversation) {
   ASSERT_TRUE(chat.ok()) << chat.status();
   const std::vector<Message> messages = {{"system", {"x"}}};
   const auto text = chat->Render(messages);
-  EXPECT_EQ(ErrorReason(text.status()), "PARAMETER_INVALID");
+  EXPECT_THAT(text.status(), HasReason(Reason::kParameterInvalid));
   EXPECT_THAT(std::string(text.status().message()), HasSubstr("No system text"));
 }
 
 TEST_F(ChatTemplateTest, SaysWhereItLookedWhenThereIsNone) {
   Write("tokenizer_config.json", "{}");
   const auto chat = Load();
-  EXPECT_EQ(ErrorReason(chat.status()), "CHECKPOINT_INVALID");
+  EXPECT_THAT(chat.status(), HasReason(Reason::kCheckpointInvalid));
   for (const char* name : {"chat_template.jinja", "chat_template.json", "tokenizer_config.json"}) {
     EXPECT_THAT(std::string(chat.status().message()), HasSubstr(name));
   }
@@ -260,7 +261,7 @@ TEST_F(ChatTemplateTest, RefusesFilesOfTheWrongShape) {
   for (const char* content : {"", "[", "[]", "{\"chat_template\": 7}", "{\"chat_template\": [3]}",
                               "{\"chat_template\": \"{{\"}", "{\"chat_template\": \"\"}"}) {
     Write("chat_template.json", content);
-    EXPECT_EQ(ErrorReason(Load().status()), "CHECKPOINT_INVALID") << content;
+    EXPECT_THAT(Load().status(), HasReason(Reason::kCheckpointInvalid)) << content;
   }
 }
 

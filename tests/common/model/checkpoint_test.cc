@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/errors.h"
 #include "tests/common/model/model_folder.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::model {
 namespace {
@@ -20,7 +21,7 @@ using testing::IsEmpty;
 
 void ExpectInvalid(const absl::Status& status, absl::string_view why) {
   ASSERT_FALSE(status.ok()) << "accepted; expected: " << why;
-  EXPECT_EQ(ErrorReason(status), "CHECKPOINT_INVALID");
+  EXPECT_THAT(status, HasReason(Reason::kCheckpointInvalid));
   EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(why)));
 }
 void ExpectOpenFails(const TempFolder& folder, absl::string_view why) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_replace.h"
 #include "common/base/errors.h"
 #include "tests/common/model/model_folder.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::model {
 namespace {
@@ -36,7 +37,7 @@ ModelConfig MustParse(const std::string& config) {
 void ExpectRefused(const ConfigTexts& texts, absl::string_view why) {
   const auto config = ParseModelConfig(texts);
   ASSERT_FALSE(config.ok()) << "accepted; expected: " << why;
-  EXPECT_EQ(ErrorReason(config.status()), "CHECKPOINT_INVALID");
+  EXPECT_THAT(config.status(), HasReason(Reason::kCheckpointInvalid));
   EXPECT_THAT(std::string(config.status().message()), HasSubstr(std::string(why)));
 }
 void ExpectRefused(const std::string& config, absl::string_view why) {

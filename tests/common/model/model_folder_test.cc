@@ -11,6 +11,7 @@
 #include "common/model/tokenizer.h"
 #include "common/model/weight_files.h"
 #include "tests/common/model/model_folder.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::model {
 namespace {
@@ -21,7 +22,7 @@ using ::testing::HasSubstr;
 const std::string kNano = std::string(CHORD_SOURCE_DIR) + "/models/chord-nano";
 
 void ExpectRefused(const absl::Status& status, const std::string& message) {
-  EXPECT_EQ(ErrorReason(status), "CHECKPOINT_INVALID") << status;
+  EXPECT_THAT(status, HasReason(Reason::kCheckpointInvalid)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr(message));
 }
 

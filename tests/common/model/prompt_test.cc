@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::model {
 namespace {
@@ -96,17 +97,16 @@ TEST(EncodePromptTest, UserTextNeverBecomesAddedTokens) {
 }
 
 TEST(EncodePromptTest, RefusesConversationsThatDoNotMatchTheImages) {
-  EXPECT_EQ(ErrorReason(Encode({{"user", {ImagePart{0}}}}).status()), "PARAMETER_INVALID");
-  EXPECT_EQ(ErrorReason(Encode({{"user", {"x"}}}, {{4, 4}}).status()), "PARAMETER_INVALID");
-  EXPECT_EQ(ErrorReason(Encode({{"user", {ImagePart{0}, ImagePart{0}}}}, {{4, 4}}).status()),
-            "PARAMETER_INVALID");
-  EXPECT_EQ(ErrorReason(Encode({{"user", {ImagePart{-1}}}}, {{4, 4}}).status()),
-            "PARAMETER_INVALID");
-  EXPECT_EQ(
-      ErrorReason(Encode({{"user", {ImagePart{1}, ImagePart{0}}}}, {{4, 4}, {4, 4}}).status()),
-      "PARAMETER_INVALID");
-  EXPECT_EQ(ErrorReason(Encode({{"tool", {"x"}}}).status()), "PARAMETER_INVALID");
-  EXPECT_EQ(ErrorReason(Encode({}).status()), "PARAMETER_INVALID");
+  EXPECT_THAT(Encode({{"user", {ImagePart{0}}}}).status(), HasReason(Reason::kParameterInvalid));
+  EXPECT_THAT(Encode({{"user", {"x"}}}, {{4, 4}}).status(), HasReason(Reason::kParameterInvalid));
+  EXPECT_THAT(Encode({{"user", {ImagePart{0}, ImagePart{0}}}}, {{4, 4}}).status(),
+              HasReason(Reason::kParameterInvalid));
+  EXPECT_THAT(Encode({{"user", {ImagePart{-1}}}}, {{4, 4}}).status(),
+              HasReason(Reason::kParameterInvalid));
+  EXPECT_THAT(Encode({{"user", {ImagePart{1}, ImagePart{0}}}}, {{4, 4}, {4, 4}}).status(),
+              HasReason(Reason::kParameterInvalid));
+  EXPECT_THAT(Encode({{"tool", {"x"}}}).status(), HasReason(Reason::kParameterInvalid));
+  EXPECT_THAT(Encode({}).status(), HasReason(Reason::kParameterInvalid));
 }
 
 TEST(EncodePromptTest, RefusesGridsThatCannotBe) {
@@ -120,8 +120,8 @@ TEST(EncodePromptTest, RefusesAConfigThatNamesAnotherImageToken) {
   ModelConfig config = NanoConfig();
   config.image_token_id = 151655;
   const std::vector<Message> messages = {{"user", {"x"}}};
-  EXPECT_EQ(ErrorReason(EncodePrompt(NanoChat(), Nano(), config, messages, {}).status()),
-            "CHECKPOINT_INVALID");
+  EXPECT_THAT(EncodePrompt(NanoChat(), Nano(), config, messages, {}).status(),
+              HasReason(Reason::kCheckpointInvalid));
 }
 
 // A template may write its special tokens in parts; a user's text beside them stays text.
@@ -150,7 +150,7 @@ TEST(EncodePromptTest, RefusesTemplatesThatDropAnImage) {
   for (const auto& status :
        {EncodePrompt(*chat, Nano(), NanoConfig(), none, {}).status(),
         EncodePrompt(*chat, Nano(), NanoConfig(), two, {{4, 4}, {4, 4}}).status()}) {
-    EXPECT_EQ(ErrorReason(status), "CHECKPOINT_INVALID");
+    EXPECT_THAT(status, HasReason(Reason::kCheckpointInvalid));
   }
 }
 

@@ -17,6 +17,7 @@
 #include "common/base/errors.h"
 #include "common/base/limits.h"
 #include "tests/common/model/model_folder.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::model {
 namespace {
@@ -36,7 +37,7 @@ absl::StatusOr<SafetensorsHeader> ParseHeader(absl::string_view header, size_t d
 
 void ExpectRefused(const absl::StatusOr<SafetensorsHeader>& parsed, absl::string_view why) {
   ASSERT_FALSE(parsed.ok()) << "accepted; expected: " << why;
-  EXPECT_EQ(ErrorReason(parsed.status()), "CHECKPOINT_INVALID");
+  EXPECT_THAT(parsed.status(), HasReason(Reason::kCheckpointInvalid));
   EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(std::string(why)));
 }
 
@@ -327,7 +328,7 @@ TEST(WriteSafetensorsTest, AFailureLeavesNoFileAndKeepsTheOldOne) {
   folder.Write("x.safetensors", "old");
   const auto refused = [&](std::vector<NamedTensor> tensors) {
     const absl::Status status = WriteSafetensors(path, tensors);
-    EXPECT_EQ(ErrorReason(status), "FILE_NOT_WRITTEN") << status;
+    EXPECT_THAT(status, HasReason(Reason::kFileNotWritten)) << status;
   };
   refused({Tensor("a", DType::kFloat32, {2}, four)});
   refused({Tensor("a", DType::kFloat32, {-1}, four)});
@@ -338,10 +339,10 @@ TEST(WriteSafetensorsTest, AFailureLeavesNoFileAndKeepsTheOldOne) {
   refused({Tensor("a", DType::kFloat32, {1}, four), Tensor("a", DType::kFloat32, {1}, four)});
   refused({Tensor("a", DType::kFloat32, {int64_t{1} << 62, 8}, four)});
   EXPECT_EQ(ReadFile(path), "old");
-  EXPECT_EQ(ErrorReason(WriteSafetensors(folder.File("no/such.safetensors"), {})),
-            "FILE_NOT_WRITTEN");
+  EXPECT_THAT(WriteSafetensors(folder.File("no/such.safetensors"), {}),
+              HasReason(Reason::kFileNotWritten));
   std::filesystem::create_directory(folder.File("taken"));
-  EXPECT_EQ(ErrorReason(WriteSafetensors(folder.File("taken"), {})), "FILE_NOT_WRITTEN");
+  EXPECT_THAT(WriteSafetensors(folder.File("taken"), {}), HasReason(Reason::kFileNotWritten));
   int entries = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
     entries += entry.exists() ? 1 : 0;

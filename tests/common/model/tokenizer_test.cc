@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/model/pretokenize.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::model {
 namespace {
@@ -315,7 +316,7 @@ TEST(TokenizerFileTest, RefusesOtherPipelines) {
   };
   for (const auto& [word, change] : changes) {
     const absl::Status status = ParseChanged(change);
-    EXPECT_EQ(ErrorReason(status), "CHECKPOINT_INVALID") << word;
+    EXPECT_THAT(status, HasReason(Reason::kCheckpointInvalid)) << word;
     EXPECT_THAT(std::string(status.message()), HasSubstr(word));
   }
 }
@@ -367,7 +368,7 @@ TEST(TokenizerFileTest, NamesThePostProcessorThatAddsTokens) {
   };
   for (const auto& [post, message] : cases) {
     const absl::Status status = ParseChanged([&](json& f) { f["post_processor"] = post; });
-    EXPECT_EQ(ErrorReason(status), "CHECKPOINT_INVALID") << post;
+    EXPECT_THAT(status, HasReason(Reason::kCheckpointInvalid)) << post;
     EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(message));
   }
   json deep = adds;
@@ -417,7 +418,7 @@ TEST(TokenizerFileTest, RefusesContradictionsAndWrongTypes) {
       [](json& f) { f["added_tokens"][0]["content"] = "a"; },
   };
   for (size_t i = 0; i < changes.size(); ++i) {
-    EXPECT_EQ(ErrorReason(ParseChanged(changes[i])), "CHECKPOINT_INVALID") << i;
+    EXPECT_THAT(ParseChanged(changes[i]), HasReason(Reason::kCheckpointInvalid)) << i;
   }
 }
 
@@ -439,25 +440,25 @@ TEST(TokenizerFileTest, RefusesDuplicateKeysAndNesting) {
 TEST(TokenizerFileTest, RefusesTheFileCutAnywhere) {
   const std::string file = NanoJson().dump();
   for (size_t n = 0; n < file.size(); n += 1 + file.size() / 61) {
-    EXPECT_EQ(ErrorReason(Tokenizer::Parse(absl::string_view(file).substr(0, n)).status()),
-              "CHECKPOINT_INVALID");
+    EXPECT_THAT(Tokenizer::Parse(absl::string_view(file).substr(0, n)).status(),
+                HasReason(Reason::kCheckpointInvalid));
   }
 }
 
 TEST(TokenizerFileTest, RefusesWhatStandsBehindANul) {
   const std::string file = NanoJson().dump() + std::string("\0{}", 3);
-  EXPECT_EQ(ErrorReason(Tokenizer::Parse(file).status()), "CHECKPOINT_INVALID");
+  EXPECT_THAT(Tokenizer::Parse(file).status(), HasReason(Reason::kCheckpointInvalid));
 }
 
 TEST(TokenizerFileTest, NamesTheFileThatCannotBeRead) {
   const auto missing = Tokenizer::Load("/nonexistent/tokenizer.json");
-  EXPECT_EQ(ErrorReason(missing.status()), "CHECKPOINT_INVALID");
+  EXPECT_THAT(missing.status(), HasReason(Reason::kCheckpointInvalid));
   EXPECT_THAT(std::string(missing.status().message()), HasSubstr("/nonexistent/tokenizer.json"));
-  EXPECT_EQ(ErrorReason(Tokenizer::Load("/").status()), "CHECKPOINT_INVALID");
+  EXPECT_THAT(Tokenizer::Load("/").status(), HasReason(Reason::kCheckpointInvalid));
   const std::string pipe = ::testing::TempDir() + "/tokenizer_pipe.json";
   std::filesystem::remove(pipe);
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
-  EXPECT_EQ(ErrorReason(Tokenizer::Load(pipe).status()), "CHECKPOINT_INVALID");
+  EXPECT_THAT(Tokenizer::Load(pipe).status(), HasReason(Reason::kCheckpointInvalid));
   std::filesystem::remove(pipe);
 }
 

@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::cli {
 namespace {
@@ -42,11 +43,11 @@ TEST_F(FilesTest, WritesAndReadsWholeFiles) {
 TEST_F(FilesTest, AFileThatCannotBeWrittenStaysAsItIs) {
   ASSERT_TRUE(WriteWhole(Path("x"), "old").ok());
   for (const std::string& path : {Path("none/x"), dir_.string(), std::string("/proc/none")}) {
-    EXPECT_EQ(ErrorReason(CheckWritable(path)), "FILE_NOT_WRITTEN") << path;
-    EXPECT_EQ(ErrorReason(WriteWhole(path, "new")), "FILE_NOT_WRITTEN") << path;
+    EXPECT_THAT(CheckWritable(path), HasReason(Reason::kFileNotWritten)) << path;
+    EXPECT_THAT(WriteWhole(path, "new"), HasReason(Reason::kFileNotWritten)) << path;
   }
   EXPECT_TRUE(absl::StrContains(CheckWritable(Path("none/x")).message(), "No such file"));
-  EXPECT_EQ(ErrorReason(WriteWhole("/dev/full", "new")), "FILE_NOT_WRITTEN");
+  EXPECT_THAT(WriteWhole("/dev/full", "new"), HasReason(Reason::kFileNotWritten));
   EXPECT_EQ(*ReadWhole(Path("x"), 10), "old");
   EXPECT_EQ(Count(), 1u);
 }

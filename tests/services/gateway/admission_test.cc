@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::gateway {
 namespace {
@@ -23,10 +24,10 @@ TEST(Admission, LimitsAllAndEachClient) {
     slots.push_back(*std::move(slot));
   }
   EXPECT_EQ(Reason(admission.Enter("c", 1)), "OVERLOADED");
-  EXPECT_EQ(ErrorReason(admission.Check("c")), "OVERLOADED");
+  EXPECT_THAT(admission.Check("c"), HasReason(Reason::kOverloaded));
   slots.pop_back();
   EXPECT_EQ(Reason(admission.Enter("a", 1)), "CLIENT_LIMIT");
-  EXPECT_EQ(ErrorReason(admission.CheckUpload("a")), "CLIENT_LIMIT");
+  EXPECT_THAT(admission.CheckUpload("a"), HasReason(Reason::kClientLimit));
   EXPECT_TRUE(admission.Enter("c", 1).ok());
   EXPECT_EQ(admission.in_flight(), 2);
   slots.clear();
@@ -63,12 +64,12 @@ TEST(Admission, CountsAnArrivingImageAsItComes) {
   EXPECT_TRUE(admission.Enter("b", 100).ok()) << "what has not come takes nothing";
   EXPECT_TRUE(first->Grow(30).ok());
   EXPECT_TRUE(second->Grow(20).ok());
-  EXPECT_EQ(ErrorReason(second->Grow(1)), "OVERLOADED") << "half of the room is for others";
+  EXPECT_THAT(second->Grow(1), HasReason(Reason::kOverloaded)) << "half of the room is for others";
   EXPECT_EQ(Reason(admission.Enter("b", 51)), "OVERLOADED");
   EXPECT_TRUE(admission.Enter("b", 50).ok());
   auto other = admission.EnterUpload("c", 0);
   EXPECT_TRUE(other->Grow(50).ok());
-  EXPECT_EQ(ErrorReason(other->Grow(1)), "OVERLOADED");
+  EXPECT_THAT(other->Grow(1), HasReason(Reason::kOverloaded));
   *second = {};
   *other = {};
   EXPECT_TRUE(first->Grow(70).ok()) << "one alone may have all";

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::gateway {
 namespace {
@@ -69,15 +70,16 @@ TEST(CheckLabels, TakesListsOfPlainTexts) {
 
 TEST(PlanPrompt, TakesExactlyOneOfPromptLabelsAndConversation) {
   GroundInput input;
-  EXPECT_EQ(ErrorReason(PlanPrompt(input, PromptWrapper::kNone, 100).status()), "PROMPT_EMPTY");
+  EXPECT_THAT(PlanPrompt(input, PromptWrapper::kNone, 100).status(),
+              HasReason(Reason::kPromptEmpty));
   input.prompt = "the cup";
   auto plan = PlanPrompt(input, PromptWrapper::kNone, 100);
   ASSERT_TRUE(plan.ok());
   EXPECT_EQ(plan->text, "the cup");
   EXPECT_TRUE(plan->grammar);
   input.labels = {"cup", "plate"};
-  EXPECT_EQ(ErrorReason(PlanPrompt(input, PromptWrapper::kNone, 100).status()),
-            "PARAMETER_INVALID");
+  EXPECT_THAT(PlanPrompt(input, PromptWrapper::kNone, 100).status(),
+              HasReason(Reason::kParameterInvalid));
   input.prompt.clear();
   EXPECT_EQ(PlanPrompt(input, PromptWrapper::kNone, 100)->text, "all cup, plate");
   EXPECT_THAT(PlanPrompt(input, PromptWrapper::kJson, 100)->text, HasSubstr("cup, plate"));

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::gateway {
 namespace {
@@ -93,7 +94,7 @@ TEST(LoadChordFile, IsOptionalAndChecked) {
   EXPECT_EQ(good->name, "nano");
   EXPECT_EQ(good->wrapper, PromptWrapper::kNone);
   for (const char* bad : {"", "[]", "{", R"({"name": 1})", R"({"prompt_wrapper": "xml"})"}) {
-    EXPECT_EQ(ErrorReason(load(bad).status()), "CHECKPOINT_INVALID") << bad;
+    EXPECT_THAT(load(bad).status(), HasReason(Reason::kCheckpointInvalid)) << bad;
   }
   std::filesystem::remove_all(dir);
 }

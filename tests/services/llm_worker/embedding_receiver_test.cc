@@ -8,6 +8,7 @@
 #include "common/base/crc32c.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::llm_worker {
 namespace {
@@ -135,7 +136,7 @@ TEST_F(EmbeddingReceiverTest, RefusesASecondPushAndLeavesTheFirstAlone) {
   Reserve();
   auto first = Begin(Header());
   ASSERT_TRUE(first.ok());
-  EXPECT_EQ(ErrorReason(Begin(Header()).status()), "TICKET_REUSED");
+  EXPECT_THAT(Begin(Header()).status(), HasReason(Reason::kTicketReused));
   EXPECT_TRUE(Chunk(**first, 0, std::string(kBytes, '\0')).ok());
   EXPECT_TRUE((*first)->Finish().ok());
 }
@@ -178,14 +179,14 @@ TEST_F(EmbeddingReceiverTest, RefusesAChunkThatComesTwice) {
   Reserve();
   auto receiver = Begin(Header());
   ASSERT_TRUE(Chunk(**receiver, 0, std::string(8, '\0')).ok());
-  EXPECT_EQ(ErrorReason(Chunk(**receiver, 0, std::string(8, '\0'))), "EMBEDDING_MISMATCH");
+  EXPECT_THAT(Chunk(**receiver, 0, std::string(8, '\0')), HasReason(Reason::kEmbeddingMismatch));
 }
 
 TEST_F(EmbeddingReceiverTest, MissingBytesEndTheRequest) {
   Reserve();
   auto receiver = Begin(Header());
   ASSERT_TRUE(Chunk(**receiver, 0, std::string(kBytes - 1, '\0')).ok());
-  EXPECT_EQ(ErrorReason((*receiver)->Finish()), "EMBEDDING_MISMATCH");
+  EXPECT_THAT((*receiver)->Finish(), HasReason(Reason::kEmbeddingMismatch));
   EXPECT_EQ(RequestsEnd(), "EMBEDDING_MISMATCH");
 }
 
@@ -203,7 +204,7 @@ TEST_F(EmbeddingReceiverTest, StopsAtTheNextChunkOfACancelledTicket) {
   ASSERT_TRUE(Chunk(**receiver, 0, std::string(8, '\0')).ok());
   ticket_->Cancel(errors::Cancelled());
   EXPECT_EQ(ticket_->state(), TicketState::kCancelPending);
-  EXPECT_EQ(ErrorReason(Chunk(**receiver, 8, std::string(8, '\0'))), "CANCELLED");
+  EXPECT_THAT(Chunk(**receiver, 8, std::string(8, '\0')), HasReason(Reason::kCancelled));
   EXPECT_EQ(ticket_->state(), TicketState::kCancelled);
 }
 

@@ -14,7 +14,7 @@ def test_known_rows_keep_their_place():
     assert (kinds[0x1F989].en[0], kinds[0x1F989].zh, kinds[0x1F989].subgroup) == ("owl", "猫头鹰", "animal-bird")
 
 
-def test_the_font_has_a_image_of_every_kind(book):
+def test_the_font_has_an_image_of_every_kind(book):
     assert [k.en[0] for k in book.kinds if not k.is_shape and k.code_point not in book._font] == []
 
 

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::cli {
 namespace {
@@ -102,7 +103,7 @@ TEST(ExportFormatsTest, YoloRefusesNamesItCannotTellApart) {
   AnnotationDataset twins;
   ASSERT_TRUE(twins.Add("a.png", "p", "", SizedAnswer(4, 4)).ok());
   ASSERT_TRUE(twins.Add("a.jpg", "p", "", SizedAnswer(4, 4)).ok());
-  EXPECT_EQ(ErrorReason(RenderExport(ExportFormat::kYolo, twins).status()), "CONFIG_INVALID");
+  EXPECT_THAT(RenderExport(ExportFormat::kYolo, twins).status(), HasReason(Reason::kConfigInvalid));
   EXPECT_TRUE(RenderExport(ExportFormat::kCoco, twins).ok());
 }
 
@@ -135,8 +136,9 @@ TEST(ExportFormatsTest, IllFormedTextIsReplaced) {
 TEST(AnnotationDatasetTest, RefusesAFileOfTwoSizesAndAnAnswerWithoutOne) {
   AnnotationDataset dataset;
   ASSERT_TRUE(dataset.Add("a.png", "p", "", SizedAnswer(4, 4)).ok());
-  EXPECT_EQ(ErrorReason(dataset.Add("a.png", "q", "", SizedAnswer(4, 5))), "CONFIG_INVALID");
-  EXPECT_EQ(ErrorReason(dataset.Add("b.png", "q", "", v1::GroundResponse())), "CONFIG_INVALID");
+  EXPECT_THAT(dataset.Add("a.png", "q", "", SizedAnswer(4, 5)), HasReason(Reason::kConfigInvalid));
+  EXPECT_THAT(dataset.Add("b.png", "q", "", v1::GroundResponse()),
+              HasReason(Reason::kConfigInvalid));
 }
 
 TEST(ExportFormatsTest, KnowsItsNames) {

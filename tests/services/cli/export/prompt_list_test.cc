@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::cli {
 namespace {
@@ -36,7 +37,7 @@ TEST(PromptListTest, RefusesWhatIsNoListAndNamesTheLine) {
                {many, "Line 1001 "}};
   for (const auto& row : cases) {
     const auto list = ParsePromptList(row.text);
-    EXPECT_EQ(ErrorReason(list.status()), "CONFIG_INVALID");
+    EXPECT_THAT(list.status(), HasReason(Reason::kConfigInvalid));
     EXPECT_THAT(std::string(list.status().message()), testing::HasSubstr(row.message));
   }
 }

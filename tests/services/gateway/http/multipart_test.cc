@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::http {
 namespace {
@@ -22,7 +23,7 @@ std::string Field(absl::string_view name, absl::string_view body) {
 void ExpectRefused(absl::string_view body, absl::string_view boundary = "b") {
   const auto parts = ParseMultipart(body, boundary);
   ASSERT_FALSE(parts.ok()) << body.substr(0, 200);
-  EXPECT_EQ(ErrorReason(parts.status()), "BODY_MALFORMED");
+  EXPECT_THAT(parts.status(), HasReason(Reason::kBodyMalformed));
 }
 
 TEST(Multipart, SplitsFieldsWithoutCopyingThem) {

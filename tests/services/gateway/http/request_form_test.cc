@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::gateway {
 namespace {
@@ -82,7 +83,7 @@ TEST(GroundForm, RefusesNumbersItCannotMean) {
   }
 }
 
-TEST(GroundForm, NeverTakesAnAddressForAImage) {
+TEST(GroundForm, NeverTakesAUrlForAnImage) {
   for (const char* url : {"http://h/x.png", "HTTPS://h/x.png", "file:///etc/passwd"}) {
     EXPECT_EQ(Refusal(Json(absl::StrCat(R"({"prompt": "x", "image": ")", url, "\"}"))),
               "IMAGE_URL_REFUSED")
@@ -155,7 +156,7 @@ TEST(BatchForm, TakesAListOfRequestsEachWithItsOwnStatus) {
   EXPECT_EQ(form->items[0].tag, "a");
   EXPECT_EQ(form->items[0].form->file(), "\0\xFF"s);
   EXPECT_EQ(form->items[0].form->max_new_tokens, 5);
-  EXPECT_EQ(ErrorReason(form->items[1].form.status()), "IMAGE_URL_REFUSED");
+  EXPECT_THAT(form->items[1].form.status(), HasReason(Reason::kImageUrlRefused));
   EXPECT_EQ(form->items[2].form->prompt, "three");
 }
 
@@ -172,7 +173,7 @@ TEST(BatchForm, RefusesBodiesThatAreNoList) {
   const auto long_tag = ParseBatchForm(
       Json(absl::StrCat(R"({"requests": [{"tag": ")", std::string(65, 't'), R"("}]})")), 3);
   ASSERT_TRUE(long_tag.ok());
-  EXPECT_EQ(ErrorReason(long_tag->items[0].form.status()), "PARAMETER_INVALID");
+  EXPECT_THAT(long_tag->items[0].form.status(), HasReason(Reason::kParameterInvalid));
 }
 
 TEST(BatchForm, PairsImagesAndRequestsOfAMultipartForm) {
@@ -206,7 +207,7 @@ TEST(BatchForm, PairsImagesAndRequestsOfAMultipartForm) {
   EXPECT_EQ(BatchRefusal(Form({{"image", "1"}})), "PROMPT_MISSING");
 }
 
-TEST(UploadForm, TakesAImageAndAPin) {
+TEST(UploadForm, TakesAnImageAndAPin) {
   const http::Request form = Form({{"image", "A"}, {"pin", "true"}});
   const auto parsed = ParseUploadForm(form);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
@@ -301,7 +302,7 @@ TEST(GroundForm, TakesAnUrlencodedFollowUpRequest) {
   const auto form = ParseGroundForm(Request(
       absl::StrCat(type, "; charset=UTF-8"),
       absl::StrCat("image_id=", id, "&prompt=the+red%20cup%21+%E8%8A%B1&stream=true&session_id=")));
-  EXPECT_EQ(ErrorReason(form.status()), "PARAMETER_INVALID") << "an empty session_id";
+  EXPECT_THAT(form.status(), HasReason(Reason::kParameterInvalid)) << "an empty session_id";
   const auto good = ParseGroundForm(Request(
       type, absl::StrCat("image_id=", id, "&prompt=the+red%20cup%21+%E8%8A%B1&stream=true&")));
   ASSERT_TRUE(good.ok()) << good.status();
@@ -350,7 +351,7 @@ TEST(RequestTimeout, IsANumberOfSeconds) {
   request.fields.emplace_back("x-request-timeout", "");
   for (const char* bad : {"0", "-1", "nan", "inf", "soon", "1e7", "0.0001", "0x10", "1s"}) {
     request.fields[0].second = bad;
-    EXPECT_EQ(ErrorReason(RequestTimeout(request).status()), "PARAMETER_INVALID") << bad;
+    EXPECT_THAT(RequestTimeout(request).status(), HasReason(Reason::kParameterInvalid)) << bad;
   }
   request.fields[0].second = "2.5";
   EXPECT_EQ(**RequestTimeout(request), absl::Milliseconds(2500));
@@ -407,7 +408,7 @@ TEST(BatchForm, TakesLabelsOfEachItemOrOfAll) {
   }
   const auto both = ParseBatchForm(Form({{"image", "x"}, {"prompt", "p"}, {"labels", "a"}}), 8);
   ASSERT_TRUE(both.ok()) << both.status();
-  EXPECT_EQ(ErrorReason(both->items[0].form.status()), "PARAMETER_INVALID");
+  EXPECT_THAT(both->items[0].form.status(), HasReason(Reason::kParameterInvalid));
 }
 
 }  // namespace

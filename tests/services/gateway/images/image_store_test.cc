@@ -5,6 +5,7 @@
 #include <set>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::gateway {
 namespace {
@@ -96,22 +97,22 @@ TEST(ImageStore, PinnedOnesStayUnderPressureAndHaveHalfTheBudget) {
   ASSERT_TRUE(shelf.Put("p", 1000, 1, true, /*pin=*/true).ok());
   ASSERT_TRUE(shelf.Put("q", 1000, 1, true, /*pin=*/true).ok());
   const absl::Status third = shelf.Put("r", 1000, 11, true, /*pin=*/true);
-  EXPECT_EQ(ErrorReason(third), "IMAGE_STORE_FULL");
+  EXPECT_THAT(third, HasReason(Reason::kImageStoreFull));
   EXPECT_EQ(RetryAfter(third), absl::Seconds(90)) << "when the first pin expires";
   for (int i = 0; i < 10; ++i) {
     ASSERT_TRUE(shelf.Put(std::string(1, static_cast<char>('a' + i)), 1000, 12).ok());
   }
   EXPECT_TRUE(shelf.Has("p", 13));
   EXPECT_TRUE(shelf.Has("q", 13));
-  EXPECT_EQ(ErrorReason(shelf.store().CheckRoom(4000, false, At(14))), "IMAGE_STORE_FULL");
+  EXPECT_THAT(shelf.store().CheckRoom(4000, false, At(14)), HasReason(Reason::kImageStoreFull));
 }
 
 TEST(ImageStore, RefusesAFileThatCanNeverFitBeforeItIsTaken) {
   Shelf shelf(10'000);
-  EXPECT_EQ(ErrorReason(shelf.store().CheckRoom(10'000, false, At(0))), "IMAGE_TOO_MANY_BYTES");
-  EXPECT_EQ(ErrorReason(shelf.store().CheckRoom(5'000, true, At(0))), "IMAGE_TOO_MANY_BYTES");
+  EXPECT_THAT(shelf.store().CheckRoom(10'000, false, At(0)), HasReason(Reason::kImageTooManyBytes));
+  EXPECT_THAT(shelf.store().CheckRoom(5'000, true, At(0)), HasReason(Reason::kImageTooManyBytes));
   EXPECT_TRUE(shelf.store().CheckRoom(10'000 - kEntry, false, At(0)).ok());
-  EXPECT_EQ(ErrorReason(shelf.Put("a", 10'000, 0)), "IMAGE_TOO_MANY_BYTES");
+  EXPECT_THAT(shelf.Put("a", 10'000, 0), HasReason(Reason::kImageTooManyBytes));
   EXPECT_EQ(shelf.store().summary().bytes, 0);
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::gateway {
 namespace {
@@ -45,7 +46,7 @@ TEST(SessionStore, ANameIsOneConversationForEachImage) {
 TEST(SessionStore, TakesOneRequestAtATime) {
   SessionStore store({});
   ASSERT_TRUE(store.Begin("s", "p", At(0)).ok());
-  EXPECT_EQ(ErrorReason(store.Begin("s", "p", At(0)).status()), "SESSION_BUSY");
+  EXPECT_THAT(store.Begin("s", "p", At(0)).status(), HasReason(Reason::kSessionBusy));
   EXPECT_TRUE(store.Begin("t", "p", At(0)).ok());
   const SessionTurn turn = {"q", "a"};
   store.End("s", "p", &turn, 0, At(1));
@@ -108,7 +109,7 @@ TEST(SessionStore, IsBoundedInNumberAndTime) {
   EXPECT_EQ(Send(store, "a", "p", 14), 0);
   ASSERT_TRUE(store.Begin("x", "p", At(30)).ok());
   ASSERT_TRUE(store.Begin("y", "p", At(30)).ok());
-  EXPECT_EQ(ErrorReason(store.Begin("z", "p", At(30)).status()), "OVERLOADED");
+  EXPECT_THAT(store.Begin("z", "p", At(30)).status(), HasReason(Reason::kOverloaded));
   EXPECT_EQ(store.Sweep(At(100)), 0) << "one that is being asked does not expire";
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/errors.h"
+#include "tests/support/has_reason.h"
 
 namespace chord::gateway {
 namespace {
@@ -19,7 +20,7 @@ TEST(WorkerErrorForClient, KeepsWhatAClientCanUnderstand) {
 TEST(WorkerErrorForClient, HidesReasonsBetweenOurProcesses) {
   for (const absl::Status& status : {errors::TicketUnknown(), errors::TicketReused(),
                                      errors::EmbeddingNotFinite(), errors::PeerUnknown()}) {
-    EXPECT_EQ(ErrorReason(WorkerErrorForClient(status, "language")), "INTERNAL") << status;
+    EXPECT_THAT(WorkerErrorForClient(status, "language"), HasReason(Reason::kInternal)) << status;
   }
 }
 
@@ -93,7 +94,7 @@ TEST(JudgeFailure, BlamesTheCallThatBrokeByItself) {
 TEST(JudgeFailure, ALanguageWorkerThatTheVisionWorkerDoesNotKnowIsAvoided) {
   const WorkerFailure failure = JudgeFailure(errors::Cancelled(), errors::PeerUnknown());
   EXPECT_EQ(failure.where, WorkerFailure::Where::kLanguage);
-  EXPECT_EQ(ErrorReason(failure.status), "WORKER_UNAVAILABLE");
+  EXPECT_THAT(failure.status, HasReason(Reason::kWorkerUnavailable));
   EXPECT_TRUE(failure.worker_lost);
   EXPECT_TRUE(failure.not_known);
 }

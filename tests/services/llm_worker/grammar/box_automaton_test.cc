@@ -145,7 +145,7 @@ TEST(BoxAutomatonTest, NeverLeadsIntoANumberThatCannotBeEnded) {
   }
 }
 
-TEST(BoxAutomatonTest, TakesNoObjectInAImageWithoutRoom) {
+TEST(BoxAutomatonTest, TakesNoObjectInAnImageWithoutRoom) {
   BoxState s;
   ASSERT_TRUE(s.Step('['));
   BoxState object = s, empty = s;
