@@ -27,6 +27,7 @@ RETIRED = {
     r"so many( of)?": "the number of",
     r"housekeep(s|ing)?": "maintenance",
     r"guess(es|ed|ing)?": "draft tokens; estimate",
+    r"fates?": "action",
 }
 WORD = re.compile(r"(?<![A-Za-z])(?:" + "|".join(f"(?P<w{i}>{w})" for i, w in enumerate(RETIRED)) + r")(?![A-Za-z])", re.IGNORECASE)
 CAMEL = re.compile(r"Picture|Question|Mend(?=[A-Z]|\b)|RunLanes|Legs?(?=[A-Z]|\b)|Asker|Nobody|Whoever|Gone(?=[A-Z]|\b)|Housekeep")
