@@ -17,7 +17,7 @@ if(TARGET chord_cuda)
   option(CHORD_INSTALL_CUDA "Install libtorch_cuda and the CUDA libraries with libchord_cuda" ON)
   if(CHORD_INSTALL_CUDA)
     install(CODE "
-      execute_process(COMMAND \"${CMAKE_COMMAND}\" -DTORCH_LIB=${LIBTORCH_ROOT}/lib -DPLUGIN=$<TARGET_FILE:chord_cuda>
+      execute_process(COMMAND \"${CMAKE_COMMAND}\" -DREQUIRED=$<STREQUAL:${CHORD_CUDA},ON> -DTORCH_LIB=${LIBTORCH_ROOT}/lib -DPLUGIN=$<TARGET_FILE:chord_cuda>
         \"-DDESTINATION=\${CMAKE_INSTALL_PREFIX}/lib\" -P \"${CMAKE_SOURCE_DIR}/cmake/InstallCudaRuntime.cmake\"
         COMMAND_ERROR_IS_FATAL ANY)")
   endif()

@@ -2,8 +2,8 @@
 #
 #   cmake -DTORCH_LIB=…/torch/lib -DDESTINATION=PREFIX/lib -P cmake/InstallCudaRuntime.cmake
 #
-# Only libraries of the Python environment are copied; those of the system and the driver's libcuda stay
-# dependencies. cuDNN loads its parts by name, so all of them are taken. Fails when one is missing.
+# Libraries of the system's folders and the driver's libcuda stay dependencies. cuDNN loads its parts by name, so all of them are taken. When one is missing nothing is copied; with
+# -DREQUIRED=ON that is an error.
 cmake_minimum_required(VERSION 3.25)
 get_filename_component(_site "${TORCH_LIB}/../.." REALPATH)
 file(GLOB _folders "${_site}/nvidia/*/lib")
@@ -20,17 +20,21 @@ foreach(_name ${_both_FILENAMES})
 endforeach()
 if(_missing)
   list(JOIN _missing ", " _missing)
-  message(FATAL_ERROR "libtorch_cuda needs ${_missing}, which this environment lacks: run tools/setup.sh --gpu")
+  set(_text "libtorch_cuda needs ${_missing}, which this environment lacks: run tools/setup.sh --gpu")
+  if(REQUIRED)
+    message(FATAL_ERROR "${_text}")
+  endif()
+  message(WARNING "Installed for CPUs alone. ${_text}")
+  return()
 endif()
 set(_copied "${TORCH_LIB}/libtorch_cuda.so" "${TORCH_LIB}/libc10_cuda.so" ${_loaded_by_name})
 foreach(_library ${_resolved})
-  string(FIND "${_library}" "${_site}/" _at)
-  if(_at EQUAL 0)
+  if(NOT _library MATCHES "^/(usr/)?lib(32|64)?/")
     list(APPEND _copied "${_library}")
   endif()
 endforeach()
-# The linear algebra part of libtorch_cuda loads cuSOLVER when first asked, which Chord never does; the
-# runtime compiler is named by libtorch_cuda and so is here already.
+# The linear algebra part of libtorch_cuda (cuSOLVER) and its runtime compiler (NVRTC) are loaded when first asked
+# for, which Chord never does: they are left out.
 list(REMOVE_DUPLICATES _copied)
 set(_bytes 0)
 foreach(_library ${_copied})
