@@ -2,8 +2,8 @@
 #
 #   cmake -DTORCH_LIB=…/torch/lib -DDESTINATION=PREFIX/lib -P cmake/InstallCudaRuntime.cmake
 #
-# Libraries of the system's folders and the driver's libcuda stay dependencies. cuDNN loads its parts by name, so all of them are taken. When one is missing nothing is copied; with
-# -DREQUIRED=ON that is an error.
+# Libraries of the system's folders and the driver's libcuda stay dependencies. cuDNN loads its parts by name, so all
+# of them are taken. When one is missing nothing is copied; with -DREQUIRED=ON that is an error.
 cmake_minimum_required(VERSION 3.25)
 get_filename_component(_site "${TORCH_LIB}/../.." REALPATH)
 file(GLOB _folders "${_site}/nvidia/*/lib")
