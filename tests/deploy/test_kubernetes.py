@@ -19,7 +19,6 @@ import render_manifests  # noqa: E402
 VERSIONS = ("1.27", kubernetes_validate.latest_version())
 CUSTOM = {"keda.sh/v1alpha1": "ScaledObject", "monitoring.coreos.com/v1": ("PodMonitor", "PrometheusRule")}
 EVERYTHING = {
-    "tls": {"secret": "chord-internal-tls"},
     "gateway": {"tlsSecret": "chord-tls", "apiKeysSecret": "chord-keys", "trustedProxies": ["10.0.0.0/8"],
                 "extraArgs": ["--max_in_flight=128"], "autoscaling": {"enabled": True}},
     "vision": {"autoscaling": {"enabled": True}, "gpu": {"enabled": True}, "nodeSelector": {"gpu": "yes"}},
@@ -99,13 +98,6 @@ def test_liveness_does_not_depend_on_a_peer():
     for component, pod in pods(objects({})).items():
         probe = pod["containers"][0]["livenessProbe"]
         assert probe.get("httpGet", {}).get("path") == "/healthz" or probe["grpc"].keys() == {"port"}
-
-
-def test_with_mutual_tls_workers_are_probed_where_there_is_none():
-    for component in ("vision", "language"):
-        container = pods(objects(EVERYTHING))[component]["containers"][0]
-        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
-        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
 
 
 def test_a_gpu_is_asked_for_by_limit_and_image():

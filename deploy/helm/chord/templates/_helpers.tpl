@@ -73,10 +73,6 @@ volumes:
   - name: model
     hostPath: {path: {{ .root.Values.model.hostPath }}, type: Directory}
   {{- end }}
-  {{- if .root.Values.tls.secret }}
-  - name: tls
-    secret: {secretName: {{ .root.Values.tls.secret }}, defaultMode: 0440}
-  {{- end }}
   {{- if and (eq .component "gateway") .values.tlsSecret }}
   - name: public-tls
     secret: {secretName: {{ .values.tlsSecret }}, defaultMode: 0440}
@@ -98,43 +94,12 @@ volumeMounts:
   {{- if or .root.Values.model.existingClaim .root.Values.model.hostPath }}
   - {name: model, mountPath: {{ .root.Values.model.mountPath }}, readOnly: true}
   {{- end }}
-  {{- if .root.Values.tls.secret }}
-  - {name: tls, mountPath: /etc/chord/tls, readOnly: true}
-  {{- end }}
   {{- if and (eq .component "gateway") .values.tlsSecret }}
   - {name: public-tls, mountPath: /etc/chord/public-tls, readOnly: true}
   {{- end }}
   {{- if and (eq .component "gateway") .values.apiKeysSecret }}
   - {name: api-keys, mountPath: /etc/chord/keys, readOnly: true}
   {{- end }}
-{{- end }}
-
-{{/* Flags of mutual TLS, the same for all three components. */}}
-{{- define "chord.tlsArgs" -}}
-{{- $tls := .Values.tls -}}
-{{- if $tls.secret -}}
-- --tls.cert_file=/etc/chord/tls/tls.crt
-- --tls.key_file=/etc/chord/tls/tls.key
-- --tls.ca_file=/etc/chord/tls/ca.crt
-{{- range $tls.gatewayNames }}
-- --tls.gateway_names={{ . }}
-{{- end }}
-{{- range $tls.visionNames }}
-- --tls.vision_worker_names={{ . }}
-{{- end }}
-{{- range $tls.languageNames }}
-- --tls.llm_worker_names={{ . }}
-{{- end }}
-{{- end -}}
-{{- end }}
-
-{{/* A worker's probe. The kubelet's gRPC probes speak no TLS; the metrics port answers the same. */}}
-{{- define "chord.workerProbe" -}}
-{{- if .root.Values.tls.secret -}}
-httpGet: {path: {{ .path }}, port: metrics}
-{{- else -}}
-grpc: {port: {{ .port }}{{ with .service }}, service: {{ . }}{{ end }}}
-{{- end -}}
 {{- end }}
 
 {{/* A worker's Deployment, headless Service, budget and scaling;
@@ -184,9 +149,6 @@ spec:
             {{- if eq .component "vision" }}
             - --language_workers=language=dns:{{ include "chord.fullname" .root }}-language:50062
             {{- end }}
-            {{- with include "chord.tlsArgs" .root }}
-            {{- . | nindent 12 }}
-            {{- end }}
             {{- range $v.extraArgs }}
             - {{ . | quote }}
             {{- end }}
@@ -195,18 +157,18 @@ spec:
             - {name: metrics, containerPort: 9100}
           # Until the model is loaded. The other two begin after it.
           startupProbe:
-            {{- include "chord.workerProbe" (merge (dict "path" "/readyz") .) | nindent 12 }}
+            grpc: {port: {{ .port }}, service: {{ .service }}}
             periodSeconds: 2
             timeoutSeconds: 3
             failureThreshold: {{ ceil (divf $v.startupSeconds 2) }}
           readinessProbe:
-            {{- include "chord.workerProbe" (merge (dict "path" "/readyz") .) | nindent 12 }}
+            grpc: {port: {{ .port }}, service: {{ .service }}}
             periodSeconds: 2
             timeoutSeconds: 3
             failureThreshold: 2
           # The process answers at all: not whether it has a peer, else one lost worker restarts all.
           livenessProbe:
-            {{- include "chord.workerProbe" (merge (dict "path" "/healthz" "service" "") (omit . "service")) | nindent 12 }}
+            grpc: {port: {{ .port }}}
             periodSeconds: 10
             timeoutSeconds: 5
             failureThreshold: 3
