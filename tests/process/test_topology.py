@@ -23,9 +23,8 @@ from proxy import NGINX, USERS, Nginx
 from chord.v1 import grounding_pb2, grounding_pb2_grpc
 
 PROMETHEUS = shutil.which("prometheus")
-for program, path in (("nginx", NGINX), ("prometheus", PROMETHEUS), ("openssl", shutil.which("openssl"))):
-    if path is None:
-        pytest.skip(f"{program} is not installed: tools/setup.sh --ops", allow_module_level=True)
+MISSING = [name for name, path in (("nginx", NGINX), ("prometheus", PROMETHEUS), ("openssl", shutil.which("openssl"))) if path is None]
+pytestmark = pytest.mark.skipif(MISSING != [], reason=f"not installed: {', '.join(MISSING)} (tools/setup.sh --ops)")
 
 IMAGE, PROMPT, BOXES = next(d for d in demo() if len(d[2]) == 1)
 HOSTS = {"client": 5, "nginx": 10, "prometheus": 20, "gateway-1": 11, "gateway-2": 12, "vision-1": 31, "vision-2": 32,
