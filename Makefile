@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 BUILD_FOLDER := $(or $(BUILD),build)
 PREFIX ?= /usr/local
 
-.PHONY: help demo serve test build setup install lint format tidy asan tsan fuzz coverage clean distclean
+.PHONY: help demo serve test build setup install image manifests lint format tidy asan tsan fuzz coverage clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +29,13 @@ setup: ## install what is missing, nothing else
 
 install: build ## programs, libtorch and chord-nano to PREFIX (/usr/local)
 	cmake --install $(BUILD_FOLDER) --prefix $(PREFIX)
+
+image: ## container image chord:VERSION (CUDA=1: chord:VERSION-cuda; ENGINE=docker|podman|buildah)
+	@deploy/docker/build.sh $(if $(CUDA),cuda,cpu)
+
+manifests: ## deploy/kubernetes from the Helm chart
+	@tools/setup.sh --ops
+	@$(or $(CHORD_HOME),$(HOME)/.cache/chord)/venv/bin/python tools/render_manifests.py
 
 lint: ## formatting, include order, what the programs link
 	@tools/setup.sh --dev

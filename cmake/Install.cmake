@@ -10,8 +10,17 @@ endif()
 file(GLOB _runtime "${LIBTORCH_ROOT}/lib/libgomp.so*"
   "${LIBTORCH_ROOT}/../nvidia/cu13/lib/libcudart.so.*" "${LIBTORCH_ROOT}/../nvidia/cu13/lib/libcupti.so.*")
 install(FILES ${Libtorch_torch_cpu} ${Libtorch_c10} ${_runtime} DESTINATION lib)
+# With the plugin the tree is whole for a GPU: libtorch_cuda and the CUDA libraries it needs (3 GB) go
+# beside it. The driver's libcuda stays the host's.
 if(TARGET chord_cuda)
   install(TARGETS chord_cuda LIBRARY DESTINATION lib)
+  option(CHORD_INSTALL_CUDA "Install libtorch_cuda and the CUDA libraries with libchord_cuda" ON)
+  if(CHORD_INSTALL_CUDA)
+    install(CODE "
+      execute_process(COMMAND \"${CMAKE_COMMAND}\" -DREQUIRED=$<STREQUAL:${CHORD_CUDA},ON> -DTORCH_LIB=${LIBTORCH_ROOT}/lib -DPLUGIN=$<TARGET_FILE:chord_cuda>
+        \"-DDESTINATION=\${CMAKE_INSTALL_PREFIX}/lib\" -P \"${CMAKE_SOURCE_DIR}/cmake/InstallCudaRuntime.cmake\"
+        COMMAND_ERROR_IS_FATAL ANY)")
+  endif()
 endif()
 install(DIRECTORY models/chord-nano DESTINATION share/chord/models)
 install(FILES LICENSE README.md DESTINATION share/doc/chord)

@@ -12,7 +12,7 @@ tools/check_includes.py || status=1
 tools/check_words.py || status=1
 tools/check_citations.py || status=1
 if command -v shellcheck >/dev/null; then
-  shellcheck -x -P . tools/*.sh .ci/run || status=1
+  shellcheck -x -P . tools/*.sh deploy/docker/*.sh .ci/run || status=1
 fi
 bin=${BUILD:-build}/bin
 if [[ -x "$bin/chord_gateway" ]]; then

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Installs what Chord needs to be built, and nothing that is there already.
 #
-#   tools/setup.sh [--oracle] [--dev]
+#   tools/setup.sh [--oracle] [--dev] [--ops] [--gpu]
 #
 #   (always)   Debian packages, and libtorch from the Python package into $CHORD_HOME/venv
 #   --oracle   transformers and all of torch's dependencies, for the parity tests (about 5 GB), Chromium
 #              with two fonts, for the browser tests (0.5 GB), and the wheels that the tests of the
 #              clients install (150 MB in $CHORD_HOME/wheels)
 #   --dev      clang-format, clang-tidy, libFuzzer, gcovr
+#   --ops      nginx, Prometheus, logrotate, supervisord and docker-compose, for the tests of deploy/, and the
+#              wheels that render and check its Kubernetes manifests (80 MB)
+#   --gpu      all CUDA libraries and the compiler, as on a machine with a GPU: for images that are built
+#              on one without
 #
 # With a GPU, or with CHORD_CUDA=1, also the CUDA compiler (unless the system has nvcc 13) and cuBLASLt,
 # which libchord_cuda is built with. CHORD_CUDA=0 leaves them out.
@@ -36,6 +40,8 @@ packages=(
   libgtest-dev libgmock-dev fonts-noto-color-emoji
 )
 with_oracle=0
+with_ops=0
+gpu=0
 for argument in "$@"; do
   case "$argument" in
     --oracle)
@@ -43,13 +49,18 @@ for argument in "$@"; do
       packages+=(chromium chromium-driver fonts-inter fonts-wqy-microhei)
       ;;
     --dev) packages+=(clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev gcovr) ;;
+    --ops)
+      with_ops=1
+      packages+=(nginx-light prometheus logrotate supervisor docker-compose openssl)
+      ;;
+    --gpu) gpu=1 ;;
     *)
       sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
       exit 2
       ;;
   esac
 done
-steps_begin setup $((2 + with_oracle))
+steps_begin setup $((2 + with_oracle + with_ops))
 
 # --- Debian packages -------------------------------------------------------------------------------
 command -v apt-get >/dev/null ||
@@ -117,7 +128,6 @@ loads() { "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1"; }
 
 # With a GPU all CUDA libraries that torch names are installed, whether or not a CUDA toolkit is there:
 # toolkits lack cuDNN, NCCL and others, and a mixture of both is hard to support.
-gpu=0
 if compgen -G '/dev/nvidia[0-9]*' >/dev/null; then gpu=1; fi
 
 install_libtorch() {
@@ -187,5 +197,19 @@ if ((with_oracle)); then
   else
     need_space 8
     step "Oracle (transformers and all of torch): 2.5 GB to download (pip)" install_oracle
+  fi
+fi
+
+# --- Operations ------------------------------------------------------------------------------------
+install_ops() {
+  pip_install -r tools/requirements-ops.txt
+  printf '%s' "$ops_spec" >"$venv/.chord-ops"
+}
+if ((with_ops)); then
+  ops_spec="$(sha256sum <tools/requirements-ops.txt)"
+  if stamped ops "$ops_spec"; then
+    step_done "Helm engine and Kubernetes schemas: present"
+  else
+    step "Helm engine and Kubernetes schemas: 80 MB to download (pip)" install_ops
   fi
 fi
