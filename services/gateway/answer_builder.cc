@@ -39,6 +39,13 @@ std::string TruncationAdvice(bool found, bool chinese) {
 
 }  // namespace
 
+std::string AdviceOn(const GroundResult& result, bool chinese, const Thresholds& thresholds) {
+  const bool found = !result.objects.empty();
+  if (result.truncated) return TruncationAdvice(found, chinese);
+  const bool doubtful = result.confidence && *result.confidence < thresholds.advice;
+  return doubtful ? Advice(found, chinese) : "";
+}
+
 void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool chinese,
                 const Thresholds& thresholds, const grounding::ConfidenceMap* map,
                 GroundResult& out) {
@@ -93,11 +100,8 @@ void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool c
         says_absent && map != nullptr ? grounding::Probability(map->absent, all.absent) : raw;
   }
   out.calibrated = map != nullptr;
-  out.truncated = answer.cut;
-  const bool found = !out.objects.empty();
-  out.advice = out.truncated                         ? TruncationAdvice(found, chinese)
-               : *out.confidence < thresholds.advice ? Advice(found, chinese)
-                                                     : "";
+  out.truncated = answer.truncated;
+  out.advice = AdviceOn(out, chinese, thresholds);
   out.evidence.reset();
   if (all.usable) out.evidence = GroundEvidence{std::move(kept), raw, ""};
 }
