@@ -133,7 +133,8 @@ bool ReadLabel(const Json& item, v1::GroundResponse& out) {
   v1::LabelMatch& match = *out.add_labels();
   match.set_label(TextOf(Field(item, "label")));
   for (const Json& index : objects) {
-    if (!index.is_number_unsigned() || index.get<uint64_t>() >= static_cast<uint64_t>(out.objects_size())) {
+    if (!index.is_number_unsigned() ||
+        index.get<uint64_t>() >= static_cast<uint64_t>(out.objects_size())) {
       return false;
     }
     match.add_objects(index.get<int32_t>());

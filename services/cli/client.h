@@ -14,7 +14,7 @@
 namespace chord::cli {
 
 struct GroundCall {
-  absl::string_view image;  // the file; must outlive the call
+  absl::string_view image;               // the file; must outlive the call
   std::string prompt;                    // empty with labels
   std::vector<std::string> labels = {};  // instead of a prompt: classes to look for
   int max_new_tokens = 0;                // 0: the server's default

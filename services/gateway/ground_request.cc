@@ -81,8 +81,7 @@ absl::Status GroundRequest::ResolveImage() {
   }
   image_.fresh = images.Name(input_.image, plan);
   if (input_.session_id.empty()) return absl::OkStatus();
-  const std::string id =
-      images.SessionImage(input_.client, input_.session_id, image_.fresh.digest);
+  const std::string id = images.SessionImage(input_.client, input_.session_id, image_.fresh.digest);
   if (id.empty()) return absl::OkStatus();
   if (auto found = images.Use(id); found.ok()) UseStored(*std::move(found));
   return absl::OkStatus();
@@ -187,8 +186,7 @@ absl::Status GroundRequest::RunPass(size_t index, PassStream& stream) {
   return absl::OkStatus();
 }
 
-GroundResult GroundRequest::AssemblePart(const WorkerAnswer& answer,
-                                         const PromptPass& pass) const {
+GroundResult GroundRequest::AssemblePart(const WorkerAnswer& answer, const PromptPass& pass) const {
   const Grounder::Options& options = context_.options;
   const absl::Time parsed = absl::Now();
   GroundResult out;

@@ -70,11 +70,11 @@ class GroundRequest {
   absl::Notification image_shared_;  // the other passes may begin
   CancelSource passes_;              // ends them
   absl::Mutex mu_;
-  absl::Status failure_ ABSL_GUARDED_BY(mu_);               // of the pass that failed first
-  std::vector<GroundResult> parts_ ABSL_GUARDED_BY(mu_);    // a pass
-  absl::Duration waited_ ABSL_GUARDED_BY(mu_);              // for workers, the longest
-  size_t dropped_turns_ ABSL_GUARDED_BY(mu_) = 0;           // of the oldest, which did not fit
-  ImageAffinity image_at_ ABSL_GUARDED_BY(mu_);             // where the first pass left it
+  absl::Status failure_ ABSL_GUARDED_BY(mu_);             // of the pass that failed first
+  std::vector<GroundResult> parts_ ABSL_GUARDED_BY(mu_);  // a pass
+  absl::Duration waited_ ABSL_GUARDED_BY(mu_);            // for workers, the longest
+  size_t dropped_turns_ ABSL_GUARDED_BY(mu_) = 0;         // of the oldest, which did not fit
+  ImageAffinity image_at_ ABSL_GUARDED_BY(mu_);           // where the first pass left it
 };
 
 }  // namespace chord::gateway

@@ -26,15 +26,12 @@ void PassStream::Flush() {
   while (current_ < passes_.size()) {
     Pass& pass = passes_[current_];
     if (!pass.text.empty()) {
-      if (!separated_) on_text_("\n");
-      separated_ = true;
       on_text_(pass.text);
       pass.text.clear();
     }
     for (; !pass.objects.empty(); pass.objects.pop_front()) on_object_(pass.objects.front());
     if (!pass.ended) return;
-    ++current_;
-    separated_ = false;
+    if (++current_ < passes_.size() && on_text_) on_text_("\n");
   }
 }
 

@@ -36,7 +36,6 @@ class PassStream {
   struct Pass {
     std::string text;  // that waits
     std::deque<GroundObject> objects;
-    bool has_text = false;  // some, since its beginning
     bool ended = false;
   };
   void Flush() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -45,8 +44,7 @@ class PassStream {
   const OnObject on_object_;
   absl::Mutex mu_;
   std::vector<Pass> passes_ ABSL_GUARDED_BY(mu_);
-  size_t current_ ABSL_GUARDED_BY(mu_) = 0;       // the first that has not ended
-  bool separated_ ABSL_GUARDED_BY(mu_) = true;  // from the text of the pass before
+  size_t current_ ABSL_GUARDED_BY(mu_) = 0;  // the first that has not ended
 };
 
 }  // namespace chord::gateway

@@ -72,8 +72,8 @@ absl::StatusOr<WorkerPool::Lease> PromptPass::Acquire(WorkerPool::Role role, int
 }
 
 absl::Status PromptPass::AcquireVision(absl::Time until, WorkerPool::Lease& vision) {
-  CHORD_ASSIGN_OR_RETURN(vision, Acquire(WorkerPool::Role::kVision,
-                                         image_.get().plan.grid.patches(), "", until));
+  CHORD_ASSIGN_OR_RETURN(
+      vision, Acquire(WorkerPool::Role::kVision, image_.get().plan.grid.patches(), "", until));
   return absl::OkStatus();
 }
 

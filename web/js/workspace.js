@@ -35,7 +35,7 @@ export class ImageEntry {
   constructor(source, suggestions = null) {
     this.id = nextId++;
     this.source = source;
-    this.suggestions = suggestions;  // prompts that suit it: {en, zh}
+    this.suggestions = suggestions;  // what suits it: {prompts: {en, zh}, classes: {en, zh}}
     this.target = new Target(source.name, async () => source.file);
   }
 

@@ -132,6 +132,17 @@ TEST(FillAnswerTest, ATruncatedAnswerWithoutABoxSaysNothingAboutAbsence) {
   }
 }
 
+// A stop sequence may end the list before the model has.
+TEST(FillAnswerTest, AnAnswerThatAStopSequenceEndedBeforeItsFirstBoxIsNotAnAbsence) {
+  ModelAnswer answer = Answer({{"[", 0.9}});
+  answer.cut = true;
+  answer.log_probability_empty = std::log(0.8);
+  const GroundResult out = Fill(answer);
+  EXPECT_EQ(out.confidence, std::nullopt);
+  EXPECT_FALSE(out.truncated) << "max_new_tokens was not reached";
+  EXPECT_EQ(out.advice, "");
+}
+
 TEST(FillAnswerTest, ATruncatedAnswerKeepsItsCompleteBoxes) {
   ModelAnswer answer = OneBox(0.9);
   answer.cut = answer.truncated = true;
