@@ -195,7 +195,8 @@ absl::StatusOr<v1::GroundResponse> Tools::Ground(const std::string& image,
 absl::StatusOr<Json> Tools::Locate(const Json& arguments) const {
   CHORD_RETURN_IF_ERROR(CheckNames(arguments, {"path", "data", "prompt", "labels"}));
   CHORD_RETURN_IF_ERROR(CheckOneOf(arguments, "prompt", "labels"));
-  GroundCall call = {.image = "", .timeout = timeout_};
+  GroundCall call;
+  call.timeout = timeout_;
   if (arguments.contains("prompt")) {
     CHORD_ASSIGN_OR_RETURN(call.prompt, TextArgument(arguments, "prompt"));
   } else {

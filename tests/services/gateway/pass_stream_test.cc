@@ -5,6 +5,12 @@
 namespace chord::gateway {
 namespace {
 
+GroundObject Named(const char* label) {
+  GroundObject out;
+  out.label = label;
+  return out;
+}
+
 struct Told {
   std::string log;
   PassStream stream;
@@ -18,7 +24,7 @@ TEST(PassStream, PassesOneThroughAsItComes) {
   Told told(1);
   told.stream.Text(0, "a");
   EXPECT_EQ(told.log, "a");
-  told.stream.Object(0, {.label = "x"});
+  told.stream.Object(0, Named("x"));
   told.stream.Text(0, "b");
   EXPECT_EQ(told.log, "a<x>b");
   told.stream.End(0);
@@ -28,12 +34,12 @@ TEST(PassStream, PassesOneThroughAsItComes) {
 TEST(PassStream, HoldsALaterPassUntilTheEarlierOnesHaveEnded) {
   Told told(3);
   told.stream.Text(2, "c");
-  told.stream.Object(1, {.label = "y"});
+  told.stream.Object(1, Named("y"));
   told.stream.End(1);
   told.stream.Text(0, "a");
   EXPECT_EQ(told.log, "a");
-  told.stream.Object(2, {.label = "z"});
-  told.stream.Object(0, {.label = "x"});
+  told.stream.Object(2, Named("z"));
+  told.stream.Object(0, Named("x"));
   EXPECT_EQ(told.log, "a<x>");
   told.stream.End(0);
   EXPECT_EQ(told.log, "a<x>\n<y>\nc<z>");
@@ -47,7 +53,7 @@ TEST(PassStream, TellsOnlyWhatIsWanted) {
       2, [&](absl::string_view text) { words += std::string(text); }, nullptr);
   EXPECT_TRUE(stream.wants_text());
   EXPECT_FALSE(stream.wants_objects());
-  stream.Object(0, {.label = "x"});
+  stream.Object(0, Named("x"));
   stream.Text(0, "a");
   stream.End(0);
   stream.Text(1, "");

@@ -15,7 +15,7 @@ int Send(SessionStore& store, const std::string& session, const std::string& ima
   const auto begun = store.Begin(session, image, At(at));
   if (!begun.ok()) return -1;
   const SessionTurn turn = {prompt, answer};
-  store.End(session, image, &turn, 0, At(at));
+  store.End(session, image, {turn}, 0, At(at));
   return static_cast<int>(begun->turns.size());
 }
 
