@@ -39,8 +39,8 @@ std::string TruncationAdvice(bool found, bool chinese) {
 
 }  // namespace
 
-std::string AdviceOn(const GroundResult& result, bool chinese, const Thresholds& thresholds) {
-  const bool found = !result.objects.empty();
+std::string AdviceOn(const GroundResult& result, bool found, bool chinese,
+                     const Thresholds& thresholds) {
   if (result.truncated) return TruncationAdvice(found, chinese);
   const bool doubtful = result.confidence && *result.confidence < thresholds.advice;
   return doubtful ? Advice(found, chinese) : "";
@@ -101,7 +101,7 @@ void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool c
   }
   out.calibrated = map != nullptr;
   out.truncated = answer.truncated;
-  out.advice = AdviceOn(out, chinese, thresholds);
+  out.advice = AdviceOn(out, !out.objects.empty(), chinese, thresholds);
   out.evidence.reset();
   if (all.usable) out.evidence = GroundEvidence{std::move(kept), raw, ""};
 }

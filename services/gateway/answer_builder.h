@@ -38,8 +38,9 @@ void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool c
                 const Thresholds& thresholds, const grounding::ConfidenceMap* map,
                 GroundResult& out);
 
-// What to change in the request, by `objects`, `confidence` and `truncated` of `result`; empty when
-// there is nothing to advise.
-std::string AdviceOn(const GroundResult& result, bool chinese, const Thresholds& thresholds);
+// What to change in a request of which something was `found`, by `confidence` and `truncated` of
+// its `result`; empty when there is nothing to advise.
+std::string AdviceOn(const GroundResult& result, bool found, bool chinese,
+                     const Thresholds& thresholds);
 
 }  // namespace chord::gateway

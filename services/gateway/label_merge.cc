@@ -51,6 +51,17 @@ std::optional<double> Confidence(const std::vector<LabelMatch>& matches, bool fo
   return least;
 }
 
+// A truncated answer is a matter of the request, a doubtful one of the label that is least sure.
+std::string AdviceOnLabels(const GroundResult& merged, bool chinese, const Thresholds& thresholds) {
+  if (merged.truncated) return AdviceOn(merged, !merged.objects.empty(), chinese, thresholds);
+  const auto least = std::min_element(merged.labels.begin(), merged.labels.end(),
+                                      [](const LabelMatch& a, const LabelMatch& b) {
+                                        return a.confidence.value_or(1) < b.confidence.value_or(1);
+                                      });
+  const std::string advice = AdviceOn(merged, !least->objects.empty(), chinese, thresholds);
+  return advice.empty() ? "" : absl::StrCat(least->label, chinese ? "：" : ": ", advice);
+}
+
 }  // namespace
 
 GroundResult MergeByLabel(absl::Span<const std::string> labels, std::vector<GroundResult> parts,
@@ -76,7 +87,7 @@ GroundResult MergeByLabel(absl::Span<const std::string> labels, std::vector<Grou
   out.labels = std::move(matches);
   out.confidence = Confidence(out.labels, !out.objects.empty());
   out.evidence.reset();
-  out.advice = AdviceOn(out, chinese, thresholds);
+  out.advice = AdviceOnLabels(out, chinese, thresholds);
   return out;
 }
 

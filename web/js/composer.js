@@ -113,7 +113,9 @@ export class Composer {
   render() {
     const {current, running, region} = this.workspace;
     const classes = this.workspace.mode === 'classes';
-    this.prompt.placeholder = t(classes ? 'classesPlaceholder' : 'promptPlaceholder');
+    const length = matchMedia('(max-width: 640px)').matches ? 'Short' : '';
+    this.prompt.placeholder =
+        t(classes ? `classesPlaceholder${length}` : `promptPlaceholder${length}`);
     this.#swap(Boolean(running));
     const chip = $('region-chip');
     show(chip, Boolean(region));

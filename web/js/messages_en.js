@@ -27,6 +27,8 @@ export const english = {
   modeBoxes: 'Boxes',
   modeClasses: 'Classes',
   modePoints: 'Points',
+  promptPlaceholderShort: 'What do you want to find?',
+  classesPlaceholderShort: 'cup, plate, spoon',
   classesPlaceholder: 'Which things? With commas between them: cup, plate, spoon',
   classExamples: ['cup, plate, spoon', 'person, dog, car'],
   tooManyClasses: ({limit}) => `At most ${limit} classes at once.`,

@@ -26,6 +26,8 @@ export const chinese = {
   modeBoxes: '框',
   modeClasses: '类别',
   modePoints: '点',
+  promptPlaceholderShort: '想找什么？',
+  classesPlaceholderShort: '杯子，盘子，勺子',
   classesPlaceholder: '要找哪几类？用逗号分开：杯子，盘子，勺子',
   classExamples: ['杯子, 盘子, 勺子', '人, 狗, 汽车'],
   tooManyClasses: ({limit}) => `一次最多 ${limit} 个类别。`,

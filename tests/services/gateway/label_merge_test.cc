@@ -54,7 +54,9 @@ TEST(MergeByLabel, KeepsTheOrderOfTheLabelsAndTheConfidenceOfEach) {
 TEST(MergeByLabel, AnAbsenceThatIsUnsureMakesTheAnswerUnsure) {
   const GroundResult out = Merge({Part("cup", {0.9}, 0.9), Part("[]", {}, 0.4)});
   EXPECT_EQ(out.confidence, 0.4);
-  EXPECT_NE(out.advice, "");
+  EXPECT_THAT(out.advice, HasSubstr("plate: If it is in the image"));
+  EXPECT_THAT(Merge({Part("cup", {0.5}, 0.5), Part("[]", {}, 0.6)}).advice,
+              HasSubstr("cup: Say more exactly"));
 }
 
 TEST(MergeByLabel, ALabelThatWasCutIsNotKnownAndTheAnswerSaysSo) {
