@@ -2,7 +2,7 @@
 import {loadConfig} from './js/api.js';
 import {ask} from './js/asking.js';
 import {BoxEditor, clampBox} from './js/box_editor.js';
-import {Composer, pointPrompt, renderTips, wireTips} from './js/composer.js';
+import {classLabels, Composer, pointPrompt, renderTips, wireTips} from './js/composer.js';
 import {$, announce, reconcile, setFlag, setText, show} from './js/dom.js';
 import {labelOf, setReviewThreshold} from './js/findings.js';
 import {applyTexts, explain, language, setLanguage, t} from './js/i18n.js';
@@ -28,6 +28,7 @@ async function askAbout(entry, prompt, region) {
     prompt,
     sentPrompt: mode === 'points' ? pointPrompt(prompt) : prompt,
     mode,
+    labels: mode === 'classes' ? classLabels(prompt) : [],
     region,
     session: workspace.conversation ? entry.session : null,
   });
@@ -284,7 +285,7 @@ function updateThumbnail(node, entry) {
   const {shown} = entry;
   const badge = tile.lastChild;
   badge.classList.toggle('busy', Boolean(shown?.running));
-  badge.classList.toggle('none', Boolean(shown?.absent));
+  badge.classList.toggle('none', Boolean(shown?.absent || shown?.unknown));
   const count = shown?.stage === 'done' ? String(shown.findings.length) : '';
   setText(badge, shown?.running ? '…' : count);
   remove.setAttribute('aria-label', t('removeImage', {name: entry.source.name}));

@@ -43,7 +43,10 @@ Json AnswerObject(const v1::GroundResponse& answer) {
   if (answer.labels_size() > 0) {
     out["labels"] = Json::array();
     for (const auto& match : answer.labels()) {
-      out["labels"].push_back({{"label", match.label()}, {"objects", match.objects()}});
+      Json& to = out["labels"].emplace_back();
+      to["label"] = match.label();
+      to["objects"] = match.objects();
+      if (match.has_confidence()) to["confidence"] = match.confidence();
     }
   }
   out["image_size"] = {answer.image_size().width(), answer.image_size().height()};

@@ -29,7 +29,7 @@ struct TokenRecord {
   std::vector<bool> forced;  // empty: none was; else one a token
   std::vector<ListChoice> choices;
   std::optional<double> log_probability_empty;
-  bool cut = false;  // the answer ran out of tokens
+  bool cut = false;  // the text ends before the answer was whole
 };
 
 // Evidence for one box. All logarithms are natural, all values within [-kBound, kBound].

@@ -53,7 +53,11 @@ grpc::Status Ground(chord::v1::Grounding::Stub& grounding, const std::string& im
     if (!event.has_response()) continue;  // text_delta and object come before
     const chord::v1::GroundResponse& answer = event.response();
     if (answer.objects().empty()) {
-      std::cout << prompt << ": not there (" << answer.confidence() << ")\n";
+      // Without a confidence the answer was cut, which says nothing about absence.
+      std::cout << prompt
+                << (answer.has_confidence()
+                        ? ": not there (" + std::to_string(answer.confidence()) + ")\n"
+                        : ": the answer was cut\n");
     }
     for (const chord::v1::Object& object : answer.objects()) {
       const chord::v1::Box& box = object.box();

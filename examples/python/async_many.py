@@ -19,7 +19,8 @@ async def main() -> int:
                 except ChordError as error:
                     print(f"{image}: {error}", file=sys.stderr)
                     return False
-            print(f"{image}: {[tuple(box) for box in answer.boxes]} {answer.confidence:.2f}")
+            sure = "?" if answer.confidence is None else f"{answer.confidence:.2f}"
+            print(f"{image}: {[tuple(box) for box in answer.boxes]} {sure}")
             return True
 
         return 0 if all(await asyncio.gather(*map(one, images))) else 1

@@ -2,7 +2,8 @@
 
 python folder_to_dataset.py URL FOLDER coco|yolo|labelstudio|cvat OUT PROMPT [PROMPT ...]
 
-Prompts are the categories. Answers under --min-confidence are left out of the data set and listed.
+Prompts are the categories. Answers under --min-confidence, and those without any confidence because they were cut, are left out of the data set
+and listed.
 """
 
 import argparse
@@ -48,8 +49,9 @@ def main() -> int:
     for (path, prompt), answer in zip(jobs, answers, strict=True):
         if answer is None:
             continue
-        if answer.confidence < args.min_confidence:
-            print(f"{path.name}: {prompt!r} is unsure ({answer.confidence:.2f})", file=sys.stderr)
+        if answer.confidence is None or answer.confidence < args.min_confidence:
+            sure = "cut" if answer.confidence is None else f"{answer.confidence:.2f}"
+            print(f"{path.name}: {prompt!r} is unsure ({sure})", file=sys.stderr)
             continue
         dataset.add(path.name, prompt, answer, category=prompt)
     dataset.save(args.format, args.out)

@@ -16,8 +16,10 @@ def main() -> int:
     for item in answer.objects:
         review = "  (review)" if item.needs_review else ""
         print(f"{item.label}: {tuple(item.box)} {item.confidence:.2f}{review}")
-    if not answer.found:
+    if answer.absent:
         print(f"not there ({answer.confidence:.2f})")
+    elif not answer.found:
+        print("nothing found, which does not mean that it is not there")
     if answer.advice:
         print(answer.advice)
     if len(sys.argv) > 4:

@@ -36,6 +36,7 @@ class GrpcClient final : public Client {
     v1::GroundRequest request;
     request.set_image(call.image.data(), call.image.size());
     request.set_prompt(call.prompt);
+    request.mutable_labels()->Assign(call.labels.begin(), call.labels.end());
     request.set_grammar(call.grammar);
     request.set_want_evidence(call.want_evidence);
     if (call.max_new_tokens > 0) request.set_max_new_tokens(call.max_new_tokens);
@@ -124,6 +125,25 @@ const Json& Field(const Json& json, const char* name) {
 double NumberOf(const Json& json) { return json.is_number() ? json.get<double>() : std::nan(""); }
 std::string TextOf(const Json& json) { return json.is_string() ? json.get<std::string>() : ""; }
 
+// Whether `item` is a label of the answer and its objects are among those of `out`, to which it is
+// added.
+bool ReadLabel(const Json& item, v1::GroundResponse& out) {
+  const Json& objects = item.is_object() ? Field(item, "objects") : item;
+  if (!objects.is_array()) return false;
+  v1::LabelMatch& match = *out.add_labels();
+  match.set_label(TextOf(Field(item, "label")));
+  for (const Json& index : objects) {
+    if (!index.is_number_unsigned() ||
+        index.get<uint64_t>() >= static_cast<uint64_t>(out.objects_size())) {
+      return false;
+    }
+    match.add_objects(index.get<int32_t>());
+  }
+  const Json& confidence = Field(item, "confidence");
+  if (confidence.is_number()) match.set_confidence(confidence.get<double>());
+  return true;
+}
+
 }  // namespace
 
 absl::Status NoServer() {
@@ -166,7 +186,8 @@ std::string MultipartBody(const GroundCall& call, absl::string_view boundary) {
     absl::StrAppend(&out, "--", boundary, "\r\nContent-Disposition: form-data; name=\"", name,
                     "\"\r\n\r\n", value, "\r\n");
   };
-  field("prompt", call.prompt);
+  if (call.labels.empty()) field("prompt", call.prompt);
+  for (const std::string& label : call.labels) field("labels", label);
   if (call.grammar == v1::GRAMMAR_OFF) field("grammar", "off");
   if (call.max_new_tokens > 0) field("max_new_tokens", absl::StrCat(call.max_new_tokens));
   absl::StrAppend(&out, "--", boundary,
@@ -212,6 +233,9 @@ absl::StatusOr<v1::GroundResponse> ParseHttpAnswer(int status, absl::string_view
     object.set_confidence(sure);
     object.set_needs_review(Field(item, "needs_review") == true);
     *out.add_boxes() = *box;
+  }
+  for (const Json& item : Field(json, "labels")) {
+    if (!ReadLabel(item, out)) return NotChord();
   }
   if (has_confidence) out.set_confidence(NumberOf(confidence));
   out.set_calibrated(Field(json, "calibrated") == true);

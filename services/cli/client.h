@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,9 +14,10 @@
 namespace chord::cli {
 
 struct GroundCall {
-  absl::string_view image;  // the file; must outlive the call
-  std::string prompt;
-  int max_new_tokens = 0;  // 0: the server's default
+  absl::string_view image;               // the file; must outlive the call
+  std::string prompt;                    // empty with labels
+  std::vector<std::string> labels = {};  // instead of a prompt: classes to look for
+  int max_new_tokens = 0;                // 0: the server's default
   v1::Grammar grammar = v1::GRAMMAR_AUTO;
   bool want_evidence = false;  // gRPC only
   absl::Duration timeout = absl::Seconds(60);

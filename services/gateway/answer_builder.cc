@@ -99,6 +99,13 @@ double FillAbsence(const ModelAnswer& answer, const grounding::ParsedAnswer& par
 
 }  // namespace
 
+std::string AdviceOn(const GroundResult& result, bool found, bool chinese,
+                     const Thresholds& thresholds) {
+  if (result.truncated) return TruncationAdvice(found, chinese);
+  const bool doubtful = result.confidence && *result.confidence < thresholds.advice;
+  return doubtful ? Advice(found, chinese) : "";
+}
+
 void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool chinese,
                 const Thresholds& thresholds, const grounding::ConfidenceMap* map,
                 GroundResult& out) {
@@ -108,11 +115,8 @@ void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool c
   grounding::Evidence kept = FillObjects(parsed, all, frame, thresholds, map, answer.text, out);
   const double raw = out.objects.empty() ? FillAbsence(answer, parsed, all, map, out)
                                          : FillPresence(all, kept, map, out);
-  out.truncated = answer.cut;
-  const bool found = !out.objects.empty();
-  out.advice = out.truncated                         ? TruncationAdvice(found, chinese)
-               : *out.confidence < thresholds.advice ? Advice(found, chinese)
-                                                     : "";
+  out.truncated = answer.truncated;
+  out.advice = AdviceOn(out, !out.objects.empty(), chinese, thresholds);
   out.evidence.reset();
   if (all.usable) out.evidence = GroundEvidence{std::move(kept), raw, ""};
 }

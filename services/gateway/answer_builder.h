@@ -11,8 +11,11 @@
 
 namespace chord::gateway {
 
+// `cut` of the record: the text ends before the answer was whole, at max_new_tokens or at a stop
+// sequence inside the list.
 struct ModelAnswer : grounding::TokenRecord {
   std::string text;
+  bool truncated = false;  // max_new_tokens was reached before the answer was complete
 };
 
 struct Thresholds {
@@ -29,10 +32,15 @@ struct Thresholds {
 // probabilities that fit the text there is no evidence: objects have confidence 0. Text without any
 // list is no evidence of absence, and neither are boxes outside the image: confidence 0.
 //
-// A truncated answer keeps the objects that were complete. Without any it has no confidence: it
-// says nothing about absence. Its advice names max_new_tokens.
+// An answer that was cut keeps the objects that were complete. Without any it has no confidence: it
+// says nothing about absence. The advice on a truncated one names max_new_tokens.
 void FillAnswer(const ModelAnswer& answer, const image::FramePlan& frame, bool chinese,
                 const Thresholds& thresholds, const grounding::ConfidenceMap* map,
                 GroundResult& out);
+
+// What to change in a request of which something was `found`, by `confidence` and `truncated` of
+// its `result`; empty when there is nothing to advise.
+std::string AdviceOn(const GroundResult& result, bool found, bool chinese,
+                     const Thresholds& thresholds);
 
 }  // namespace chord::gateway

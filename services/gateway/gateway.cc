@@ -61,9 +61,9 @@ class GatewayImpl final : public Gateway {
   absl::Status Begin() {
     CHORD_RETURN_IF_ERROR(ReadModel());
     StartPool();
-    MakeCore();
     // A few threads more than requests may run: a request that is refused needs one for a moment.
     executor_ = std::make_unique<Executor>(settings_.max_in_flight + 4, 32);
+    MakeCore();
     const EndpointDeps deps = {*grounder_, *admission_, *image_service_,
                                *executor_, metrics_,    settings_.max_batch};
     CHORD_RETURN_IF_ERROR(StartGrpc(deps));
@@ -112,7 +112,7 @@ class GatewayImpl final : public Gateway {
     image::PatchGeometry geometry;
     std::string fingerprint;
     std::string name;
-    PromptWrapper wrapper = PromptWrapper::kNone;
+    PromptStyle style;
     std::shared_ptr<const grounding::ConfidenceMap> confidence_map;
   };
 
@@ -125,9 +125,10 @@ class GatewayImpl final : public Gateway {
     model_.name = !settings_.model_name.empty() ? settings_.model_name
                   : !file.name.empty()          ? file.name
                                                 : FolderName(settings_.model_dir);
-    model_.wrapper = settings_.prompt_wrapper == "none"   ? PromptWrapper::kNone
-                     : settings_.prompt_wrapper == "json" ? PromptWrapper::kJson
-                                                          : file.wrapper;
+    model_.style.wrapper = settings_.prompt_wrapper == "none"   ? PromptWrapper::kNone
+                           : settings_.prompt_wrapper == "json" ? PromptWrapper::kJson
+                                                                : file.wrapper;
+    model_.style.label_passes = file.label_passes;
     model_.confidence_map = FindConfidenceMap(model_.fingerprint);
     return absl::OkStatus();
   }
@@ -167,7 +168,7 @@ class GatewayImpl final : public Gateway {
     Grounder::Options core;
     core.fingerprint = model_.fingerprint;
     core.model_name = model_.name;
-    core.wrapper = model_.wrapper;
+    core.style = model_.style;
     core.max_prompt_bytes = settings_.max_prompt_bytes;
     core.default_new_tokens = settings_.default_new_tokens;
     core.max_new_tokens = settings_.max_new_tokens;
@@ -177,11 +178,12 @@ class GatewayImpl final : public Gateway {
     core.retry_burst = settings_.max_in_flight;
     core.thresholds = {settings_.advice_threshold, settings_.review_threshold};
     core.confidence_map = model_.confidence_map;
-    grounder_ = std::make_unique<Grounder>(core, *admission_, *image_service_, *pool_, metrics_);
+    grounder_ = std::make_unique<Grounder>(core, *admission_, *image_service_, *pool_, metrics_,
+                                           *executor_);
   }
 
   absl::Status StartGrpc(const EndpointDeps& deps) {
-    services_ = GrpcServices(deps, calls_);
+    services_ = GrpcServices(deps, {model_.name, model_.fingerprint}, calls_);
     rpc::Server::Options options;
     options.address = settings_.grpc_address;
     // gRPC's own refusal of a large message has no reason: a message that is not far too large is
@@ -229,9 +231,10 @@ class GatewayImpl final : public Gateway {
 
   openai::Service OpenAiService() const {
     openai::Service out;
-    out.model = {model_.name, absl::ToUnixSeconds(WrittenAt(settings_.model_dir + "/config.json"))};
+    out.model = {model_.name, absl::ToUnixSeconds(WrittenAt(settings_.model_dir + "/config.json")),
+                 model_.fingerprint};
     out.fingerprint = model_.fingerprint;
-    out.wrapper = model_.wrapper;
+    out.wrapper = model_.style.wrapper;
     out.limits = {settings_.max_prompt_bytes, settings_.max_new_tokens};
     return out;
   }

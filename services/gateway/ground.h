@@ -33,8 +33,10 @@ struct GroundPoint {
 
 // The objects of one of the labels that were asked for.
 struct LabelMatch {
-  std::string label;         // as it was asked for
-  std::vector<int> objects;  // indices into the answer's objects
+  std::string label;              // as it was asked for
+  std::vector<int> objects = {};  // indices into the answer's objects
+  // With objects: of them. Without: that there are none; nullopt when that is not known.
+  std::optional<double> confidence = {};
 };
 
 struct GroundInput {
@@ -46,10 +48,11 @@ struct GroundInput {
   bool grammar = true;         // decode under the box grammar
   bool want_evidence = false;  // what confidences are computed from
   std::string prompt;
-  std::vector<std::string> labels;     // instead of a prompt: classes to look for, in one pass
-  std::vector<ChatTurn> conversation;  // instead of both: sent to the model as it is
+  std::vector<std::string> labels;     // instead of a prompt: classes to look for
+  std::vector<ChatTurn> conversation;  // instead of a prompt: sent to the model as it is
   DecodeOptions decode;
-  std::optional<int> max_new_tokens;  // absent: the setting's default
+  // Absent: the setting's default. Of each label where a model is asked for one at a time.
+  std::optional<int> max_new_tokens;
   absl::Time received_at;
   absl::Time deadline = absl::InfiniteFuture();  // the client's own
   CancelToken cancel;                            // fires when the client closes its call

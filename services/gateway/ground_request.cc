@@ -6,40 +6,35 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
-#include "common/base/ids.h"
 #include "common/base/status_macros.h"
-#include "common/obs/log.h"
+#include "services/gateway/label_merge.h"
+#include "services/gateway/object_stream.h"
+#include "services/gateway/parallel_for.h"
 #include "services/gateway/point_answer.h"
 
 namespace chord::gateway {
-namespace {
-
-// The workers get a little less time than we have, so that their answer still reaches us before our
-// client gives up.
-absl::Duration Margin(absl::Duration left) { return std::min(absl::Milliseconds(50), left / 10); }
-
-// How long a language worker that a vision worker does not know is used only if there is no other.
-constexpr absl::Duration kCooldown = absl::Seconds(1);
-
-}  // namespace
 
 GroundRequest::~GroundRequest() {
   if (!in_conversation_) return;
-  context_.images.sessions().End(input_.session_id, image().id, new_turn_ ? &*new_turn_ : nullptr,
-                                 dropped_turns_, absl::Now());
+  absl::MutexLock lock(&mu_);
+  context_.images.sessions().End(input_.session_id, image_.get().id, new_turns_, dropped_turns_,
+                                 absl::Now());
 }
 
 absl::StatusOr<GroundResult> GroundRequest::Run() {
   CHORD_RETURN_IF_ERROR(Resolve());
-  absl::StatusOr<WorkerAnswer> answer = Dispatch();
-  context_.metrics.StageTook(obs::Stage::kQueue, waited_);
-  if (!answer.ok()) return answer.status();
-  return Assemble(*answer);
+  const absl::Status answered = RunPasses();
+  {
+    absl::MutexLock lock(&mu_);
+    context_.metrics.StageTook(obs::Stage::kQueue, waited_);
+  }
+  CHORD_RETURN_IF_ERROR(answered);
+  return Assemble();
 }
 
 absl::Status GroundRequest::Resolve() {
   const Grounder::Options& options = context_.options;
-  CHORD_ASSIGN_OR_RETURN(plan_, PlanPrompt(input_, options.wrapper, options.max_prompt_bytes));
+  CHORD_ASSIGN_OR_RETURN(prompts_, PlanPrompt(input_, options.style, options.max_prompt_bytes));
   new_tokens_ = input_.max_new_tokens.value_or(options.default_new_tokens);
   if (new_tokens_ < 1 || new_tokens_ > options.max_new_tokens) {
     return errors::ParameterInvalid("max_new_tokens",
@@ -54,10 +49,10 @@ absl::Status GroundRequest::Resolve() {
 }
 
 void GroundRequest::UseStored(ImageStore::Found found) {
-  stored_ = std::move(found.image);
+  image_.stored = std::move(found.image);
   affinity_ = std::move(found.affinity);
-  bytes_ = stored_->bytes;
-  may_store_ = true;
+  image_.bytes = image_.stored->bytes;
+  image_.keyed = true;
 }
 
 absl::Status GroundRequest::ResolveImage() {
@@ -73,18 +68,20 @@ absl::Status GroundRequest::ResolveImage() {
   const auto bytes = static_cast<int64_t>(input_.image.size());
   context_.metrics.StageTook(obs::Stage::kProbe, absl::Now() - probed);
   context_.metrics.ImageReceived(bytes);
-  bytes_ = input_.image;
+  image_.bytes = input_.image;
   const absl::Status room = images.CheckRoom(bytes, /*pin=*/false);
-  may_store_ = room.ok();
-  if (!may_store_) {
-    // A conversation lives with its image.
-    if (!input_.session_id.empty()) return room;
-    fresh_.plan = plan;
+  // A conversation lives with its image.
+  if (!room.ok() && !input_.session_id.empty()) return room;
+  // Several prompts share the image's rows by its key. Where it cannot be stored afterwards, the
+  // worker is told to drop it.
+  image_.keyed = room.ok() || prompts_.prompts.size() > 1;
+  if (!image_.keyed) {
+    image_.fresh.plan = plan;
     return absl::OkStatus();
   }
-  fresh_ = images.Name(input_.image, plan);
+  image_.fresh = images.Name(input_.image, plan);
   if (input_.session_id.empty()) return absl::OkStatus();
-  const std::string id = images.SessionImage(input_.client, input_.session_id, fresh_.digest);
+  const std::string id = images.SessionImage(input_.client, input_.session_id, image_.fresh.digest);
   if (id.empty()) return absl::OkStatus();
   if (auto found = images.Use(id); found.ok()) UseStored(*std::move(found));
   return absl::OkStatus();
@@ -92,8 +89,8 @@ absl::Status GroundRequest::ResolveImage() {
 
 absl::Status GroundRequest::ResolveConversation() {
   if (input_.session_id.empty()) return absl::OkStatus();
-  CHORD_ASSIGN_OR_RETURN(
-      auto begun, context_.images.sessions().Begin(input_.session_id, image().id, absl::Now()));
+  CHORD_ASSIGN_OR_RETURN(auto begun, context_.images.sessions().Begin(
+                                         input_.session_id, image_.get().id, absl::Now()));
   in_conversation_ = true;
   turns_ = std::move(begun.turns);
   obs::Metrics& metrics = context_.metrics;
@@ -103,157 +100,99 @@ absl::Status GroundRequest::ResolveConversation() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<WorkerAnswer> GroundRequest::Dispatch() {
-  absl::StatusOr<WorkerAnswer> answer = DispatchOnce();
-  // A long conversation outgrows the model: its oldest half is dropped, not the new prompt.
-  while (!answer.ok() && !turns_.empty() && OutgrowsModel(answer.status())) {
-    const size_t half = (turns_.size() + 1) / 2;
-    turns_.erase(turns_.begin(), turns_.begin() + static_cast<std::ptrdiff_t>(half));
-    dropped_turns_ += half;
-    answer = DispatchOnce();
+absl::Status GroundRequest::RunPasses() {
+  const size_t count = prompts_.prompts.size();
+  PassStream stream(count, input_.on_delta, input_.on_object);
+  {
+    absl::MutexLock lock(&mu_);
+    parts_.resize(count);
   }
-  return answer;
-}
-
-// The conversation as it is now, with a retry.
-absl::StatusOr<WorkerAnswer> GroundRequest::DispatchOnce() {
-  absl::StatusOr<WorkerAnswer> answer = TryWorkers(absl::Now() + context_.options.worker_wait);
-  if (attempt_.facts.failure.not_known) context_.pool.Cooldown(attempt_.language, kCooldown);
-  if (!MayRetry(attempt_.facts)) return answer;
-  if (!context_.retries.TrySpend()) {
-    context_.metrics.Retried(obs::RetryOutcome::kOverBudget);
-    return answer;
-  }
-  const WorkerFailure::Where where = attempt_.facts.failure.where;
-  if (where == WorkerFailure::Where::kVision) excluded_.push_back(attempt_.vision);
-  if (where == WorkerFailure::Where::kLanguage) excluded_.push_back(attempt_.language);
-  obs::Log(obs::LogLevel::kInfo, "retry", input_.request_id,
-           {{"lost", excluded_.empty() ? "" : excluded_.back().name},
-            {"reason", ErrorReason(answer.status())}});
-  absl::StatusOr<WorkerAnswer> again = TryWorkers(absl::Now() + context_.options.retry_wait);
-  context_.metrics.Retried(again.ok()           ? obs::RetryOutcome::kAnswered
-                           : attempt_.no_worker ? obs::RetryOutcome::kNoWorker
-                                                : obs::RetryOutcome::kFailed);
-  // Without a worker to go to, the first error is the better one.
-  return !again.ok() && attempt_.no_worker ? answer : again;
-}
-
-// Waits until `until`, at most until shortly before the deadline: a worker that is not there is a
-// better reason than time that has run out.
-absl::StatusOr<WorkerPool::Lease> GroundRequest::Acquire(WorkerPool::Role role, int64_t cost,
-                                                         const std::string& preferred,
-                                                         absl::Time until) {
-  const absl::Time from = absl::Now();
-  const absl::Time latest = deadline_ - Margin(deadline_ - from);
-  auto lease = context_.pool.Acquire(role, {cost, preferred, excluded_}, input_.cancel,
-                                     std::min(latest, std::max(until, from)));
-  waited_ += absl::Now() - from;
-  attempt_.no_worker |= !lease.ok();
-  return lease;
-}
-
-// What the language worker returned that it holds is there unless a new epoch has begun; whatever
-// we believe, its own word counts in the end.
-bool GroundRequest::BelievedHeld() const {
-  return stored_ != nullptr && affinity_.held &&
-         attempt_.language == WorkerId{affinity_.worker, affinity_.epoch};
-}
-
-// The turns of the session and the new prompt; the image precedes the first.
-std::vector<ChatTurn> GroundRequest::SessionConversation() const {
-  using Role = ChatTurn::Role;
-  std::vector<ChatTurn> out;
-  for (const SessionTurn& turn : turns_) {
-    out.push_back({Role::kUser, {{false, turn.prompt}}});
-    out.push_back({Role::kAssistant, {{false, turn.answer}}});
-  }
-  out.push_back({Role::kUser, {{false, plan_.text}}});
-  std::vector<TurnPart>& first = out.front().parts;
-  first.insert(first.begin(), TurnPart{.image = true, .text = ""});
-  return out;
-}
-
-WorkerRequest GroundRequest::MakeWorkerRequest(bool believed) const {
-  WorkerRequest out;
-  out.ticket = NewTicketId();
-  out.request_id = input_.request_id;
-  out.model_fingerprint = context_.options.fingerprint;
-  out.turns = input_.conversation.empty() ? SessionConversation() : input_.conversation;
-  out.decode = input_.decode;
-  out.plan = image().plan;
-  out.max_new_tokens = new_tokens_;
-  out.grammar = plan_.grammar;
-  if (may_store_) {
-    out.keeping = {
-        .key = image().key, .pin = image().pin, .time = context_.images.ttl(), .pushed = !believed};
-  }
-  out.image = bytes_;
-  out.language_worker = attempt_.language.name;
-  return out;
-}
-
-void GroundRequest::OnDelta(absl::string_view text) {
-  if (input_.on_delta) input_.on_delta(text);
-  if (!objects_) return;
-  for (const GroundObject& object : objects_->Add(text)) input_.on_object(object);
-}
-
-absl::StatusOr<WorkerAnswer> GroundRequest::TryWorkers(absl::Time workers_until) {
-  const int retries = attempt_.facts.failure.worker_lost ? attempt_.facts.retries + 1 : 0;
-  attempt_ = {};
-  attempt_.facts.retries = retries;
-  CHORD_ASSIGN_OR_RETURN(const auto language,
-                         Acquire(WorkerPool::Role::kLanguage, image().plan.tokens + new_tokens_,
-                                 affinity_.worker, workers_until));
-  attempt_.language = language.id();
-  const bool believed = BelievedHeld();
-  WorkerPool::Lease vision;
-  const auto acquire_vision = [&]() -> absl::Status {
-    CHORD_ASSIGN_OR_RETURN(
-        vision, Acquire(WorkerPool::Role::kVision, image().plan.grid.patches(), "", workers_until));
-    return absl::OkStatus();
-  };
-  if (!believed) {
-    CHORD_RETURN_IF_ERROR(acquire_vision());
-    // Other requests about the image meanwhile go where it is going.
-    if (stored_ != nullptr) {
-      context_.images.SetAffinity(image().id,
-                                  {attempt_.language.name, attempt_.language.epoch, false});
+  const auto forward = input_.cancel.OnCancel([this] { passes_.Cancel(input_.cancel.Check()); });
+  ParallelFor(context_.executor, static_cast<int>(count), kBatchWidth, [&](int i) {
+    const auto index = static_cast<size_t>(i);
+    const absl::Status status = RunPass(index, stream);
+    if (!status.ok()) {
+      {
+        absl::MutexLock lock(&mu_);
+        if (failure_.ok()) failure_ = status;
+      }
+      passes_.Cancel(status);
     }
-  }
-  const WorkerRequest request = MakeWorkerRequest(believed);
-  if (input_.on_object) objects_.emplace(image().plan);
-  attempt_.begun = absl::Now();
-  WorkerCalls::Options options;
-  options.deadline = deadline_ - Margin(deadline_ - attempt_.begun);
-  options.cancel = input_.cancel;
-  if (input_.on_delta || input_.on_object) {
-    options.on_delta = [this](absl::string_view text) { OnDelta(text); };
-  }
-  options.only_if_needed = believed;
-  options.vision = [&]() -> absl::StatusOr<VisionTarget> {
-    if (!vision) CHORD_RETURN_IF_ERROR(acquire_vision());
-    attempt_.vision = vision.id();
-    return VisionTarget{&vision.vision(), attempt_.vision.name};
-  };
-  WorkerCalls calls(request, std::move(options));
-  absl::StatusOr<WorkerAnswer> answer = calls.Run(language.language());
-  attempt_.facts = {.answered = answer.ok(),
-                    .failure = calls.failure(),
-                    .produced = calls.produced(),
-                    .cancelled = input_.cancel.cancelled(),
-                    .retries = retries};
-  return answer;
+    if (index == 0 && !image_shared_.HasBeenNotified()) image_shared_.Notify();
+  });
+  absl::MutexLock lock(&mu_);
+  return failure_;
 }
 
-GroundResult GroundRequest::Assemble(const WorkerAnswer& answer) {
+// The first pass waits for nobody and ends by the deadline, so this ends too.
+absl::Status GroundRequest::FollowFirst() {
+  image_shared_.WaitForNotificationWithDeadline(deadline_);
+  CHORD_RETURN_IF_ERROR(passes_.token().Check());
+  return image_shared_.HasBeenNotified() ? absl::OkStatus() : errors::DeadlineExceeded();
+}
+
+// Once: a retry of the first pass may take the image elsewhere while the others are on their way.
+void GroundRequest::ShareImage(const WorkerId& language) {
+  if (image_shared_.HasBeenNotified()) return;
+  affinity_ = {language.name, language.epoch, image_.keyed};
+  image_shared_.Notify();
+}
+
+PromptPass::Task GroundRequest::MakeTask(size_t index) {
+  PromptPass::Task task;
+  task.prompt = prompts_.prompts[index];
+  task.grammar = prompts_.grammar;
+  task.new_tokens = new_tokens_;
+  task.turns = turns_;
+  task.affinity = affinity_;
+  task.deadline = deadline_;
+  task.cancel = passes_.token();
+  if (index == 0 && prompts_.prompts.size() > 1) {
+    task.on_accepted = [this](const WorkerId& language) { ShareImage(language); };
+  }
+  return task;
+}
+
+absl::Status GroundRequest::RunPass(size_t index, PassStream& stream) {
+  if (index > 0) CHORD_RETURN_IF_ERROR(FollowFirst());
+  PromptPass::Task task = MakeTask(index);
+  ObjectStream objects(plan());
+  if (stream.wants_text() || stream.wants_objects()) {
+    task.on_delta = [&, index](absl::string_view text) {
+      stream.Text(index, text);
+      if (!stream.wants_objects()) return;
+      for (const GroundObject& object : objects.Add(text)) stream.Object(index, object);
+    };
+  }
+  PromptPass pass(context_, input_, image_, std::move(task));
+  const absl::StatusOr<WorkerAnswer> answer = pass.Run();
+  GroundResult part;
+  if (answer.ok()) {
+    part = AssemblePart(*answer, pass);
+    for (size_t i = objects.told(); i < part.objects.size(); ++i) {
+      stream.Object(index, part.objects[i]);
+    }
+    stream.End(index);
+  }
+  absl::MutexLock lock(&mu_);
+  waited_ = std::max(waited_, pass.waited());
+  if (!answer.ok()) return answer.status();
+  dropped_turns_ = std::max(dropped_turns_, pass.dropped_turns());
+  parts_[index] = std::move(part);
+  if (index == 0) {
+    // A worker that does not return how it came by the image keeps nothing of it.
+    image_at_ = {pass.language().name, pass.language().epoch, answer->tier.has_value()};
+  }
+  return absl::OkStatus();
+}
+
+GroundResult GroundRequest::AssemblePart(const WorkerAnswer& answer, const PromptPass& pass) const {
   const Grounder::Options& options = context_.options;
   const absl::Time parsed = absl::Now();
   GroundResult out;
-  FillAnswer(answer.model, image().plan, plan_.chinese, options.thresholds,
+  FillAnswer(answer.model, plan(), prompts_.chinese, options.thresholds,
              options.confidence_map.get(), out);
-  FillPoints(answer.model, image().plan, out);
-  out.labels = MatchLabels(input_.labels, out.objects);
+  FillPoints(answer.model, plan(), out);
   out.model_text = answer.model.text;
   if (input_.decode.want_tokens) out.tokens = answer.tokens;
   if (input_.want_evidence && out.evidence) {
@@ -262,51 +201,70 @@ GroundResult GroundRequest::Assemble(const WorkerAnswer& answer) {
     out.evidence.reset();
   }
   context_.metrics.StageTook(obs::Stage::kParse, absl::Now() - parsed);
-  if (objects_) {
-    for (size_t i = objects_->told(); i < out.objects.size(); ++i) {
-      input_.on_object(out.objects[i]);
-    }
-  }
-  out.frame = image().plan;
   out.usage.prompt_tokens = answer.prompt_tokens;
   out.usage.completion_tokens = answer.completion_tokens;
   out.usage.decode_steps = answer.decode_steps;
   out.usage.cached_tokens = answer.cached_tokens;
-  out.usage.image_tokens = static_cast<int>(image().plan.tokens);
+  out.usage.image_tokens = static_cast<int>(plan().tokens);
   out.usage.image = answer.encoded ? CacheTier::kNone : answer.tier.value_or(CacheTier::kNone);
-  context_.metrics.ServedBy(out.usage.image);
-  out.language_worker = attempt_.language.name;
-  if (answer.encoded) out.vision_worker = attempt_.vision.name;
-  out.request_id = input_.request_id;
-  out.model = options.model_name;
-  StoreImage(answer, out);
-  if (in_conversation_) new_turn_ = {plan_.text, answer.model.text};
-  FillTiming(answer, out);
+  out.language_worker = pass.language().name;
+  if (answer.encoded) out.vision_worker = pass.vision().name;
+  // The workers' queues overlap, so the longer wait is the one that was felt.
+  out.timing.queue = pass.waited() + std::max(answer.decode_queue, answer.encode_queue);
+  out.timing.vision = answer.pixels + answer.vision;
+  out.timing.prefill = answer.prefill;
+  out.timing.first_token = (pass.begun() - input_.received_at) + answer.first_token;
+  out.timing.decode = answer.decode;
   return out;
 }
 
-void GroundRequest::FillTiming(const WorkerAnswer& answer, GroundResult& out) const {
-  // The workers' queues overlap, so the longer wait is the one that was felt.
-  out.timing.queue = waited_ + std::max(answer.decode_queue, answer.encode_queue);
-  out.timing.vision = answer.pixels + answer.vision;
-  out.timing.prefill = answer.prefill;
-  out.timing.first_token = (attempt_.begun - input_.received_at) + answer.first_token;
-  out.timing.decode = answer.decode;
+GroundResult GroundRequest::Assemble() {
+  std::vector<GroundResult> parts;
+  {
+    absl::MutexLock lock(&mu_);
+    parts = std::move(parts_);
+  }
+  if (in_conversation_) {
+    for (size_t i = 0; i < parts.size(); ++i) {
+      new_turns_.push_back({prompts_.prompts[i], parts[i].model_text});
+    }
+  }
+  GroundResult out;
+  if (prompts_.per_label) {
+    out = MergeByLabel(input_.labels, std::move(parts), prompts_.chinese,
+                       context_.options.thresholds);
+  } else {
+    out = std::move(parts.front());
+    out.labels = MatchLabels(input_.labels, out.objects);
+    // Without any object the answer is about each of them.
+    if (out.objects.empty()) {
+      for (LabelMatch& match : out.labels) match.confidence = out.confidence;
+    }
+  }
+  context_.metrics.ServedBy(out.usage.image);
+  out.frame = plan();
+  out.request_id = input_.request_id;
+  out.model = context_.options.model_name;
+  StoreImage(out);
   out.timing.total = absl::Now() - input_.received_at;
+  return out;
 }
 
-void GroundRequest::StoreImage(const WorkerAnswer& answer, GroundResult& out) {
-  // A worker that does not return how it came by the image keeps nothing of it.
-  const ImageAffinity affinity = {attempt_.language.name, attempt_.language.epoch,
-                                  answer.tier.has_value()};
+void GroundRequest::StoreImage(GroundResult& out) {
+  ImageAffinity affinity;
+  {
+    absl::MutexLock lock(&mu_);
+    affinity = image_at_;
+  }
   ImageService& images = context_.images;
-  if (stored_ != nullptr) {
-    images.SetAffinity(image().id, affinity);
-    out.image_id = image().id;
-  } else if (may_store_ && images.Store(fresh_, bytes_, affinity)) {
-    out.image_id = image().id;
+  const std::string& id = image_.get().id;
+  if (image_.stored != nullptr) {
+    images.SetAffinity(id, affinity);
+    out.image_id = id;
+  } else if (image_.keyed && images.Store(image_.fresh, image_.bytes, affinity)) {
+    out.image_id = id;
     if (!input_.session_id.empty()) {
-      images.SetSessionImage(input_.client, input_.session_id, image().digest, image().id);
+      images.SetSessionImage(input_.client, input_.session_id, image_.fresh.digest, id);
     }
   }
 }

@@ -1,23 +1,20 @@
-// One request from its input to its result: resolve what it is about, dispatch it to workers,
+// One request from its input to its result: resolve what it is about, send its prompts to workers,
 // assemble the answer.
 #pragma once
 
-#include <optional>
-#include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
-#include "common/obs/metrics.h"
-#include "services/gateway/admission.h"
+#include "common/base/cancel.h"
 #include "services/gateway/ground.h"
-#include "services/gateway/grounder.h"
 #include "services/gateway/images/image_service.h"
-#include "services/gateway/object_stream.h"
+#include "services/gateway/pass_stream.h"
+#include "services/gateway/prompt_pass.h"
 #include "services/gateway/prompt_plan.h"
-#include "services/gateway/retry_policy.h"
-#include "services/gateway/routing/worker_calls.h"
-#include "services/gateway/routing/worker_pool.h"
 #include "services/gateway/routing/worker_request.h"
 
 namespace chord::gateway {
@@ -25,14 +22,7 @@ namespace chord::gateway {
 // Used by one thread. Runs once.
 class GroundRequest {
  public:
-  // What the requests of one gateway share; outlives them.
-  struct Context {
-    const Grounder::Options& options;
-    ImageService& images;
-    WorkerPool& pool;
-    obs::Metrics& metrics;
-    RetryBudget& retries;
-  };
+  using Context = PromptPass::Context;
   GroundRequest(const Context& context, const GroundInput& input, absl::Time deadline)
       : context_(context), input_(input), deadline_(deadline) {}
   ~GroundRequest();
@@ -42,60 +32,49 @@ class GroundRequest {
   absl::StatusOr<GroundResult> Run();
 
  private:
-  // One attempt and what it has learnt.
-  struct Attempt {
-    WorkerId language, vision;  // the workers it went to
-    AttemptFacts facts;
-    bool no_worker = false;  // none was eligible in time
-    absl::Time begun;        // of its calls
-  };
-
-  // Resolve: parameters, image, conversation, prompt.
+  // Resolve: parameters, image, conversation, prompts.
   absl::Status Resolve();
   absl::Status ResolveImage();
   absl::Status ResolveConversation();
   void UseStored(ImageStore::Found found);
 
-  // Dispatch: attempts, within the retry policy.
-  absl::StatusOr<WorkerAnswer> Dispatch();
-  absl::StatusOr<WorkerAnswer> DispatchOnce();
-  absl::StatusOr<WorkerAnswer> TryWorkers(absl::Time workers_until);
-  absl::StatusOr<WorkerPool::Lease> Acquire(WorkerPool::Role role, int64_t cost,
-                                            const std::string& preferred, absl::Time until);
-  bool BelievedHeld() const;
-  std::vector<ChatTurn> SessionConversation() const;
-  WorkerRequest MakeWorkerRequest(bool believed) const;
-  void OnDelta(absl::string_view text);
+  // Dispatch: every prompt is a pass. The first takes the image to a language worker; when the
+  // worker has the request, the others follow it there and share the image's rows: their tokens are
+  // decoded in the same steps. The first that fails ends them all.
+  absl::Status RunPasses();
+  absl::Status RunPass(size_t index, PassStream& stream);
+  absl::Status FollowFirst();
+  PromptPass::Task MakeTask(size_t index);
+  void ShareImage(const WorkerId& language);
 
   // Assemble: the result, and what stays for later requests.
-  GroundResult Assemble(const WorkerAnswer& answer);
-  void FillTiming(const WorkerAnswer& answer, GroundResult& out) const;
-  void StoreImage(const WorkerAnswer& answer, GroundResult& out);
+  GroundResult AssemblePart(const WorkerAnswer& answer, const PromptPass& pass) const;
+  GroundResult Assemble();
+  void StoreImage(GroundResult& out);
 
-  const StoredImage& image() const { return stored_ != nullptr ? *stored_ : fresh_; }
+  const image::FramePlan& plan() const { return image_.get().plan; }
 
   const Context context_;
   const GroundInput& input_;
   const absl::Time deadline_;
 
   int new_tokens_ = 0;
-  PromptPlan plan_;  // as sent to the model
-  // The image: stored before (`stored_`), or come with the prompt (`fresh_`, without bytes).
-  StoredImageRef stored_;
-  StoredImage fresh_;
-  absl::string_view bytes_;
-  ImageAffinity affinity_;
-  bool may_store_ = false;  // a key goes to the worker, and the image is stored afterwards
+  PromptPlan prompts_;  // as sent to the model
+  RequestImage image_;
+  ImageAffinity affinity_;  // before the request, then of the first pass
 
   bool in_conversation_ = false;
-  std::vector<SessionTurn> turns_;       // earlier ones, oldest first
-  size_t dropped_turns_ = 0;             // of the oldest, which did not fit the model
-  std::optional<SessionTurn> new_turn_;  // of this request, when it was answered
+  std::vector<SessionTurn> turns_;      // earlier ones, oldest first
+  std::vector<SessionTurn> new_turns_;  // of this request, when it was answered
 
-  Attempt attempt_;                 // the last one
-  std::vector<WorkerId> excluded_;  // lost workers
-  absl::Duration waited_;           // for workers
-  std::optional<ObjectStream> objects_;
+  absl::Notification image_shared_;  // the other passes may begin
+  CancelSource passes_;              // ends them
+  absl::Mutex mu_;
+  absl::Status failure_ ABSL_GUARDED_BY(mu_);             // of the pass that failed first
+  std::vector<GroundResult> parts_ ABSL_GUARDED_BY(mu_);  // a pass
+  absl::Duration waited_ ABSL_GUARDED_BY(mu_);            // for workers, the longest
+  size_t dropped_turns_ ABSL_GUARDED_BY(mu_) = 0;         // of the oldest, which did not fit
+  ImageAffinity image_at_ ABSL_GUARDED_BY(mu_);           // where the first pass left it
 };
 
 }  // namespace chord::gateway

@@ -17,7 +17,7 @@ absl::StatusOr<GroundResult> Grounder::Ground(const GroundInput& input) {
           : std::min(input.deadline, input.received_at + options_.max_deadline);
   if (absl::Now() >= deadline) return errors::DeadlineExceeded();
   retries_.Earn();
-  GroundRequest request({options_, images_, pool_, metrics_, retries_}, input, deadline);
+  GroundRequest request({options_, images_, pool_, metrics_, retries_, executor_}, input, deadline);
   auto result = request.Run();
   if (!result.ok()) return ForClient(result.status());
   admission_.Answered(absl::Now() - input.received_at);

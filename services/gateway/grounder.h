@@ -8,13 +8,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/executor.h"
 #include "common/grounding/confidence.h"
 #include "common/obs/metrics.h"
 #include "services/gateway/admission.h"
 #include "services/gateway/answer_builder.h"
 #include "services/gateway/ground.h"
 #include "services/gateway/images/image_service.h"
-#include "services/gateway/prompt.h"
+#include "services/gateway/prompt_plan.h"
 #include "services/gateway/routing/worker_pool.h"
 
 namespace chord::gateway {
@@ -25,7 +26,7 @@ class Grounder {
   struct Options {
     std::string fingerprint;
     std::string model_name;
-    PromptWrapper wrapper = PromptWrapper::kNone;
+    PromptStyle style;
     int64_t max_prompt_bytes = 0;
     int default_new_tokens = 0;
     int max_new_tokens = 0;
@@ -40,14 +41,16 @@ class Grounder {
     Thresholds thresholds;
     std::shared_ptr<const grounding::ConfidenceMap> confidence_map;  // null: raw confidences
   };
-  // The others are not owned and outlive the grounder.
+  // The others are not owned and outlive the grounder. `executor` runs the further prompts of a
+  // request that has one a label.
   Grounder(Options options, Admission& admission, ImageService& images, WorkerPool& pool,
-           obs::Metrics& metrics)
+           obs::Metrics& metrics, Executor& executor)
       : options_(std::move(options)),
         admission_(admission),
         images_(images),
         pool_(pool),
         metrics_(metrics),
+        executor_(executor),
         retries_(0.1, options_.retry_burst) {}
 
   // Blocks. Every error is of the catalogue. An image that came with its prompt is stored when the
@@ -63,6 +66,7 @@ class Grounder {
   ImageService& images_;
   WorkerPool& pool_;
   obs::Metrics& metrics_;
+  Executor& executor_;
   RetryBudget retries_;
 };
 

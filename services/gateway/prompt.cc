@@ -206,6 +206,14 @@ absl::StatusOr<ChordFile> LoadChordFile(const std::string& model_dir) {
           absl::StrCat(path, ": \"prompt_wrapper\" must be \"none\" or \"json\"."));
     }
   }
+  if (const auto passes = json.find("label_passes"); passes != json.end()) {
+    if (*passes == "per_label") {
+      out.label_passes = LabelPasses::kPerLabel;
+    } else if (*passes != "one") {
+      return errors::CheckpointInvalid(
+          absl::StrCat(path, ": \"label_passes\" must be \"one\" or \"per_label\"."));
+    }
+  }
   return out;
 }
 

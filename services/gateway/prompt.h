@@ -28,10 +28,17 @@ enum class PromptWrapper {
 // the name of a thing ("the coordinate axes", "坐标轴", "the JSON file icon").
 std::string WrapPrompt(PromptWrapper wrapper, absl::string_view prompt);
 
+// How a model answers a request for several classes.
+enum class LabelPasses {
+  kOne,       // one prompt that names all classes
+  kPerLabel,  // one prompt a class, about the same image: for models that keep no classes apart
+};
+
 // chord.json of a model folder: what Chord wants to know beyond the Hugging Face files.
 struct ChordFile {
   std::string name;                              // empty: not given
   PromptWrapper wrapper = PromptWrapper::kJson;  // real checkpoints want to be asked for JSON
+  LabelPasses label_passes = LabelPasses::kOne;  // "label_passes": "one" or "per_label"
 };
 // An absent file is the default. CHECKPOINT_INVALID when it is there and wrong.
 absl::StatusOr<ChordFile> LoadChordFile(const std::string& model_dir);

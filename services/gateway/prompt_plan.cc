@@ -73,6 +73,19 @@ std::string LastWords(absl::Span<const ChatTurn> conversation) {
   return out;
 }
 
+void PlanLabels(absl::Span<const std::string> labels, const PromptStyle& style, PromptPlan& out) {
+  out.per_label = style.label_passes == LabelPasses::kPerLabel;
+  if (!out.per_label) {
+    out.prompts = {LabelsPrompt(style.wrapper, labels)};
+  } else {
+    for (const std::string& label : labels) {
+      out.prompts.push_back(LabelsPrompt(style.wrapper, absl::MakeConstSpan(&label, 1)));
+    }
+  }
+  out.chinese = std::any_of(labels.begin(), labels.end(),
+                            [](const std::string& label) { return HasCjk(label); });
+}
+
 }  // namespace
 
 AnswerForm FormAskedFor(absl::string_view prompt) {
@@ -131,38 +144,40 @@ std::string LabelsPrompt(PromptWrapper wrapper, absl::Span<const std::string> la
                                    [](const std::string& label) { return HasCjk(label); });
   const std::string list = absl::StrJoin(labels, chinese ? "、" : ", ");
   if (wrapper == PromptWrapper::kNone) {
-    return chinese ? absl::StrCat("找出所有", list) : absl::StrCat("all ", list);
+    if (chinese) return absl::StrCat("找出所有", list);
+    // Names of classes are singular as a rule.
+    return absl::StrCat(labels.size() == 1 ? "find every " : "all ", list);
   }
   return chinese ? absl::StrCat("检测图中所有的", list, "，以JSON格式输出每个目标的bbox坐标和label")
                  : absl::StrCat("Detect all objects of these classes: ", list,
                                 ". Output their bbox coordinates and labels using JSON format.");
 }
 
-absl::StatusOr<PromptPlan> PlanPrompt(const GroundInput& input, PromptWrapper wrapper,
+absl::StatusOr<PromptPlan> PlanPrompt(const GroundInput& input, const PromptStyle& style,
                                       int64_t max_prompt_bytes) {
   PromptPlan out;
   out.grammar = input.grammar;
-  if (!input.conversation.empty()) {
-    out.text = LastWords(input.conversation);
-    out.chinese = HasCjk(out.text);
-    return out;
-  }
   if (!input.labels.empty()) {
-    if (!input.prompt.empty()) {
+    const bool has_words = !input.conversation.empty() && !LastWords(input.conversation).empty();
+    if (!input.prompt.empty() || has_words) {
       return errors::ParameterInvalid("labels", "absent when there is a prompt");
     }
     CHORD_RETURN_IF_ERROR(CheckLabels(input.labels));
-    out.text = LabelsPrompt(wrapper, input.labels);
-    out.chinese = HasCjk(out.text);
+    PlanLabels(input.labels, style, out);
+    return out;
+  }
+  if (!input.conversation.empty()) {
+    out.prompts = {LastWords(input.conversation)};
+    out.chinese = HasCjk(out.prompts.front());
     return out;
   }
   CHORD_RETURN_IF_ERROR(CheckPrompt(input.prompt, max_prompt_bytes));
   out.chinese = HasCjk(input.prompt);
   if (FormAskedFor(input.prompt) == AnswerForm::kPoints) {
-    out.text = WrapPointPrompt(wrapper, input.prompt);
+    out.prompts = {WrapPointPrompt(style.wrapper, input.prompt)};
     out.grammar = false;  // of boxes
   } else {
-    out.text = WrapPrompt(wrapper, input.prompt);
+    out.prompts = {WrapPrompt(style.wrapper, input.prompt)};
   }
   return out;
 }
@@ -172,7 +187,7 @@ std::vector<LabelMatch> MatchLabels(absl::Span<const std::string> labels,
   std::vector<LabelMatch> out;
   std::vector<std::string> normalized;
   for (const std::string& label : labels) {
-    out.push_back({label, {}});
+    out.push_back({.label = label});
     normalized.push_back(Normalized(label));
   }
   for (size_t i = 0; i < objects.size(); ++i) {
@@ -188,7 +203,10 @@ std::vector<LabelMatch> MatchLabels(absl::Span<const std::string> labels,
         best = k;
       }
     }
-    if (best_fit > 0) out[best].objects.push_back(static_cast<int>(i));
+    if (best_fit == 0) continue;
+    LabelMatch& match = out[best];
+    match.objects.push_back(static_cast<int>(i));
+    match.confidence = std::min(match.confidence.value_or(1), objects[i].confidence);
   }
   return out;
 }

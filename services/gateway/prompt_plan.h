@@ -31,18 +31,28 @@ absl::Status CheckLabels(absl::Span<const std::string> labels);
 // One prompt that asks for all objects of all labels.
 std::string LabelsPrompt(PromptWrapper wrapper, absl::Span<const std::string> labels);
 
+// What a model wants to be asked like.
+struct PromptStyle {
+  PromptWrapper wrapper = PromptWrapper::kNone;
+  LabelPasses label_passes = LabelPasses::kOne;
+};
+
 struct PromptPlan {
-  std::string text;      // for the model; of a conversation its last message
+  // For the model, at least one; of a conversation its last message. With `per_label` one for each
+  // label of the input, in their order.
+  std::vector<std::string> prompts;
+  bool per_label = false;
   bool chinese = false;  // the language of advice
   bool grammar = true;   // decode under the box grammar
 };
-// The one of prompt, labels and conversation that `input` has. PROMPT_…, PARAMETER_INVALID.
-absl::StatusOr<PromptPlan> PlanPrompt(const GroundInput& input, PromptWrapper wrapper,
+// The one of prompt, labels and conversation that `input` has; labels may end a conversation whose
+// last message has no text. PROMPT_…, PARAMETER_INVALID.
+absl::StatusOr<PromptPlan> PlanPrompt(const GroundInput& input, const PromptStyle& style,
                                       int64_t max_prompt_bytes);
 
 // The answer's objects by the labels that were asked for, each object under at most one: the
 // model's word is the label, its plural, or ends with it ("red cup" is a cup). In the order of
-// `labels`.
+// `labels`. A label with objects has the least of their confidences; without, none is known.
 std::vector<LabelMatch> MatchLabels(absl::Span<const std::string> labels,
                                     absl::Span<const GroundObject> objects);
 

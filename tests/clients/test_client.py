@@ -2,13 +2,15 @@
 
 import asyncio
 import http.server
+import re
 import threading
 
 import pytest
 
-from chord_client import (AsyncClient, Client, Completed, ConnectionFailedError, DeadlineExceededError, GroundRequest,
+from chord_client import (Answer, AsyncClient, Client, Completed, ConnectionFailedError, DeadlineExceededError, GroundRequest,
                           ImageError, ImageHandle, ImageNotFoundError, InvalidRequestError, Model, NotFoundError,
-                          ObjectFound, PromptError, ProtocolError, RetryPolicy, TextDelta, UnimplementedError)
+                          ObjectFound, PromptError, ProtocolError, RetryPolicy, TextDelta)
+from chord_client.export import Dataset
 from chord_server import demo, iou
 from conftest import url_of
 
@@ -161,12 +163,35 @@ def test_HealthAndModels(url):
         health = chord.health()
         assert health.live and health.ready
         chord.wait_until_ready(5)
-        try:
-            models = chord.models()
-        except UnimplementedError as error:
-            assert error.reason == "NOT_IMPLEMENTED"
-        else:
-            assert [model.name for model in models] == ["chord-nano"] and isinstance(models[0], Model)
+        (model,) = chord.models()
+        assert isinstance(model, Model) and (model.name, model.state) == ("chord-nano", "serving")
+        assert re.fullmatch(r"[0-9a-f]{64}", model.fingerprint)
+
+
+def test_LabelsAreGroupedAndEachHasItsConfidence(url):
+    with Client(url) as chord:
+        answer = chord.ground(FARM, labels=["tractor", "guitar", "cow"])
+        assert [match.label for match in answer.labels] == ["tractor", "guitar", "cow"]
+        assert {label: len(found) for label, found in answer.by_label.items()} == {"tractor": 1, "guitar": 0, "cow": 1}
+        assert all(match.confidence is not None for match in answer.labels)
+        assert not answer.absent and Answer.from_dict(answer.to_dict()) == answer
+        nothing = chord.ground(answer.image, labels=["guitar", "horse"])
+        assert nothing.absent and nothing.usage.cache == "kv"
+        *events, last = chord.ground_stream(answer.image, labels=["tractor", "guitar", "cow"])
+        assert [e.box for e in events if isinstance(e, ObjectFound)] == list(answer.boxes) == list(last.answer.boxes)
+
+
+def test_AnAnswerThatIsCutIsNeitherFoundNorAbsent(url):
+    with Client(url) as chord:
+        cut = chord.ground(FARM, PROMPT, max_new_tokens=6)
+        assert cut.truncated and not cut.found and not cut.absent and cut.confidence is None
+        assert "max_new_tokens" in cut.advice and Answer.from_dict(cut.to_dict()) == cut
+        labels = chord.ground(FARM, labels=["cow", "tractor"], max_new_tokens=6)
+        assert labels.confidence is None and [match.confidence for match in labels.labels] == [None, None]
+        dataset = Dataset()
+        dataset.add("farm.png", PROMPT, cut)
+        assert dataset.images[0].score == 0 and dataset.images[0].annotations == []
+        assert chord.ground(FARM, "the guitar").absent
 
 
 @pytest.mark.parametrize("url_without_server", ["http://127.0.0.1:1", "grpc://127.0.0.1:1"])

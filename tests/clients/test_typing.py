@@ -21,7 +21,7 @@ def one(chord: Client) -> Box:
         answer = result.unwrap()
     return answer.objects[0].box
 
-async def two(chord: AsyncClient) -> float:
+async def two(chord: AsyncClient) -> float | None:
     async for event in chord.ground_stream("a.jpg", "cat"):
         print(event)
     return (await chord.ground("a.jpg", "cat")).confidence
@@ -44,6 +44,6 @@ def test_UsersCodeIsCheckedAgainstIt(tmp_path):
     (tmp_path / "good.py").write_text(GOOD)
     done = mypy("--strict", "good.py", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    (tmp_path / "bad.py").write_text(GOOD.replace('grammar="off"', 'grammar="maybe"').replace("-> float", "-> str"))
+    (tmp_path / "bad.py").write_text(GOOD.replace('grammar="off"', 'grammar="maybe"').replace("-> float | None", "-> str"))
     done = mypy("--strict", "bad.py", cwd=tmp_path)
     assert done.returncode == 1 and done.stdout.count("error:") == 2, done.stdout

@@ -140,6 +140,19 @@ class Chord:
     def pids(self):
         return {role: self.pid(role) for role in self.ROLES}
 
+    def listening_port(self, role):
+        """The TCP port that the process of that role listens on: an address with port 0 tells it nowhere else."""
+        pid = self.pid(role)
+        sockets = set()
+        for file in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(file))
+        for line in pathlib.Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:  # LISTEN
+                return int(columns[1].split(":")[1], 16)
+        return None
+
     def memory(self, role, field="VmRSS"):
         """Bytes. VmHWM is the peak since reset_peak()."""
         text = pathlib.Path(f"/proc/{self.pid(role)}/status").read_text()

@@ -1,18 +1,25 @@
 """Several workers of a role, started by hand through their settings, without a supervisor."""
 
 import contextlib
+import json
 import os
 import signal
-import socket
 import subprocess
 
 from chord_server import BIN, MODEL, Chord
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def logged_addresses(log, wait_for):
+    """(HTTP, gRPC) that a gateway listens on, by what it wrote to the file `log`."""
+    def listening():
+        for line in log.read_text(errors="replace").splitlines():
+            if '"event":"listening"' in line and '"role":"gateway"' in line:
+                entry = json.loads(line)
+                return entry["http"], entry["grpc"]
+        return None
+
+    wait_for(lambda: log.exists() and listening() is not None)
+    return listening()
 
 
 class Fleet(Chord):
@@ -21,7 +28,6 @@ class Fleet(Chord):
     def __init__(self, folder, vision=1, language=1, gateway_flags=(), model=MODEL):
         self.folder = folder
         self.processes = {}
-        self.http_address, self.grpc_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
         addresses = {name: f"unix:{folder}/{name}.sock" for name in
                      [*(f"vision-{i}" for i in range(vision)), *(f"language-{i}" for i in range(language))]}
         languages = [f"--language_workers={n}={a}" for n, a in addresses.items() if n.startswith("language")]
@@ -30,12 +36,13 @@ class Fleet(Chord):
         for name, address in addresses.items():
             program, more = ("chord_vision_worker", languages) if name.startswith("vision") else ("chord_llm_worker", [])
             self.commands[name] = [program, f"--address={address}", "--device=cpu", "--threads=1", *more]
-        self.commands["gateway"] = ["chord_gateway", f"--http_address={self.http_address}",
-                                    f"--grpc_address={self.grpc_address}", *languages, *visions, *gateway_flags]
+        gateway = [*languages, *visions, *gateway_flags]
+        self.commands["gateway"] = ["chord_gateway", "--http_address=127.0.0.1:0", "--grpc_address=127.0.0.1:0", *gateway]
         for command in self.commands.values():
             command.append(f"--model_dir={model}")
         for name in self.commands:
             self.start(name)
+        self.http_address, self.grpc_address = logged_addresses(folder / "gateway.log", self.wait_for)
         self.wait_for(lambda: self.metric("chord_workers") == vision + language, 120)
 
     def start(self, name):

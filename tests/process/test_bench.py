@@ -1,8 +1,11 @@
 """`chord bench` from outside: what it prints, and that it tells the truth about a server that refuses."""
 
+import http.server
 import json
 import signal
 import subprocess
+import threading
+import time
 
 import pytest
 from PIL import Image
@@ -70,6 +73,45 @@ def test_a_stream_is_timed_by_the_client(chord):
     assert_sound(run)
     assert run["ttft_source"] == "stream" and run["ttft_seconds"]["count"] == run["count"]["answered"] > 0
     assert run["ttft_seconds"]["p50"] <= run["total_seconds"]["p50"]
+
+
+class Paused(http.server.BaseHTTPRequestHandler):
+    """The gateway's stream, with a pause between its first word and the rest."""
+    pause = 0
+
+    def log_message(self, *unused):
+        pass
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(b'event: delta\ndata: {"text":"["}\n\n')
+        self.wfile.flush()
+        time.sleep(self.pause)  # the thing that is measured
+        answer = {"boxes": [], "usage": {}, "timing": {}}
+        self.wfile.write(b"event: response\ndata: " + json.dumps(answer).encode() + b"\n\n")
+
+
+def test_the_first_token_is_timed_when_it_comes_and_not_at_the_end():
+    """A client that is kept from running during a pause sees both at once; then the pause is longer."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Paused) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for Paused.pause in (0.2, 1, 5):
+            run = measured(DEMO / "farm.png", "--prompt", "x", "--http", "--server", "127.0.0.1:%d" % server.server_port,
+                           "--concurrency", 1, "--duration", 3 * Paused.pause, "--warmup", 0, "--stream")
+            assert run["count"]["answered"] > 0, run
+            if run["ttft_seconds"]["max"] < run["total_seconds"]["p50"]:
+                break
+        else:
+            pytest.fail(f"time to first token is the total: {run['ttft_seconds']} {run['total_seconds']}")
+        server.shutdown()
 
 
 def test_a_sweep_is_a_table_and_an_image(chord, tmp_path):

@@ -174,8 +174,18 @@ def test_messages_that_cannot_be_read(chord):
             if method == "Grounding/Ground" and message == b"\x0a\x01\xff":
                 continue  # an image of one byte
             assert refused(chord, "/chord.v1." + method, message) == ("INVALID_ARGUMENT", "BODY_MALFORMED")
-    for method in ("ListModels", "PlanModel", "LoadModel", "SwapModel", "RollBack"):
+    assert refused(chord, "/chord.v1.Admin/ListModels", b"\xff") == ("INVALID_ARGUMENT", "BODY_MALFORMED")
+    for method in ("PlanModel", "LoadModel", "SwapModel", "RollBack"):
         assert refused(chord, "/chord.v1.Admin/" + method, b"\xff") == ("UNIMPLEMENTED", "NOT_IMPLEMENTED")
+
+
+def test_the_models_are_those_of_http(chord):
+    (answer,) = send(chord, "/chord.v1.Admin/ListModels", b"")
+    (model,) = admin_pb2.ListModelsResponse.FromString(answer).models
+    served = chord.get("/version").json
+    assert (model.model.name, model.fingerprint) == (served["model"], served["model_fingerprint"])
+    assert model.state == admin_pb2.ModelState.STATE_SERVING
+    assert [card["id"] for card in chord.get("/v1/models").json["data"]] == [model.model.name]
 
 
 def test_a_message_over_the_limit(chord):

@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import socket
+import statistics
 import threading
 import time
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from chord_server import Reason, assert_problem, demo, grounding_pb2, multipart
 
+SOON = 10  # seconds: a request that nothing ends takes 30 or more; a machine may be busy
 GOOD, PROMPT, _ = next(d for d in demo() if len(d[2]) == 1)
 
 
@@ -29,23 +31,22 @@ def test_a_worker_killed_in_the_middle_of_a_request(chord, role, endpoint):
         ask = chord.post if endpoint == "http" else chord.ground
         future = pool.submit(ask, GOOD, PROMPT)
         chord.wait_for(lambda: in_flight(chord) >= 1)
-        time.sleep(0.1)  # let it reach the worker's socket
         begin = time.monotonic()
         os.kill(victim, signal.SIGKILL)
-        # The worker comes back in time for a second try, or the client is told within a second.
+        # The worker comes back in time for a second try, or the client is told, long before its deadline.
         told = None
         if endpoint == "http":
-            answer = future.result(10)
+            answer = future.result(60)
             if answer.status != 200:
                 told = assert_problem(answer, 503, "WORKER_LOST")
         else:
             try:
-                future.result(10)
+                future.result(60)
             except grpc.RpcError as error:
                 told = error
                 assert error.code() == grpc.StatusCode.UNAVAILABLE
                 assert Reason(error).reason == "WORKER_LOST"
-        assert told is None or time.monotonic() - begin < 1.0
+        assert told is None or time.monotonic() - begin < SOON
     # The next request works, although the worker is only just coming back.
     assert chord.post(GOOD, PROMPT).status == 200
     assert chord.pid(role) not in (None, victim)
@@ -60,9 +61,9 @@ def test_the_gateway_killed_in_the_middle_of_a_request(chord):
         begin = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(grpc.RpcError) as error:
-            future.result(10)
+            future.result(60)
         assert error.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert time.monotonic() - begin < 1.0
+        assert time.monotonic() - begin < SOON
     os.kill(language, signal.SIGCONT)
     chord.wait_ready()
     assert chord.post(GOOD, PROMPT).status == 200
@@ -79,7 +80,7 @@ def test_deadlines_are_kept(chord):
     with pytest.raises(grpc.RpcError) as error:
         chord.ground(GOOD, PROMPT, timeout=0.5)
     os.kill(language, signal.SIGCONT)
-    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() - begin < 1.5
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED and time.monotonic() - begin < SOON
     chord.wait_for(lambda: in_flight(chord) == 0)
 
 
@@ -94,6 +95,20 @@ def test_a_client_that_hangs_up_frees_its_request(chord):
         chord.wait_for(lambda: in_flight(chord) == 1)
     chord.wait_for(lambda: in_flight(chord) == 0, 5)
     os.kill(language, signal.SIGCONT)
+
+
+def growth(values):
+    """Per step, of the least that a process holds: from the first third of the values to the last. What an
+    allocator takes now and gives back later raises the others; what each step leaves behind raises the least."""
+    third = len(values) // 3
+    return (min(values[-third:]) - min(values[:third])) / (len(values) - third)
+
+
+@pytest.mark.parametrize("values, step", [
+    ([10, 46, 12, 10, 46, 46, 46, 11, 46, 46, 10, 46], 0), ([40, 41, 39, 40, 42, 40, 80, 80, 80, 80, 39, 80], 0),
+    ([10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65], 5), ([90, 50, 20, 25, 30, 35, 90, 45, 50, 90, 60, 65], 3.75)])
+def test_growth_is_told_from_noise(values, step):
+    assert growth(values) == step
 
 
 def test_a_thousand_cancelled_requests_leave_memory_where_it_was(chord):
@@ -113,14 +128,22 @@ def test_a_thousand_cancelled_requests_leave_memory_where_it_was(chord):
             rest.acquire()
         chord.wait_for(lambda: in_flight(chord) == 0, 30)
 
-    burst(300)  # pools and arenas reach their size
-    before = {role: chord.memory(role) for role in chord.ROLES}
+    def memory():
+        return {role: chord.memory(role) for role in chord.ROLES}
+
+    burst(200)  # pools and arenas reach their size
     pids = chord.pids()
-    burst(1000)
+    requests = 100
+    rounds = []
+    for _ in range(12):
+        burst(requests)
+        rounds.append(memory())
     assert chord.pids() == pids, "a process died"
     for role in chord.ROLES:
-        grown = chord.memory(role) - before[role]
-        assert grown < 30 << 20, f"{role} grew by {grown / 2**20:.1f} MiB"
+        values = [values[role] for values in rounds]
+        # An image of 448 x 336 is 440 KiB of pixels and 49 KiB of embeddings: what is kept of one shows.
+        print(role, [round(v / 2**20, 1) for v in values], growth(values) / requests)
+        assert growth(values) / requests < 16 << 10, f"{role}: {[round(v / 2**20, 1) for v in values]} MiB after each round"
 
 
 def test_many_clients_at_once_all_get_an_answer(chord):

@@ -6,8 +6,9 @@ import pathlib
 import signal
 import subprocess
 import threading
-import time
+import types
 
+import fleet
 import grpc
 import pytest
 from PIL import Image
@@ -33,8 +34,13 @@ def images(folder, count):
 
 # --- ends -------------------------------------------------------------------------------------------
 
-def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_end(chord):
+def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_end():
     """Nor does a balancer that watches our health."""
+    with Chord("--gateway-flag", "drain_seconds=120") as chord:
+        end_with_an_idle_stream(chord)
+
+
+def end_with_an_idle_stream(chord):
     channel = grpc.insecure_channel(chord.grpc_address)
     watch = channel.unary_stream("/grpc.health.v1.Health/Watch", request_serializer=bytes, response_deserializer=bytes)
     health = watch(b"\x0a\x12chord.v1.Grounding")
@@ -47,13 +53,12 @@ def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_end(chord):
 
     results = chord.stub().GroundBatch(prompts())
     assert next(results).tag == "first"
-    gateway, begin = chord.pid("gateway"), time.monotonic()
+    gateway = chord.pid("gateway")
     os.kill(gateway, signal.SIGTERM)
     with pytest.raises(grpc.RpcError) as error:
         next(results)
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE and Reason(error.value).reason == "SHUTTING_DOWN"
-    chord.wait_for(lambda: chord.pid("gateway") not in (None, gateway))
-    assert time.monotonic() - begin < 8, "drain_seconds is 10"
+    chord.wait_for(lambda: chord.pid("gateway") not in (None, gateway), 60)  # long before the drain is over
     held.set()
     with pytest.raises(grpc.RpcError):
         list(health)
@@ -61,16 +66,33 @@ def test_a_stream_on_which_nothing_is_asked_does_not_hold_up_the_end(chord):
 
 
 def test_what_is_asked_on_a_stream_is_answered_before_the_end(chord):
+    """Tried again when all had been answered before the end began."""
+    while not end_with_a_stream_under_way(chord, 16):  # as many as run at once
+        pass
+
+
+def end_with_a_stream_under_way(chord, count):
+    """False: there was nothing under way any more."""
     held = threading.Event()
 
     def prompts():
-        for i in range(4):
+        for i in range(count):
             yield item(str(i))
         held.wait(60)
 
-    before = chord.metric("chord_image_cache_requests_total")
+    def in_flight():  # with the stream itself
+        return chord.metric("chord_inflight_requests") or 0
+
+    def ended():
+        return chord.metric("chord_requests_total") or 0
+
+    before = ended()
     results = chord.stub().GroundBatch(prompts())
-    chord.wait_for(lambda: chord.metric("chord_inflight_requests") >= 3)
+    # All have been read. What ends between the two looks is not counted twice.
+    chord.wait_for(lambda: ended() - before + in_flight() > count)
+    if in_flight() < 2:
+        held.set()
+        return False
     gateway = chord.pid("gateway")
     os.kill(gateway, signal.SIGTERM)
     answered = []
@@ -78,10 +100,12 @@ def test_what_is_asked_on_a_stream_is_answered_before_the_end(chord):
         for result in results:
             answered.append(result)
     held.set()
-    assert {r.tag for r in answered} == set("0123") and all(r.HasField("response") for r in answered), before
+    assert {r.tag for r in answered} == {str(i) for i in range(count)}
+    assert all(r.HasField("response") for r in answered), [r.error for r in answered]
     assert Reason(error.value).reason == "SHUTTING_DOWN"
     chord.wait_for(lambda: chord.pid("gateway") not in (None, gateway))
     chord.wait_ready()
+    return True
 
 
 def test_serves_as_the_first_process_of_a_container(tmp_path):
@@ -90,7 +114,7 @@ def test_serves_as_the_first_process_of_a_container(tmp_path):
     if subprocess.run([*command, "true"], capture_output=True).returncode != 0:
         pytest.skip("no namespaces here")
     served = subprocess.Popen([*command, str(BIN / "chord"), "serve", "--model", str(MODEL), "--http", "127.0.0.1:0",
-                               "--grpc", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               "--grpc", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               env=dict(os.environ, XDG_RUNTIME_DIR=str(tmp_path)))
     watchdog = threading.Timer(60, served.kill)
     watchdog.start()
@@ -99,7 +123,8 @@ def test_serves_as_the_first_process_of_a_container(tmp_path):
     finally:
         watchdog.cancel()
         served.kill()
-        served.communicate()
+        served.stdout.close()
+        served.wait()
 
 
 def test_an_address_that_is_taken_is_reported_before_anything_starts(chord):
@@ -117,17 +142,21 @@ def test_an_address_that_is_taken_is_reported_before_anything_starts(chord):
 
 
 def test_serves_on_when_no_one_reads_its_announcement(tmp_path):
-    import fleet
-    address = f"127.0.0.1:{fleet.free_port()}"
     reader, writer = os.pipe()
     os.close(reader)
     with open(tmp_path / "log", "wb") as log:
-        served = subprocess.Popen([str(BIN / "chord"), "serve", "--model", str(MODEL), "--http", address, "--grpc",
+        served = subprocess.Popen([str(BIN / "chord"), "serve", "--model", str(MODEL), "--http", "127.0.0.1:0", "--grpc",
                                    "127.0.0.1:0"], stdout=writer, stderr=log, env=dict(os.environ, XDG_RUNTIME_DIR=str(tmp_path)))
     os.close(writer)
     try:
-        Chord.wait_for(lambda: Chord.request(type("At", (), {"http_address": address}), "GET", "/readyz").status == 200)
-        time.sleep(0.3)  # the announcement, and what would end it, come within a tick of 50 ms
+        http_address, _ = fleet.logged_addresses(tmp_path / "log", Chord.wait_for)
+        unread = types.SimpleNamespace(process=served, ROLES=Chord.ROLES, http_address=http_address)
+        # The announcement comes within a tick of the supervisor, and a killed gateway is replaced some ticks later.
+        for _ in range(2):
+            Chord.wait_for(lambda: Chord.request(unread, "GET", "/readyz").status == 200)
+            victim = Chord.pid(unread, "gateway")
+            os.kill(victim, signal.SIGKILL)
+            Chord.wait_for(lambda: Chord.pid(unread, "gateway") not in (None, victim))
         assert served.poll() is None
     finally:
         served.send_signal(signal.SIGTERM)
@@ -350,7 +379,6 @@ def test_flags_of_the_processes_have_both_spellings():
 
 def test_a_lost_worker_costs_no_answer_while_another_is_idle(tmp_path):
     """More requests than the share of the traffic that retries may be."""
-    import fleet
     with fleet.Fleet(tmp_path, language=2) as chord:
         threads, answers = [], []
         for _ in range(24):

@@ -4,7 +4,6 @@ the grammar saves steps and nothing else, a cut answer is whole, nothing is left
 import concurrent.futures
 import random
 import re
-import socket
 import threading
 import time
 import urllib.request
@@ -17,18 +16,11 @@ SCENES = demo()
 PROMPTS = [prompt for _, prompt, _ in SCENES] + ["find the dog", "all stars", "找到图中的猫头鹰"]
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Serving(Chord):
     def __init__(self):
-        self.metrics_port = free_port()
-        super().__init__("--dtype", "fp32", "--language-flag",
-                         f"metrics_address=127.0.0.1:{self.metrics_port}", "--gateway-flag",
+        super().__init__("--dtype", "fp32", "--language-flag", "metrics_address=127.0.0.1:0", "--gateway-flag",
                          "client_requests=64")
+        self.metrics_port = self.listening_port("language")
 
     def language_metric(self, name):
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"

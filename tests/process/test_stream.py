@@ -46,8 +46,16 @@ def test_server_sent_events(chord):
     assert [o["label"] for o in objects] == [o["label"] for o in response["objects"]]
     words = "".join(data["text"] for kind, data in got if kind == "delta")
     assert words.count("bbox_2d") == len(BOXES)
-    first, last = kinds.index("object"), len(kinds) - 1 - kinds[::-1].index("delta")
-    assert len(BOXES) == 1 or first < last, "an object comes while the answer is still being written"
+
+
+def test_an_object_comes_while_the_answer_is_still_being_written(chord):
+    """A worker that is faster than its stream joins deltas, on a busy machine all of them: then it is tried again."""
+    for _ in range(20):
+        kinds = [kind for kind, _ in events(stream(chord, SEVERAL, ALL).body)]
+        last_delta = len(kinds) - 1 - kinds[::-1].index("delta")
+        if kinds.index("object") < last_delta:
+            return
+    pytest.fail("objects came after the last word only")
 
 
 def test_events_arrive_while_the_answer_is_made(chord):

@@ -55,7 +55,7 @@ def export(weights: dict[str, Tensor], config: Config, tokenizer: Path, out: Pat
             "image_mean": list(MEAN), "image_std": list(STD)},
         "chat_template.json": {"chat_template": CHAT_TEMPLATE},
         "tokenizer_config.json": _tokenizer_config(special),
-        "chord.json": {"name": name, "prompt_wrapper": "none"},
+        "chord.json": {"name": name, "prompt_wrapper": "none", "label_passes": "per_label"},
     }
     for file, content in files.items():
         (out / file).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -66,7 +66,8 @@ export function uploadImage(file, {name, onProgress, signal}) {
 // One streamed request. `fields` are those of POST /api/ground. Resolves to the whole answer.
 export async function ground(fields, {onDelta, onObject, signal}) {
   const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  for (const [name, value] of Object.entries(fields))
+    for (const one of [value].flat()) form.append(name, one);
   form.append('stream', 'true');
   const silence = new AbortController();
   let timer;

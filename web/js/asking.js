@@ -85,6 +85,8 @@ async function askPersistently(target, turn, signal, changed) {
 function accept(turn, target, answer) {
   turn.answer = answer;
   turn.objects = answer.objects.map((object) => lifted(object, turn.region));
+  for (const {label, objects} of answer.labels ?? [])
+    for (const index of objects) turn.objects[index].label = label;  // as it was asked for
   turn.points = (answer.points ?? []).map((point) => lifted(point, turn.region));
   turn.stage = 'done';
   if (answer.image_id) target.imageId = answer.image_id;
@@ -94,7 +96,7 @@ function accept(turn, target, answer) {
 export async function ask(entry, turn, changed) {
   const controller = new AbortController();
   turn.cancel = () => controller.abort(new DOMException('cancelled', 'AbortError'));
-  turn.fields = {prompt: turn.sentPrompt};
+  turn.fields = turn.mode === 'classes' ? {labels: turn.labels} : {prompt: turn.sentPrompt};
   if (turn.session) turn.fields.session_id = turn.session;
   const target = entry.targetOf(turn.region);
   const begin = performance.now();

@@ -14,6 +14,19 @@ export function pointPrompt(prompt) {
   return /[\u4e00-\u9fff]/.test(prompt) ? `以点的形式找出${prompt}` : `point to ${prompt}`;
 }
 
+// The classes of a prompt in class mode. Quotes are not taken, so that a list of quoted names works.
+export function classLabels(prompt) {
+  const names = prompt.split(/[,;，、；\n]/).map((name) => name.replaceAll('"', '').trim());
+  const seen = new Set();
+  return names.filter((name) => {
+    const key = name.toLowerCase().replace(/^(the|an?)\s+/, '').replace(/\s+/g, ' ');
+    return key && !seen.has(key) && seen.add(key);
+  });
+}
+
+const MAX_LABELS = 64;
+const MAX_LABEL_BYTES = 128;
+
 export class Composer {
   // `actions`: ask(prompt), cancel(), clearRegion().
   constructor(workspace, actions) {
@@ -38,6 +51,7 @@ export class Composer {
     for (const radio of document.getElementsByName('mode')) {
       radio.addEventListener('change', () => {
         workspace.mode = radio.value;
+        workspace.changed();
       });
     }
   }
@@ -66,12 +80,21 @@ export class Composer {
       note = t('promptMissing');
     else if (byteLength(prompt) > limit)
       note = t('promptTooLong', {limit});
-    else if (!this.workspace.current)
-      note = t('imageMissing');
+    else if (this.workspace.mode === 'classes')
+      note = this.#classNote(prompt);
+    if (!note && !this.workspace.current) note = t('imageMissing');
     setText($('prompt-note'), note);
     this.prompt.toggleAttribute('aria-invalid', Boolean(note));
     if (note) this.focus();
     return note ? null : prompt;
+  }
+
+  #classNote(prompt) {
+    const labels = classLabels(prompt);
+    if (!labels.length) return t('promptMissing');
+    if (labels.length > MAX_LABELS) return t('tooManyClasses', {limit: MAX_LABELS});
+    const long = labels.find((label) => byteLength(label) > MAX_LABEL_BYTES);
+    return long ? t('classTooLong', {label: long}) : '';
   }
 
   submit() {
@@ -89,7 +112,10 @@ export class Composer {
 
   render() {
     const {current, running, region} = this.workspace;
-    this.prompt.placeholder = t('promptPlaceholder');
+    const classes = this.workspace.mode === 'classes';
+    const length = matchMedia('(max-width: 640px)').matches ? 'Short' : '';
+    this.prompt.placeholder =
+        t(classes ? `classesPlaceholder${length}` : `promptPlaceholder${length}`);
     this.#swap(Boolean(running));
     const chip = $('region-chip');
     show(chip, Boolean(region));
@@ -98,7 +124,8 @@ export class Composer {
       setText(chip.firstChild, text);
       chip.setAttribute('aria-label', t('regionRemove', {text}));
     }
-    const examples = current?.suggestions?.[language()] ?? t('examples');
+    const suited = current?.suggestions?.[classes ? 'classes' : 'prompts'];
+    const examples = suited?.[language()] ?? t(classes ? 'classExamples' : 'examples');
     reconcile(
         $('suggestions'), examples, (text) => text, (text) => this.#suggestion(text), () => {});
   }

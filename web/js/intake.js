@@ -4,7 +4,8 @@ import {t} from './i18n.js';
 import {ImageError} from './image_header.js';
 import {canvasOf, toBlob} from './image_source.js';
 
-// Images that travel with the page, each with prompts that every model can answer about it.
+// Images that travel with the page, each with prompts and lists of classes that every model can
+// answer about it.
 export const SAMPLES = [
   {
     id: 'fruit',
@@ -12,6 +13,7 @@ export const SAMPLES = [
       en: ['all red apples', 'the biggest apple', 'the pineapple', 'the bicycle'],
       zh: ['所有红苹果', '葡萄', '菠萝', '自行车'],
     },
+    classes: {en: ['apple, grapes, banana, tractor'], zh: ['苹果, 葡萄, 香蕉, 拖拉机']},
   },
   {
     id: 'night',
@@ -19,6 +21,7 @@ export const SAMPLES = [
       en: ['all owls', 'the leftmost owl', 'the cactus', 'the boat'],
       zh: ['所有猫头鹰', '最左边的猫头鹰', '仙人掌', '船'],
     },
+    classes: {en: ['owl, cactus, boat'], zh: ['猫头鹰, 仙人掌, 船']},
   },
   {
     id: 'shore',
@@ -26,6 +29,7 @@ export const SAMPLES = [
       en: ['the octopus', 'the crab', 'the sailboat', 'the car'],
       zh: ['章鱼', '螃蟹', '帆船', '汽车'],
     },
+    classes: {en: ['crab, octopus, sailboat, cow'], zh: ['螃蟹, 章鱼, 帆船, 拖拉机']},
   },
   {
     id: 'farm',
@@ -33,11 +37,12 @@ export const SAMPLES = [
       en: ['all mammals', 'the tractor', 'the house', 'the guitar'],
       zh: ['所有哺乳动物', '拖拉机', '奶牛', '吉他'],
     },
+    classes: {en: ['cow, tractor, house, guitar'], zh: ['奶牛, 拖拉机, 房子, 吉他']},
   },
 ];
 
 export class Intake {
-  // `onFiles(files, prompts | null)`, `onProblem(error)`.
+  // `onFiles(files, suggestions | null)`, `onProblem(error)`.
   constructor({onFiles, onProblem}) {
     this.onFiles = onFiles;
     this.onProblem = onProblem;
@@ -149,13 +154,14 @@ export class Intake {
            el('span')));
   }
 
-  async #openSample({id, prompts}) {
+  async #openSample({id, prompts, classes}) {
     try {
       const response = await fetch(`samples/${id}.webp`);
       if (!response.ok) throw new ImageError('SAMPLE');
       const blob = await response.blob();
       this.onFiles(
-          [new File([blob], `${id}.webp`, {type: 'image/webp', lastModified: 0})], prompts);
+          [new File([blob], `${id}.webp`, {type: 'image/webp', lastModified: 0})],
+          {prompts, classes});
     } catch {
       this.onProblem(new ImageError('SAMPLE'));
     }

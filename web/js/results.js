@@ -41,6 +41,7 @@ export class Results {
     this.#renderVerdict(turn);
     this.#renderFilters(turn);
     this.#renderList(turn);
+    this.#renderAbsentLabels(turn);
     this.#renderTiming(turn);
     show($('exports'), turn?.stage === 'done');
     const answeredImages = this.#answeredImages().length;
@@ -81,8 +82,9 @@ export class Results {
     const answered = turn?.stage === 'done';
     document.querySelector('.verdict').hidden = !turn || turn.running;
     show($('verdict-icon'), answered);
-    $('verdict-icon').classList.toggle('absent', Boolean(turn?.absent));
-    $('verdict-icon').firstElementChild.setAttribute('href', turn?.absent ? '#i-none' : '#i-check');
+    $('verdict-icon').classList.toggle('absent', Boolean(turn?.absent || turn?.unknown));
+    const symbol = turn?.unknown ? '#i-alert' : turn?.absent ? '#i-none' : '#i-check';
+    $('verdict-icon').firstElementChild.setAttribute('href', symbol);
     setText($('verdict-detail'), turn ? detailOf(turn) : '');
     const advice = turn?.answer?.advice ?? '';
     show($('server-advice'), Boolean(advice));
@@ -138,6 +140,21 @@ export class Results {
     const hidden = (turn?.findings.length ?? 0) - shown.length;
     show($('hidden-note'), hidden > 0);
     setText($('hidden-note'), hidden > 0 ? t('hiddenNote', {n: hidden}) : '');
+  }
+
+  #renderAbsentLabels(turn) {
+    const labels = turn?.stage === 'done' && turn.findings.length > 0 ? turn.absentLabels : [];
+    show($('absent-labels'), labels.length > 0);
+    reconcile(
+        $('absent-labels'), labels, ({label}) => label,
+        () => el('li', {}, icon('none'), el('span', {class: 'absent-label'}), el('span', {class: 'muted'})),
+        (row, {label, confidence}) => {
+          const known = typeof confidence === 'number';
+          setText(row.children[1], label);
+          setText(
+              row.lastChild,
+              known ? t('labelAbsent', {value: percent(confidence)}) : t('labelUnknown'));
+        });
   }
 
   #row() {
@@ -266,6 +283,7 @@ export function verdictOf(turn) {
   if (turn.stage === 'failed') return t('failed');
   if (turn.stage === 'cancelled') return t('cancelled');
   if (turn.inProse) return t('noBoxes');
+  if (turn.unknown) return t('cutBeforeFirst');
   if (turn.absent) return t(turn.region ? 'absentRegion' : 'absent');
   if (turn.points.length && !turn.objects.length) return t('foundPoints', {n: turn.points.length});
   return t('found', {n: turn.findings.length});
@@ -273,9 +291,12 @@ export function verdictOf(turn) {
 
 function detailOf(turn) {
   if (turn.stage !== 'done') return '';
-  const value = percent(turn.answer.confidence);
+  const {confidence} = turn.answer;
   const parts = [];
-  if (!turn.inProse) parts.push(t(turn.absent ? 'absentConfidence' : 'confidenceIs', {value}));
+  if (!turn.inProse && typeof confidence === 'number') {
+    const value = percent(confidence);
+    parts.push(t(turn.absent ? 'absentConfidence' : 'confidenceIs', {value}));
+  }
   if (turn.answer.finish_reason === 'length') parts.push(t('cutOff'));
   parts.push(milliseconds(turn.totalMs));
   return parts.join(' · ');
@@ -285,5 +306,8 @@ function detailOf(turn) {
 export function spoken(turn) {
   if (turn.stage === 'failed') return explain(turn.error).text;
   const list = turn.findings.slice(0, 5).map(describe).join(', ');
-  return [verdictOf(turn), detailOf(turn), list].filter(Boolean).join('. ');
+  const absent = turn.absentLabels.length && turn.findings.length ?
+      t('labelsAbsent', {labels: turn.absentLabels.map(({label}) => label).join(', ')}) :
+      '';
+  return [verdictOf(turn), detailOf(turn), list, absent].filter(Boolean).join('. ');
 }

@@ -9,8 +9,9 @@ const pythonString = JSON.stringify;
 // server keeps is named, otherwise the file goes along.
 export function curl({url, fileName, imageId, fields}) {
   const source = imageId ? `-F image_id=${imageId}` : `-F image=@${shellQuote(fileName)}`;
-  const rest = Object.entries(fields).map(
-      ([name, value]) => `  --form-string ${shellQuote(`${name}=${value}`)}`);
+  const rest = Object.entries(fields).flatMap(
+      ([name, value]) =>
+          [value].flat().map((one) => `  --form-string ${shellQuote(`${name}=${one}`)}`));
   return [`curl ${shellQuote(`${url}api/ground`)}`, `  ${source}`, ...rest].join(' \\\n');
 }
 
@@ -36,8 +37,7 @@ export function python({url, fileName, imageId, fields}) {
 // The message goes in by standard input: a file does not fit on a command line.
 export function grpcurl({grpcAddress, fileName, imageId, fields}) {
   const call = `grpcurl -plaintext -d @ ${grpcAddress} chord.v1.Grounding/Ground`;
-  const {prompt, session_id: session} = fields;
-  const rest = JSON.stringify({prompt, ...(session ? {session_id: session} : {})});
+  const rest = JSON.stringify(fields);
   if (imageId) {
     return `printf '%s' ${
         shellQuote(JSON.stringify({image_id: imageId, ...JSON.parse(rest)}))} |\n  ${call}`;

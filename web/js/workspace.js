@@ -35,7 +35,7 @@ export class ImageEntry {
   constructor(source, suggestions = null) {
     this.id = nextId++;
     this.source = source;
-    this.suggestions = suggestions;  // prompts that suit it: {en, zh}
+    this.suggestions = suggestions;  // what suits it: {prompts: {en, zh}, classes: {en, zh}}
     this.target = new Target(source.name, async () => source.file);
   }
 
@@ -67,11 +67,12 @@ export class Turn {
   error = null;
   fields = {};  // sent beside the image
 
-  constructor({prompt, sentPrompt, mode, region, session}) {
+  constructor({prompt, sentPrompt, mode, labels = [], region, session}) {
     this.id = nextId++;
     this.prompt = prompt;          // as typed
     this.sentPrompt = sentPrompt;  // as asked
-    this.mode = mode;              // 'boxes' or 'points'
+    this.mode = mode;              // 'boxes', 'classes' or 'points'
+    this.labels = labels;          // of classes
     this.region = region;          // null: the whole image
     this.session = session;        // null: no conversation
   }
@@ -96,8 +97,19 @@ export class Turn {
     return this.absent && this.answer.confidence === 0 && this.answer.text.trim() !== '';
   }
 
+  // The answer was cut before its first box, which says nothing about absence.
+  get unknown() {
+    return this.stage === 'done' && this.findings.length === 0 &&
+        typeof this.answer.confidence !== 'number';
+  }
+
   get absent() {
-    return this.stage === 'done' && this.findings.length === 0;
+    return this.stage === 'done' && this.findings.length === 0 && !this.unknown;
+  }
+
+  // Labels that were asked for and have no objects: {label, confidence}; no confidence: not known.
+  get absentLabels() {
+    return (this.answer?.labels ?? []).filter(({objects}) => objects.length === 0);
   }
 }
 

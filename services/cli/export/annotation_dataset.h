@@ -24,7 +24,7 @@ struct AnnotatedImage {
   int width = 0;          // px, upright
   int height = 0;         // px, upright
   std::string model;
-  double score = 0;  // the lowest confidence of its answers
+  double score = 0;  // the lowest confidence of its answers; one that has none counts as 0
   std::vector<Annotation> annotations;
 };
 

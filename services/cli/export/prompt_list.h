@@ -14,6 +14,7 @@ namespace chord::cli {
 struct ListedPrompt {
   std::string category = {};  // of its boxes in an export; empty: the model's labels
   std::string prompt = {};
+  std::vector<std::string> labels = {};  // instead of a prompt; a list in a file has none
 };
 
 inline constexpr size_t kMaxListedPrompts = 1000;

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "chord/v1/grounding.grpc.pb.h"
@@ -69,7 +70,7 @@ class ImageCalls {
     Answers out;
     for (const ListedPrompt& listed : run_.prompts) {
       if (image_id.ok()) {
-        out.push_back(Ground(*image_id, listed.prompt));
+        out.push_back(Ground(*image_id, listed));
       } else {
         out.push_back(image_id.status());
       }
@@ -91,10 +92,11 @@ class ImageCalls {
   }
 
   absl::StatusOr<v1::GroundResponse> Ground(const std::string& image_id,
-                                            const std::string& prompt) {
+                                            const ListedPrompt& listed) {
     v1::GroundRequest request;
     request.set_image_id(image_id);
-    request.set_prompt(prompt);
+    request.set_prompt(listed.prompt);
+    request.mutable_labels()->Assign(listed.labels.begin(), listed.labels.end());
     request.set_grammar(run_.grammar);
     if (run_.max_new_tokens > 0) request.set_max_new_tokens(run_.max_new_tokens);
     const absl::Time deadline = absl::Now() + run_.timeout;
@@ -163,13 +165,16 @@ class InOrder {
       if (!status.ok()) ++failed_;
       if (status.ok() && IsTruncated(*answers[i])) ++truncated_;
       if (run_.json) {
-        Json line = {{"file", name}, {"prompt", listed.prompt}};
+        Json line = {{"file", name}};
+        if (listed.labels.empty()) line["prompt"] = listed.prompt;
         line.update(
             Json::parse(status.ok() ? api::AnswerJson(*answers[i]) : ErrorJson(status, -1)));
         std::puts(line.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
         std::fflush(stdout);  // an interrupted run has shown what was answered
       } else if (!status.ok() && !IsNoServer(status)) {
-        std::fprintf(stderr, "%s: \"%s\": %s\n", name.c_str(), listed.prompt.c_str(),
+        const std::string asked =
+            listed.labels.empty() ? listed.prompt : absl::StrJoin(listed.labels, ", ");
+        std::fprintf(stderr, "%s: \"%s\": %s\n", name.c_str(), asked.c_str(),
                      std::string(status.message()).c_str());
       }
     }

@@ -19,7 +19,8 @@ struct PromptRun {
   std::vector<ListedPrompt> prompts = {};
   std::optional<ExportFormat> format = std::nullopt;
   std::string out = "";  // a file; of YOLO a folder, which is made
-  // Every answer on a line of stdout: {"file", "prompt", and the answer's members or "error"}.
+  // Every answer on a line of stdout: {"file", "prompt" unless it has labels, and the answer's
+  // members or "error"}.
   bool json = false;
   int max_new_tokens = 0;  // 0: the server's default
   v1::Grammar grammar = v1::GRAMMAR_AUTO;

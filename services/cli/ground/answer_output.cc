@@ -22,6 +22,19 @@ bool IsTruncated(const v1::GroundResponse& answer) {
   return answer.finish_reason() == v1::FINISH_REASON_LENGTH;
 }
 
+// The labels of the request that have no objects, a line each.
+void AppendAbsentLabels(const v1::GroundResponse& answer, std::string& out) {
+  for (const v1::LabelMatch& match : answer.labels()) {
+    if (match.objects_size() > 0) continue;
+    if (match.has_confidence()) {
+      absl::StrAppendFormat(&out, "%s: not there (confidence %.2f)\n", match.label(),
+                            match.confidence());
+    } else {
+      absl::StrAppend(&out, match.label(), ": none found\n");
+    }
+  }
+}
+
 std::string AnswerText(const v1::GroundResponse& answer) {
   std::string out;
   for (const auto& object : answer.objects()) {
@@ -29,9 +42,10 @@ std::string AnswerText(const v1::GroundResponse& answer) {
                           object.box().x2(), object.box().y2(), object.confidence(), object.label(),
                           object.needs_review() ? "  (review)" : "");
   }
+  AppendAbsentLabels(answer, out);
   if (IsTruncated(answer)) {
     absl::StrAppend(&out, "The answer was cut at max_new_tokens; more objects may be there.\n");
-  } else if (answer.objects().empty()) {
+  } else if (answer.objects().empty() && answer.labels().empty()) {
     absl::StrAppendFormat(&out, "not there (confidence %.2f)\n", answer.confidence());
   }
   if (!answer.advice().empty()) absl::StrAppend(&out, answer.advice(), "\n");

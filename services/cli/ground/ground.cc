@@ -7,7 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "common/api/answer_json.h"
 #include "common/base/errors.h"
 #include "common/base/limits.h"
@@ -39,6 +42,8 @@ constexpr char kEpilog[] =
 struct Options {
   std::string target;  // an image or a folder
   std::string prompt;
+  std::string label_list;           // as given
+  std::vector<std::string> labels;  // of label_list
   std::string server = kDefaultGrpcAddress;
   std::string annotate;
   std::string prompts;  // a file, instead of `prompt`
@@ -65,6 +70,8 @@ void Declare(CommandLine& line, Options& options) {
   line.Text("annotate", &options.annotate, "OUT",
             "Write the image with boxes: PNG, or JPEG for .jpg; for a DIR, OUT is a folder");
   line.Switch("json", &options.json, "The whole answer as JSON; for a DIR one line an image");
+  line.Text("labels", &options.label_list, "A,B,…",
+            "Classes to look for, separated by commas, instead of PROMPT");
   line.Text("prompts", &options.prompts, "FILE",
             "Many prompts, one a line, instead of PROMPT; with --format or --json. "
             "CATEGORY<tab>PROMPT names the category of the boxes");
@@ -81,6 +88,17 @@ void Declare(CommandLine& line, Options& options) {
                "Images of a DIR in flight, 1 to 16 (default 4)");
 }
 
+// Without blanks around them and without empty ones; a full-width comma separates too.
+std::vector<std::string> SplitLabels(const std::string& list) {
+  std::vector<std::string> out;
+  for (absl::string_view label :
+       absl::StrSplit(absl::StrReplaceAll(list, {{"，", ","}, {"、", ","}}), ',')) {
+    label = absl::StripAsciiWhitespace(label);
+    if (!label.empty()) out.emplace_back(label);
+  }
+  return out;
+}
+
 // Whether a data set is written, or several prompts are answered: RunPrompts.
 bool IsPromptRun(const Options& options) {
   return !options.format.empty() || !options.prompts.empty();
@@ -89,8 +107,13 @@ bool IsPromptRun(const Options& options) {
 absl::Status Validate(const CommandLine& line, const Options& options) {
   CHORD_RETURN_IF_ERROR(CheckGrpcAddress(options.server));
   if (!text::IsUtf8(options.prompt)) return errors::PromptNotUtf8();
-  if (options.prompts.empty() != line.Has("PROMPT")) {
-    return errors::ConfigInvalid("Give a prompt, or --prompts FILE; see --help.");
+  const int given = line.Has("PROMPT") + line.Has("labels") + line.Has("prompts");
+  if (given != 1) {
+    return errors::ConfigInvalid(
+        "Give one of a prompt, --labels A,B and --prompts FILE; see --help.");
+  }
+  if (line.Has("labels") && options.labels.empty()) {
+    return errors::ConfigInvalid("--labels must be classes separated by commas, as in cup,plate.");
   }
   if (options.format.empty() != options.out.empty()) {
     return errors::ConfigInvalid("--format and --out go together; see --help.");
@@ -116,6 +139,7 @@ absl::StatusOr<v1::GroundResponse> GroundFile(const Options& options) {
                          MakeGrpcClient(options.server)
                              ->Ground({.image = bytes,
                                        .prompt = options.prompt,
+                                       .labels = options.labels,
                                        .max_new_tokens = options.max_new_tokens,
                                        .grammar = options.grammar_value(),
                                        .timeout = options.timeout()}));
@@ -235,6 +259,7 @@ int GroundFolder(const Options& options, const CommandLine& line) {
   batch.timeout = options.timeout();
   batch.parallel = options.parallel;
   batch.request.set_prompt(options.prompt);
+  batch.request.mutable_labels()->Assign(options.labels.begin(), options.labels.end());
   batch.request.set_grammar(options.grammar_value());
   if (options.max_new_tokens > 0) batch.request.set_max_new_tokens(options.max_new_tokens);
   FolderRun run(options, *folder);
@@ -248,7 +273,7 @@ int GroundFolder(const Options& options, const CommandLine& line) {
 absl::StatusOr<int> GroundPrompts(const Options& options) {
   PromptRun run{.server = options.server,
                 .images = {options.target},
-                .prompts = {{.prompt = options.prompt}},
+                .prompts = {{.prompt = options.prompt, .labels = options.labels}},
                 .format = ParseExportFormat(options.format),
                 .out = options.out,
                 .json = options.json,
@@ -279,6 +304,7 @@ int RunGround(const std::vector<std::string>& args) {
   CommandLine line("chord ground", kSummary, kEpilog);
   Declare(line, options);
   if (const std::optional<int> code = line.Parse(args)) return *code;
+  options.labels = SplitLabels(options.label_list);
   if (const absl::Status status = Validate(line, options); !status.ok()) {
     return line.Fail(status.message(), kExitUsage);
   }

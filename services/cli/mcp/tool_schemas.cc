@@ -8,15 +8,18 @@ constexpr char kTools[] = R"JSON([
   {
     "name": "locate",
     "title": "Locate objects",
-    "description": "Finds what a prompt describes in an image and returns its boxes in pixels of the upright original image, origin top left, each with a confidence. An empty list means that it is not there. Prompts are short noun phrases in English or Chinese: \"the white vase\", \"all cups\", \"the red chair at the bottom right\".",
+    "description": "Finds what a prompt describes in an image and returns its boxes in pixels of the upright original image, origin top left, each with a confidence. An empty list means that it is not there, unless the answer is truncated. Prompts are short noun phrases in English or Chinese: \"the white vase\", \"all cups\", \"the red chair at the bottom right\".",
     "inputSchema": {
       "type": "object",
       "properties": {
         "path": {"type": "string", "description": "Path of a JPEG, PNG or WebP file. Give either path or data."},
         "data": {"type": "string", "description": "The image file in base64, or a data: URL. Give either path or data."},
-        "prompt": {"type": "string", "minLength": 1, "description": "What to find."}
+        "prompt": {"type": "string", "minLength": 1, "description": "What to find. Give either prompt or labels."},
+        "labels": {
+          "type": "array", "minItems": 1, "maxItems": 64, "items": {"type": "string", "minLength": 1},
+          "description": "Classes to find all objects of, in one call: [\"cup\", \"plate\"]. Give either prompt or labels."
+        }
       },
-      "required": ["prompt"],
       "additionalProperties": false
     },
     "outputSchema": {
@@ -24,13 +27,25 @@ constexpr char kTools[] = R"JSON([
       "properties": {
         "found": {"type": "boolean"},
         "objects": {"type": "array", "items": {"$ref": "#/$defs/object"}},
-        "confidence": {"type": "number", "description": "Of the answer, 0 to 1; when nothing was found, that it is not there."},
+        "confidence": {"type": "number", "description": "Of the answer, 0 to 1; when nothing was found, that it is not there. Missing when that is not known."},
+        "labels": {
+          "type": "array", "description": "For a call with labels, in their order.",
+          "items": {
+            "type": "object",
+            "properties": {
+              "label": {"type": "string"},
+              "objects": {"type": "array", "items": {"type": "integer"}, "description": "Indices into objects; empty: none was found."},
+              "confidence": {"type": "number", "description": "Of these objects; without objects, that there are none."}
+            },
+            "required": ["label", "objects"]
+          }
+        },
         "image_size": {"$ref": "#/$defs/size"},
         "truncated": {"type": "boolean", "description": "The answer reached its longest length: more objects may be there."},
         "advice": {"type": "string", "description": "How to make the prompt better."},
         "model": {"type": "string"}
       },
-      "required": ["found", "objects", "confidence", "image_size"]
+      "required": ["found", "objects", "image_size"]
     }
   },
   {
@@ -66,7 +81,8 @@ constexpr char kTools[] = R"JSON([
         "found": {"type": "boolean"},
         "objects": {"type": "array", "items": {"$ref": "#/$defs/object"}},
         "image_size": {"$ref": "#/$defs/size"},
-        "shown_size": {"$ref": "#/$defs/size"}
+        "shown_size": {"$ref": "#/$defs/size"},
+        "truncated": {"type": "boolean", "description": "The answer reached its longest length: more objects may be there."}
       },
       "required": ["found", "objects", "image_size", "shown_size"]
     }
@@ -94,7 +110,8 @@ constexpr char kTools[] = R"JSON([
         "region": {"$ref": "#/$defs/box", "description": "What is shown, in pixels of the upright original."},
         "shown_size": {"$ref": "#/$defs/size"},
         "object": {"$ref": "#/$defs/object"},
-        "image_size": {"$ref": "#/$defs/size"}
+        "image_size": {"$ref": "#/$defs/size"},
+        "truncated": {"type": "boolean", "description": "The answer reached its longest length: more objects may be there."}
       },
       "required": ["found", "image_size"]
     }

@@ -13,6 +13,7 @@
 #include "common/base/data_url.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
+#include "services/cli/ground/answer_output.h"
 #include "services/cli/mcp/image_view.h"
 #include "services/cli/plot/annotate.h"
 
@@ -26,6 +27,7 @@ constexpr double kDefaultMargin = 0.25;
 constexpr double kMaxMargin = 10;
 constexpr double kMaxEnlarge = 16;
 constexpr size_t kMaxBoxes = 1000;
+constexpr size_t kMaxLabels = 64;
 
 // Arguments of a call. A getter that fails names the argument and what it must be.
 
@@ -46,6 +48,15 @@ absl::StatusOr<std::string> TextArgument(const Json& arguments, const char* name
     return errors::ParameterInvalid(name, "a string that is not empty");
   }
   return found->get<std::string>();
+}
+
+// What the labels may be is the server's to say.
+absl::StatusOr<std::vector<std::string>> LabelsArgument(const Json& arguments) {
+  const Json& list = arguments.at("labels");
+  const bool texts = list.is_array() && !list.empty() && list.size() <= kMaxLabels &&
+                     absl::c_all_of(list, [](const Json& item) { return item.is_string(); });
+  if (!texts) return errors::ParameterInvalid("labels", "a list of 1 to 64 strings");
+  return list.get<std::vector<std::string>>();
 }
 
 absl::StatusOr<int> SideArgument(const Json& arguments) {
@@ -114,6 +125,16 @@ Json ObjectsJson(const v1::GroundResponse& answer) {
   return out;
 }
 
+Json LabelsJson(const v1::GroundResponse& answer) {
+  Json out = Json::array();
+  for (const v1::LabelMatch& match : answer.labels()) {
+    Json entry = {{"label", match.label()}, {"objects", match.objects()}};
+    if (match.has_confidence()) entry["confidence"] = match.confidence();
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
 // The same twice: structured, and as text for clients that know content only.
 Json Result(Json structured, Json content = Json::array()) {
   content.push_back({{"type", "text"}, {"text", ToLine(structured)}});
@@ -173,17 +194,26 @@ absl::StatusOr<v1::GroundResponse> Tools::Ground(const std::string& image,
 }
 
 absl::StatusOr<Json> Tools::Locate(const Json& arguments) const {
-  CHORD_RETURN_IF_ERROR(CheckNames(arguments, {"path", "data", "prompt"}));
-  CHORD_ASSIGN_OR_RETURN(const std::string prompt, TextArgument(arguments, "prompt"));
+  CHORD_RETURN_IF_ERROR(CheckNames(arguments, {"path", "data", "prompt", "labels"}));
+  CHORD_RETURN_IF_ERROR(CheckOneOf(arguments, "prompt", "labels"));
+  GroundCall call;
+  call.timeout = timeout_;
+  if (arguments.contains("prompt")) {
+    CHORD_ASSIGN_OR_RETURN(call.prompt, TextArgument(arguments, "prompt"));
+  } else {
+    CHORD_ASSIGN_OR_RETURN(call.labels, LabelsArgument(arguments));
+  }
   CHORD_ASSIGN_OR_RETURN(const std::string bytes, ReadImage(arguments));
   CHORD_ASSIGN_OR_RETURN(const image::Header header, image::Probe(bytes, image::Limits()));
-  CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer, Ground(bytes, prompt));
+  call.image = bytes;
+  CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer, client_.Ground(call));
   Json out = {{"found", answer.objects_size() > 0},
               {"objects", ObjectsJson(answer)},
-              {"confidence", answer.confidence()},
               {"image_size", {header.upright_width(), header.upright_height()}},
               {"model", answer.model()}};
-  if (answer.finish_reason() == v1::FINISH_REASON_LENGTH) out["truncated"] = true;
+  if (answer.has_confidence()) out["confidence"] = answer.confidence();
+  if (answer.labels_size() > 0) out["labels"] = LabelsJson(answer);
+  if (IsTruncated(answer)) out["truncated"] = true;
   if (!answer.advice().empty()) out["advice"] = answer.advice();
   return Result(std::move(out));
 }
@@ -196,12 +226,14 @@ absl::StatusOr<Json> Tools::Annotate(const Json& arguments) const {
   CHORD_ASSIGN_OR_RETURN(const image::RgbImage image, DecodeImage(bytes));
   std::vector<plot::AnnotatedBox> boxes;
   Json objects = Json::array();
+  bool truncated = false;
   if (arguments.contains("prompt")) {
     CHORD_ASSIGN_OR_RETURN(const std::string prompt, TextArgument(arguments, "prompt"));
     CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer, Ground(bytes, prompt));
     for (const v1::Object& object : answer.objects())
       boxes.push_back({BoxOf(object), object.label(), object.needs_review()});
     objects = ObjectsJson(answer);
+    truncated = IsTruncated(answer);
   } else {
     const Json& given = arguments["boxes"];
     if (!given.is_array() || given.empty() || given.size() > kMaxBoxes) {
@@ -219,11 +251,12 @@ absl::StatusOr<Json> Tools::Annotate(const Json& arguments) const {
   }
   const image::Size shown = Fit(SizeOf(image), max_side, 1);
   CHORD_ASSIGN_OR_RETURN(std::string png, ToBase64Png(plot::Annotate(image, boxes), shown));
-  return Result({{"found", !boxes.empty()},
-                 {"objects", std::move(objects)},
-                 {"image_size", SizeJson(SizeOf(image))},
-                 {"shown_size", SizeJson(shown)}},
-                ImageContent(std::move(png)));
+  Json out = {{"found", !boxes.empty()},
+              {"objects", std::move(objects)},
+              {"image_size", SizeJson(SizeOf(image))},
+              {"shown_size", SizeJson(shown)}};
+  if (truncated) out["truncated"] = true;
+  return Result(std::move(out), ImageContent(std::move(png)));
 }
 
 absl::StatusOr<Json> Tools::Zoom(const Json& arguments) const {
@@ -243,6 +276,7 @@ absl::StatusOr<Json> Tools::Zoom(const Json& arguments) const {
     CHORD_ASSIGN_OR_RETURN(const std::string prompt, TextArgument(arguments, "prompt"));
     CHORD_ASSIGN_OR_RETURN(const v1::GroundResponse answer, Ground(bytes, prompt));
     const v1::Object* best = MostCertain(answer);
+    if (IsTruncated(answer)) out["truncated"] = true;
     if (best == nullptr) {
       out["found"] = false;
       return Result(std::move(out));

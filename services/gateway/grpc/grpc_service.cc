@@ -5,7 +5,6 @@
 #include "chord/v1/admin.grpc.pb.h"
 #include "chord/v1/grounding.grpc.pb.h"
 #include "chord/v1/images.grpc.pb.h"
-#include "services/gateway/grpc/admin.h"
 #include "services/gateway/grpc/ground_call.h"
 #include "services/gateway/grpc/images.h"
 
@@ -50,11 +49,12 @@ class GroundingService final : public GroundingBase {
 }  // namespace
 
 std::vector<std::unique_ptr<grpc::Service>> GrpcServices(const EndpointDeps& deps,
+                                                         const ServedModel& model,
                                                          rpc::CallRegistry& calls) {
   std::vector<std::unique_ptr<grpc::Service>> out;
   out.push_back(std::make_unique<GroundingService>(deps, calls));
   out.push_back(ImagesService(deps, calls));
-  out.push_back(AdminService(deps.metrics));
+  out.push_back(AdminService(model, deps.metrics));
   return out;
 }
 

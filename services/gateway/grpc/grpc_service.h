@@ -10,6 +10,7 @@
 
 #include "common/rpc/call.h"
 #include "services/gateway/endpoint_deps.h"
+#include "services/gateway/grpc/admin.h"
 
 namespace chord::gateway {
 
@@ -19,8 +20,9 @@ inline constexpr int64_t kMessageSlackBytes = 1 << 20;
 // The services of chord.v1. Requests run on the executor; a client that cancels its call cancels
 // its request. What this version does not offer is NOT_IMPLEMENTED. Calls that a client may hold
 // open without work are in `calls`: Shutdown ends them when they have none, and Sweep ends uploads
-// that stall. All arguments outlive the services, which outlive their server.
+// that stall. `deps` and `calls` outlive the services, which outlive their server.
 std::vector<std::unique_ptr<grpc::Service>> GrpcServices(const EndpointDeps& deps,
+                                                         const ServedModel& model,
                                                          rpc::CallRegistry& calls);
 std::vector<std::string> GrpcServiceNames();
 

@@ -71,6 +71,7 @@ v1::GroundResponse ToProto(const GroundResult& result) {
     v1::LabelMatch& to = *out.add_labels();
     to.set_label(match.label);
     to.mutable_objects()->Assign(match.objects.begin(), match.objects.end());
+    if (match.confidence) to.set_confidence(*match.confidence);
   }
   const image::FramePlan& plan = result.frame;
   out.mutable_image_size()->set_width(plan.upright.width);

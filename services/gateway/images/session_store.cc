@@ -58,7 +58,7 @@ absl::StatusOr<SessionStore::Begun> SessionStore::Begin(absl::string_view sessio
 }
 
 void SessionStore::End(absl::string_view session_id, absl::string_view image_id,
-                       const SessionTurn* new_turn, size_t drop, absl::Time now) {
+                       absl::Span<const SessionTurn> new_turns, size_t drop, absl::Time now) {
   absl::MutexLock lock(&mu_);
   const auto found = by_key_.find(Key(session_id, image_id));
   if (found == by_key_.end()) return;
@@ -66,11 +66,11 @@ void SessionStore::End(absl::string_view session_id, absl::string_view image_id,
   session.busy = false;
   session.last_use = now;
   sessions_.splice(sessions_.end(), sessions_, found->second);
-  if (new_turn != nullptr) {
+  if (!new_turns.empty()) {
     session.turns.erase(
         session.turns.begin(),
         session.turns.begin() + static_cast<std::ptrdiff_t>(std::min(drop, session.turns.size())));
-    session.turns.push_back(*new_turn);
+    session.turns.insert(session.turns.end(), new_turns.begin(), new_turns.end());
   }
   if (session.turns.empty() || session.dropped) return Erase(found->second);
   int64_t bytes = 0;

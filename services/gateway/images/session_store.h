@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "common/base/limits.h"
 
 namespace chord::gateway {
@@ -51,11 +52,11 @@ class SessionStore {
   absl::StatusOr<Begun> Begin(absl::string_view session_id, absl::string_view image_id,
                               absl::Time now);
 
-  // Returns it, with its new turn; null: the prompt failed and leaves no trace (a
+  // Returns it, with its new turns; none: the prompt failed and leaves no trace (a
   // conversation without turns goes). `drop` of its oldest turns did not fit the model any more
   // and go; so do turns beyond the bounds, the oldest first.
-  void End(absl::string_view session_id, absl::string_view image_id, const SessionTurn* new_turn,
-           size_t drop, absl::Time now);
+  void End(absl::string_view session_id, absl::string_view image_id,
+           absl::Span<const SessionTurn> new_turns, size_t drop, absl::Time now);
 
   // Forgets every conversation about the image; one that is being asked when its prompt ends.
   void DropImage(absl::string_view image_id);

@@ -18,6 +18,7 @@
 #include "services/gateway/images/image_store.h"
 #include "services/gateway/openai/error.h"
 #include "services/gateway/prompt.h"
+#include "services/gateway/prompt_plan.h"
 
 namespace chord::gateway::openai {
 namespace {
@@ -209,9 +210,7 @@ class MessageParser {
     if (last.role != ChatTurn::Role::kUser) {
       return Invalid(absl::StrCat(at, ".role"), "\"user\": the last message is what is asked");
     }
-    std::string asked;
-    for (const TurnPart& part : last.parts) asked += part.text;
-    return WithParam(CheckPrompt(asked, limits_.max_prompt_bytes), absl::StrCat(at, ".content"));
+    return absl::OkStatus();
   }
 
   const ChatLimits& limits_;
@@ -320,6 +319,18 @@ absl::Status ParseStreamOptions(Json& value, const ChatLimits&, ChatRequest& out
   return absl::OkStatus();
 }
 
+// A parameter of ours; clients send it as an extra one.
+absl::Status ParseLabels(Json& value, const ChatLimits&, ChatRequest& out) {
+  const bool texts =
+      value.is_array() && value.size() <= kMaxLabels &&
+      std::all_of(value.begin(), value.end(), [](const Json& item) { return item.is_string(); });
+  if (!texts) {
+    return Invalid("labels", absl::StrCat("a list of 1 to ", kMaxLabels, " texts"));
+  }
+  for (const Json& item : value) out.labels.push_back(item.get<std::string>());
+  return WithParam(CheckLabels(out.labels), "labels");
+}
+
 struct Kept {
   absl::string_view name;
   absl::Status (*parse)(Json& value, const ChatLimits& limits, ChatRequest& out);
@@ -327,6 +338,7 @@ struct Kept {
 constexpr Kept kKept[] = {
     {"model", ParseModel},
     {"messages", ParseMessages},
+    {"labels", ParseLabels},
     {"max_tokens", ParseMaxTokens},
     {"max_completion_tokens", ParseMaxCompletionTokens},
     {"temperature", ParseTemperature},
@@ -405,8 +417,22 @@ absl::Status ParseParameter(absl::string_view name, Json& value, const ChatLimit
   return WithParam(errors::FieldUnknown(name), ShowableName(name));
 }
 
+// The last message, which is what is asked.
+absl::Status CheckAsked(const ChatRequest& request, const ChatLimits& limits) {
+  std::string asked;
+  for (const TurnPart& part : request.turns.back().parts) asked += part.text;
+  const std::string at = absl::StrCat("messages[", request.turns.size() - 1, "].content");
+  if (request.labels.empty()) return WithParam(CheckPrompt(asked, limits.max_prompt_bytes), at);
+  if (!asked.empty()) return Invalid("labels", "absent when the last message has text");
+  if (request.logprobs) return Unsupported("logprobs", "absent with labels");
+  if (request.schema.kind == AnswerSchema::Kind::kPoints) {
+    return Unsupported("labels", "absent with a JSON schema of points");
+  }
+  return absl::OkStatus();
+}
+
 // What only shows when all parameters are read.
-absl::Status CheckTogether(const Json& body, const ChatRequest& request) {
+absl::Status CheckTogether(const Json& body, const ChatRequest& request, const ChatLimits& limits) {
   if (request.model.empty()) {
     return Invalid("model", "the name of a model, as GET /v1/models lists it");
   }
@@ -421,7 +447,7 @@ absl::Status CheckTogether(const Json& body, const ChatRequest& request) {
     return Unsupported("logprobs",
                        "absent with a JSON schema, whose text is not written token by token");
   }
-  return absl::OkStatus();
+  return CheckAsked(request, limits);
 }
 
 }  // namespace
@@ -433,7 +459,7 @@ absl::StatusOr<ChatRequest> ParseChatRequest(const std::string& body, const Chat
   for (auto& [name, value] : json.items()) {
     CHORD_RETURN_IF_ERROR(ParseParameter(name, value, limits, out));
   }
-  CHORD_RETURN_IF_ERROR(CheckTogether(json, out));
+  CHORD_RETURN_IF_ERROR(CheckTogether(json, out, limits));
   return out;
 }
 

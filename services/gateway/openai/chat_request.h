@@ -21,9 +21,10 @@ struct ChatLimits {
 
 struct ChatRequest {
   std::string model;
-  std::vector<ChatTurn> turns;  // 1 – 64, the last one a user's; exactly one image among them
-  std::string image;            // the file's bytes; empty: `image_id`
-  std::string image_id;         // of an image that the service keeps, from "chord:img_…"
+  std::vector<ChatTurn> turns;      // 1 – 64, the last one a user's; exactly one image among them
+  std::vector<std::string> labels;  // classes to look for; then the last turn has no text
+  std::string image;                // the file's bytes; empty: `image_id`
+  std::string image_id;             // of an image that the service keeps, from "chord:img_…"
   std::optional<int> max_tokens;
   Sampling sampling;
   bool has_seed = false;  // else the caller chooses one

@@ -93,6 +93,7 @@ OrderedJson CardOf(const ModelCard& model) {
   out["object"] = "model";
   out["created"] = model.created;
   out["owned_by"] = "chord";
+  out["chord"] = {{"state", "serving"}, {"fingerprint", model.fingerprint}};
   return out;
 }
 

@@ -58,6 +58,7 @@ inline constexpr absl::string_view kDone = "[DONE]";
 struct ModelCard {
   std::string name;
   int64_t created = 0;  // Unix seconds
+  std::string fingerprint;
 };
 std::string ModelJson(const ModelCard& model);
 std::string ModelListJson(const ModelCard& model);

@@ -55,6 +55,7 @@ void AskForSchema(const AnswerSchema& schema, PromptWrapper wrapper, ChatTurn& l
 
 // The box grammar binds answers that are to be boxes; any other answer is the model's own.
 bool WantsBoxGrammar(const ChatRequest& request) {
+  if (!request.labels.empty()) return true;
   if (request.schema.kind != AnswerSchema::Kind::kNone) {
     return request.schema.kind == AnswerSchema::Kind::kBoxes;
   }
@@ -71,6 +72,7 @@ GroundInput InputOf(const http::Request& request, std::optional<absl::Duration> 
   input.image = chat.image;
   input.image_id = chat.image_id;
   input.conversation = chat.turns;
+  input.labels = chat.labels;
   if (chat.schema.kind != AnswerSchema::Kind::kNone) {
     AskForSchema(chat.schema, wrapper, input.conversation.back());
   }

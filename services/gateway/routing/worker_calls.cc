@@ -93,13 +93,16 @@ class WorkerCalls::DecodeCall final : public grpc::ClientReadReactor<v1::DecodeE
     if (delta_bytes_ <= kMaxAnswerBytes) options_.on_delta(text);
   }
   void OnAccepted(const v1::Accepted& accepted) {
-    absl::MutexLock lock(&join_.mu);
-    join_.accepted = true;
-    // A worker that keeps no images leaves the field unset and waits for embeddings.
-    join_.has_image =
-        !accepted.needs_embeddings() &&
-        (accepted.image() == v1::CACHE_TIER_EMBEDDINGS || accepted.image() == v1::CACHE_TIER_KV);
-    join_.changed.SignalAll();
+    {
+      absl::MutexLock lock(&join_.mu);
+      join_.accepted = true;
+      // A worker that keeps no images leaves the field unset and waits for embeddings.
+      join_.has_image =
+          !accepted.needs_embeddings() &&
+          (accepted.image() == v1::CACHE_TIER_EMBEDDINGS || accepted.image() == v1::CACHE_TIER_KV);
+      join_.changed.SignalAll();
+    }
+    if (options_.on_accepted) options_.on_accepted();
   }
 
   Join& join_;

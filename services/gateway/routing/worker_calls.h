@@ -33,6 +33,8 @@ class WorkerCalls {
     CancelToken cancel;
     // Text as it is generated, on a thread of gRPC. May be null.
     std::function<void(absl::string_view)> on_delta;
+    // The language worker has taken the request; on a thread of gRPC. May be null.
+    std::function<void()> on_accepted;
     // The vision worker, asked for at once, or, when `only_if_needed`, once the language worker has
     // returned that it needs embeddings after all. May block, for a short time. Called at most
     // once, on the thread of Run.

@@ -118,7 +118,9 @@ WorkerAnswer FromProto(const v1::DecodeDone& done) {
   for (const auto& choice : done.choices()) {
     model.choices.push_back({choice.offset(), choice.log_close(), choice.log_more()});
   }
-  model.cut = done.truncated();
+  model.truncated = done.truncated();
+  // A stop sequence may end the list before the model has.
+  model.cut = done.truncated() || (done.grammar() && !done.list_closed());
   out.prompt_tokens = done.prompt_tokens();
   out.completion_tokens = done.completion_tokens();
   out.decode_steps = done.decode_steps();

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -149,7 +150,10 @@ TEST(ClientStartTest, RefusesAnAddressItCannotRead) {
 // A server that says exactly what the test wants, once.
 class Scripted {
  public:
-  explicit Scripted(std::vector<std::string> writes) {
+  // Each of `writes` is sent when `may_send` (of its index) says so; the first refusal ends it.
+  explicit Scripted(
+      std::vector<std::string> writes,
+      std::function<bool(size_t)> may_send = [](size_t) { return true; }) {
     listener_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = {};
     address.sin_family = AF_INET;
@@ -159,7 +163,7 @@ class Scripted {
     EXPECT_EQ(listen(listener_, 1), 0);
     getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
     port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this, writes = std::move(writes)] {
+    thread_ = std::thread([this, writes = std::move(writes), may_send = std::move(may_send)] {
       const int fd = accept(listener_, nullptr, nullptr);
       std::string in;
       char chunk[4096];
@@ -168,8 +172,8 @@ class Scripted {
         if (got <= 0) break;
         in.append(chunk, static_cast<size_t>(got));
       }
-      for (const std::string& text : writes) {
-        send(fd, text.data(), text.size(), MSG_NOSIGNAL);
+      for (size_t i = 0; i < writes.size() && may_send(i); ++i) {
+        send(fd, writes[i].data(), writes[i].size(), MSG_NOSIGNAL);
       }
       close(fd);
     });
@@ -195,6 +199,35 @@ TEST(ClientWireTest, ReadsChunksAndShowsThemAsTheyCome) {
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(seen, "hello world");
   EXPECT_EQ(answer->body, "hello world");
+}
+
+// The server goes on only when the client has shown what it has: one that holds parts back until
+// the end never gets there.
+TEST(ClientWireTest, ShowsAPartBeforeTheServerSendsTheNext) {
+  std::vector<absl::Notification> shown(3);
+  Scripted server({"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", "1\r\nb\r\n",
+                   "1\r\nc\r\n", "0\r\n\r\n"},
+                  [&shown](size_t write) {
+                    return write == 0 ||
+                           shown[write - 1].WaitForNotificationWithTimeout(absl::Seconds(30));
+                  });
+  auto client = *Client::Start({.address = server.address()});
+  std::string seen;
+  absl::Notification done;
+  absl::StatusOr<Response> answer = absl::UnknownError("");
+  client->Send(
+      Post("/", {}),
+      [&](absl::string_view part) {
+        seen.append(part.data(), part.size());
+        shown[seen.size() - 1].Notify();
+      },
+      [&](absl::StatusOr<Response> response) {
+        answer = std::move(response);
+        done.Notify();
+      });
+  done.WaitForNotification();
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(seen, "abc");
 }
 
 TEST(ClientWireTest, AnAnswerThatIsCutOrNoHttpIsUnavailable) {

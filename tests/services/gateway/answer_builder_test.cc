@@ -119,7 +119,7 @@ TEST(FillAnswerTest, ATruncatedAnswerWithoutABoxSaysNothingAboutAbsence) {
   const auto map = Constant(0.9, 0.9, 0.9);
   for (const char* text : {"", "[", "[{\"bbox_2d\": [10, 20", "There is"}) {
     ModelAnswer answer = Answer({{text, 0.9}});
-    answer.cut = true;
+    answer.cut = answer.truncated = true;
     answer.log_probability_empty = std::log(0.8);
     const GroundResult out = Fill(answer, &map);
     EXPECT_THAT(out.objects, IsEmpty()) << text;
@@ -132,9 +132,20 @@ TEST(FillAnswerTest, ATruncatedAnswerWithoutABoxSaysNothingAboutAbsence) {
   }
 }
 
+// A stop sequence may end the list before the model has.
+TEST(FillAnswerTest, AnAnswerThatAStopSequenceEndedBeforeItsFirstBoxIsNotAnAbsence) {
+  ModelAnswer answer = Answer({{"[", 0.9}});
+  answer.cut = true;
+  answer.log_probability_empty = std::log(0.8);
+  const GroundResult out = Fill(answer);
+  EXPECT_EQ(out.confidence, std::nullopt);
+  EXPECT_FALSE(out.truncated) << "max_new_tokens was not reached";
+  EXPECT_EQ(out.advice, "");
+}
+
 TEST(FillAnswerTest, ATruncatedAnswerKeepsItsCompleteBoxes) {
   ModelAnswer answer = OneBox(0.9);
-  answer.cut = true;
+  answer.cut = answer.truncated = true;
   const GroundResult out = Fill(answer);
   ASSERT_EQ(out.objects.size(), 1u);
   ASSERT_TRUE(out.confidence.has_value());

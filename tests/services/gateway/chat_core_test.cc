@@ -55,7 +55,8 @@ class ChatCoreTest : public ::testing::Test {
     options.max_new_tokens = 512;
     options.default_deadline = options.max_deadline = absl::Seconds(20);
     options.worker_wait = absl::Seconds(5);
-    grounder_ = std::make_unique<Grounder>(options, admission_, *image_service_, *pool_, metrics_);
+    grounder_ = std::make_unique<Grounder>(options, admission_, *image_service_, *pool_, metrics_,
+                                           executor_);
     input_.request_id = "req";
     input_.image = png_;
     input_.received_at = absl::Now();
@@ -74,6 +75,7 @@ class ChatCoreTest : public ::testing::Test {
   Admission admission_{{64, 32, 256 << 20}};
   std::unique_ptr<WorkerPool> pool_;
   std::unique_ptr<ImageService> image_service_;
+  Executor executor_{8, 8};
   std::unique_ptr<Grounder> grounder_;
   GroundInput input_;
 };

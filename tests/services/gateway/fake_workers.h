@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -135,17 +136,25 @@ class FakeLanguage final : public v1::Language::Service {
     Script script;
     v1::CacheTier from = v1::CACHE_TIER_NONE;
     bool knows_uses;
+    std::string leader;  // ticket of the request that brings the image this one waits for
     const std::string key = request->uses_size() > 0 ? request->uses(0).key() : "";
     {
       absl::MutexLock lock(&mu_);
       requests_.push_back(*request);
       script = script_;
       knows_uses = knows_uses_;
-      if (const auto found = kept_.find(key); found != kept_.end()) from = found->second;
+      if (const auto found = kept_.find(key); found != kept_.end()) {
+        from = found->second;
+      } else if (!key.empty() && request->uses(0).pushed()) {
+        coming_[key] = request->ticket().id();
+      } else if (const auto coming = coming_.find(key); coming != coming_.end()) {
+        leader = coming->second;
+      }
     }
     if (script) {
       if (grpc::Status status = script(*request, *writer); !status.ok()) return status;
     }
+    if (!leader.empty() && rows_.Await(leader, *context)) from = v1::CACHE_TIER_KV;
     v1::DecodeEvent event;
     event.mutable_accepted()->set_prompt_tokens(50);
     if (knows_uses) {
@@ -159,7 +168,7 @@ class FakeLanguage final : public v1::Language::Service {
         return grpc::Status(grpc::StatusCode::CANCELLED, "no rows");
       }
     }
-    const std::string text = answer();
+    const std::string text = AnswerTo(*request);
     event.mutable_delta()->set_text(text.substr(0, text.size() / 2));
     writer->Write(event);
     event.mutable_delta()->set_text(text.substr(text.size() / 2));
@@ -175,6 +184,7 @@ class FakeLanguage final : public v1::Language::Service {
     if (!key.empty()) {
       absl::MutexLock lock(&mu_);
       kept_[key] = v1::CACHE_TIER_KV;
+      coming_.erase(key);
     }
     writer->Write(event);
     return grpc::Status::OK;
@@ -202,6 +212,7 @@ class FakeLanguage final : public v1::Language::Service {
   // Of all that is kept now.
   void SetKept(v1::CacheTier from) {
     absl::MutexLock lock(&mu_);
+    coming_.clear();
     if (from == v1::CACHE_TIER_NONE) return kept_.clear();
     for (auto& [key, kept] : kept_) kept = from;
   }
@@ -210,19 +221,31 @@ class FakeLanguage final : public v1::Language::Service {
     absl::MutexLock lock(&mu_);
     knows_uses_ = knows;
   }
-  std::string answer() {
-    absl::MutexLock lock(&mu_);
-    return answer_;
-  }
   void SetAnswer(std::string text) {
     absl::MutexLock lock(&mu_);
     answer_ = std::move(text);
   }
+  // Of requests whose last message ends with `words`.
+  void SetAnswerTo(const std::string& words, std::string text) {
+    absl::MutexLock lock(&mu_);
+    answers_[words] = std::move(text);
+  }
 
  private:
+  std::string AnswerTo(const v1::DecodeRequest& request) {
+    absl::MutexLock lock(&mu_);
+    const auto& parts = request.turns(request.turns_size() - 1).parts();
+    for (const auto& [words, answer] : answers_) {
+      if (absl::EndsWith(parts[parts.size() - 1].text(), words)) return answer;
+    }
+    return answer_;
+  }
+
   Rows& rows_;
   absl::Mutex mu_;
   bool knows_uses_ = true;
+  std::map<std::string, std::string> answers_;
+  std::map<std::string, std::string> coming_;  // key of an image -> ticket that brings it
   std::string answer_ = R"([{"bbox_2d": [10, 10, 40, 40], "label": "x"}])";
   std::vector<v1::DecodeRequest> requests_;
   std::map<std::string, v1::CacheTier> kept_;

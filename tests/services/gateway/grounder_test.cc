@@ -77,7 +77,9 @@ class GrounderTest : public ::testing::Test {
     options.max_deadline = absl::Seconds(20);
     options.worker_wait = absl::Seconds(5);
     options.retry_burst = retry_burst_;
-    grounder_ = std::make_unique<Grounder>(options, admission_, *image_service_, *pool_, metrics_);
+    options.style.label_passes = label_passes_;
+    grounder_ = std::make_unique<Grounder>(options, admission_, *image_service_, *pool_, metrics_,
+                                           executor_);
   }
 
   GroundInput Input(absl::string_view image, const std::string& image_id = "") {
@@ -110,11 +112,13 @@ class GrounderTest : public ::testing::Test {
   int64_t store_bytes_ = 1 << 20;
   absl::Duration store_ttl_ = absl::Minutes(1);
   double retry_burst_ = 10;
+  LabelPasses label_passes_ = LabelPasses::kOne;
   testing::Rows rows_;
   FakeWorker<FakeVision> vision_{v1::WorkerState::ROLE_VISION, rows_};
   std::vector<std::unique_ptr<FakeWorker<FakeLanguage>>> language_;
   obs::Metrics metrics_{obs::Role::kGateway, "1"};
   Admission admission_{{64, 32, 256 << 20}};
+  Executor executor_{16, 32};
   std::unique_ptr<WorkerPool> pool_;
   std::unique_ptr<ImageService> image_service_;
   std::unique_ptr<Grounder> grounder_;
@@ -170,6 +174,141 @@ TEST_F(GrounderTest, AnImageThatItsWorkerEvictedIsEncodedUnderTheSameTicket) {
   EXPECT_EQ(headers[1].ticket().id(), requests[1].ticket().id());
   EXPECT_EQ(headers[1].target(), "l0");
   EXPECT_EQ(Send("", first->image_id)->usage.image, CacheTier::kKv) << "and is there again";
+}
+
+TEST_F(GrounderTest, LabelsAreOnePromptForAModelThatKeepsThemApart) {
+  Start();
+  language()->SetAnswer(R"([{"bbox_2d": [1, 2, 30, 40], "label": "cup"}])");
+  GroundInput input = Input(png_);
+  input.prompt.clear();
+  input.labels = {"cup", "plate"};
+  const auto result = grounder_->Ground(input);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(language()->requests().size(), 1u);
+  ASSERT_EQ(result->labels.size(), 2u);
+  EXPECT_THAT(result->labels[0].objects, ElementsAre(0));
+  EXPECT_EQ(result->labels[0].confidence, result->objects[0].confidence);
+  EXPECT_THAT(result->labels[1].objects, ElementsAre());
+  EXPECT_EQ(result->labels[1].confidence, std::nullopt) << "the model said nothing of it";
+  language()->SetAnswer("[]");
+  const auto nothing = grounder_->Ground(input);
+  ASSERT_TRUE(nothing.ok());
+  EXPECT_EQ(nothing->labels[1].confidence, nothing->confidence);
+}
+
+// Also where the image came with the request, and where there is no room to store it.
+TEST_F(GrounderTest, LabelsAreAPromptEachOverOneEncodingForAModelThatDoesNot) {
+  label_passes_ = LabelPasses::kPerLabel;
+  for (const int64_t store_bytes : {1 << 20, 100}) {
+    store_bytes_ = store_bytes;
+    if (pool_ == nullptr) {
+      Start();
+    } else {
+      WorkerPool::Options pool = PoolOptions();
+      pool.language.push_back({"l0", language().address()});
+      grounder_ = nullptr;
+      image_service_ = nullptr;
+      StartWith(std::move(pool));
+    }
+    language()->SetAnswerTo("cup", R"([{"bbox_2d": [1, 2, 30, 40], "label": "cup"},
+                                       {"bbox_2d": [5, 2, 30, 40], "label": "mug"}])");
+    language()->SetAnswerTo("plate", "[]");
+    language()->SetAnswerTo("spoon", R"([{"bbox_2d": [9, 2, 30, 40], "label": "spoon"}])");
+    GroundInput input = Input(png_);
+    input.prompt.clear();
+    input.labels = {"cup", "plate", "spoon"};
+    const size_t encoded = vision_->headers().size(), asked = language()->requests().size();
+    const auto result = grounder_->Ground(input);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(vision_->headers().size(), encoded + 1);
+    EXPECT_EQ(language()->requests().size(), asked + 3);
+    ASSERT_EQ(result->labels.size(), 3u);
+    EXPECT_THAT(result->labels[0].objects, ElementsAre(0, 1)) << "whatever the model calls them";
+    EXPECT_THAT(result->labels[1].objects, ElementsAre());
+    EXPECT_THAT(result->labels[2].objects, ElementsAre(2));
+    for (const LabelMatch& match : result->labels) EXPECT_TRUE(match.confidence) << match.label;
+    EXPECT_EQ(result->usage.prompt_tokens, 150);
+    EXPECT_EQ(result->image_id.empty(), store_bytes == 100);
+  }
+  Await([&] { return language()->dropped().size() >= 1; });  // of the second
+}
+
+// Each waits until all are there: in a row they would not be answered.
+TEST_F(GrounderTest, PromptsOfLabelsRunTogether) {
+  label_passes_ = LabelPasses::kPerLabel;
+  Start();
+  ASSERT_TRUE(Send(png_).ok());
+  language()->SetScript([&](const v1::DecodeRequest& request, auto&) {
+    if (request.uses(0).pushed()) return grpc::Status::OK;  // the first takes the image there
+    for (int i = 0; i < 500 && language()->requests().size() < 1 + 4; ++i) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return language()->requests().size() < 1 + 4 ? Lost() : grpc::Status::OK;
+  });
+  GroundInput input = Input(png_);
+  input.prompt.clear();
+  input.labels = {"a", "b", "c", "d"};
+  const auto result = grounder_->Ground(input);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->objects.size(), 4u);
+}
+
+TEST_F(GrounderTest, WhatLabelsTellWhileTheyAreDecodedIsInTheirOrder) {
+  label_passes_ = LabelPasses::kPerLabel;
+  Start();
+  GroundInput input = Input(png_);
+  input.prompt.clear();
+  input.labels = {"one", "two", "three", "four", "five", "six", "seven", "eight", "nine"};
+  std::string expected;
+  for (size_t i = 0; i < input.labels.size(); ++i) {
+    const std::string text =
+        absl::StrCat(R"([{"bbox_2d": [1, 1, )", 10 + i, R"(, 30], "label": "x"}])");
+    language()->SetAnswerTo(" " + input.labels[i], text);
+    absl::StrAppend(&expected, i > 0 ? "\n" : "", text);
+  }
+  std::string words;
+  std::vector<image::Box> boxes;
+  input.on_delta = [&](absl::string_view text) { words += std::string(text); };
+  input.on_object = [&](const GroundObject& object) { boxes.push_back(object.box); };
+  const auto result = grounder_->Ground(input);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(words, expected);
+  EXPECT_EQ(words, result->model_text);
+  ASSERT_EQ(boxes.size(), result->objects.size());
+  for (size_t i = 0; i < boxes.size(); ++i) EXPECT_EQ(boxes[i], result->objects[i].box);
+}
+
+TEST_F(GrounderTest, ALabelThatFailsEndsTheRequestWithItsReason) {
+  label_passes_ = LabelPasses::kPerLabel;
+  Start();
+  language()->SetScript([](const v1::DecodeRequest& request, auto&) {
+    const bool bad = request.turns(0).parts(1).text() == "find every b";
+    return bad ? rpc::ToGrpc(errors::PromptTokensLimit(9, 8)) : grpc::Status::OK;
+  });
+  GroundInput input = Input(png_);
+  input.prompt.clear();
+  input.labels = {"a", "b", "c"};
+  EXPECT_EQ(ErrorReason(grounder_->Ground(input).status()), "PROMPT_TOO_MANY_TOKENS");
+  EXPECT_EQ(admission_.in_flight(), 0);
+  input.labels = {"b", "a", "c"};  // also when it is the one that brings the image
+  EXPECT_EQ(ErrorReason(grounder_->Ground(input).status()), "PROMPT_TOO_MANY_TOKENS");
+}
+
+TEST_F(GrounderTest, LabelsAreTurnsOfTheirConversation) {
+  label_passes_ = LabelPasses::kPerLabel;
+  Start();
+  GroundInput input = Input(png_);
+  input.prompt.clear();
+  input.session_id = "chat";
+  input.labels = {"cup", "plate"};
+  const auto first = grounder_->Ground(input);
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(Send("", first->image_id, "chat", "the left one").ok());
+  const auto turns = language()->requests().back().turns();
+  ASSERT_EQ(turns.size(), 5);
+  EXPECT_EQ(turns[0].parts(1).text(), "find every cup");
+  EXPECT_EQ(turns[2].parts(0).text(), "find every plate");
+  EXPECT_EQ(turns[4].parts(0).text(), "the left one");
 }
 
 TEST_F(GrounderTest, AWorkerThatKnowsNothingOfKeptImagesGetsTheRowsEachTime) {

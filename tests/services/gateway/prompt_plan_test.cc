@@ -70,31 +70,56 @@ TEST(CheckLabels, TakesListsOfPlainTexts) {
 
 TEST(PlanPrompt, TakesExactlyOneOfPromptLabelsAndConversation) {
   GroundInput input;
-  EXPECT_THAT(PlanPrompt(input, PromptWrapper::kNone, 100).status(),
-              HasReason(Reason::kPromptEmpty));
+  EXPECT_THAT(PlanPrompt(input, {}, 100).status(), HasReason(Reason::kPromptEmpty));
   input.prompt = "the cup";
-  auto plan = PlanPrompt(input, PromptWrapper::kNone, 100);
+  auto plan = PlanPrompt(input, {}, 100);
   ASSERT_TRUE(plan.ok());
-  EXPECT_EQ(plan->text, "the cup");
+  EXPECT_EQ(plan->prompts[0], "the cup");
   EXPECT_TRUE(plan->grammar);
   input.labels = {"cup", "plate"};
-  EXPECT_THAT(PlanPrompt(input, PromptWrapper::kNone, 100).status(),
-              HasReason(Reason::kParameterInvalid));
+  EXPECT_THAT(PlanPrompt(input, {}, 100).status(), HasReason(Reason::kParameterInvalid));
   input.prompt.clear();
-  EXPECT_EQ(PlanPrompt(input, PromptWrapper::kNone, 100)->text, "all cup, plate");
-  EXPECT_THAT(PlanPrompt(input, PromptWrapper::kJson, 100)->text, HasSubstr("cup, plate"));
+  EXPECT_EQ(PlanPrompt(input, {}, 100)->prompts[0], "all cup, plate");
+  EXPECT_THAT(PlanPrompt(input, {PromptWrapper::kJson}, 100)->prompts[0], HasSubstr("cup, plate"));
   input.labels = {"杯子", "盘子"};
-  EXPECT_THAT(PlanPrompt(input, PromptWrapper::kJson, 100)->text, HasSubstr("杯子、盘子"));
-  EXPECT_TRUE(PlanPrompt(input, PromptWrapper::kJson, 100)->chinese);
+  EXPECT_THAT(PlanPrompt(input, {PromptWrapper::kJson}, 100)->prompts[0], HasSubstr("杯子、盘子"));
+  EXPECT_TRUE(PlanPrompt(input, {PromptWrapper::kJson}, 100)->chinese);
   input.labels.clear();
   input.conversation = {{ChatTurn::Role::kUser, {{true, ""}, {false, "hello"}}}};
-  EXPECT_EQ(PlanPrompt(input, PromptWrapper::kJson, 1)->text, "hello");
+  EXPECT_EQ(PlanPrompt(input, {PromptWrapper::kJson}, 1)->prompts[0], "hello");
+}
+
+TEST(PlanPrompt, LabelsAreAPromptEachWhereTheModelKeepsNoClassesApart) {
+  GroundInput input;
+  input.labels = {"cup", "plate"};
+  const auto one = PlanPrompt(input, {PromptWrapper::kNone, LabelPasses::kOne}, 100);
+  EXPECT_THAT(one->prompts, ElementsAre("all cup, plate"));
+  EXPECT_FALSE(one->per_label);
+  const PromptStyle style = {PromptWrapper::kNone, LabelPasses::kPerLabel};
+  const auto each = PlanPrompt(input, style, 100);
+  EXPECT_THAT(each->prompts, ElementsAre("find every cup", "find every plate"));
+  EXPECT_TRUE(each->per_label);
+  EXPECT_FALSE(each->chinese);
+  input.labels = {"cup", "盘子"};
+  EXPECT_THAT(PlanPrompt(input, style, 100)->prompts,
+              ElementsAre("find every cup", "找出所有盘子"));
+  EXPECT_TRUE(PlanPrompt(input, style, 100)->chinese);
+}
+
+TEST(PlanPrompt, LabelsMayEndAConversationThatHasNoWordsThere) {
+  GroundInput input;
+  input.labels = {"cup"};
+  input.conversation = {{ChatTurn::Role::kSystem, {{false, "Be brief."}}},
+                        {ChatTurn::Role::kUser, {{true, ""}}}};
+  EXPECT_THAT(PlanPrompt(input, {}, 100)->prompts, ElementsAre("find every cup"));
+  input.conversation.back().parts.push_back({false, "the cup"});
+  EXPECT_THAT(PlanPrompt(input, {}, 100).status(), HasReason(Reason::kParameterInvalid));
 }
 
 TEST(PlanPrompt, PointsAreNotDecodedUnderTheBoxGrammar) {
   GroundInput input;
   input.prompt = "point to the cup";
-  EXPECT_FALSE(PlanPrompt(input, PromptWrapper::kNone, 100)->grammar);
+  EXPECT_FALSE(PlanPrompt(input, {}, 100)->grammar);
 }
 
 std::vector<std::string> Matched(std::vector<std::string> labels, std::vector<std::string> words) {

@@ -93,7 +93,11 @@ TEST(LoadChordFile, IsOptionalAndChecked) {
   ASSERT_TRUE(good.ok());
   EXPECT_EQ(good->name, "nano");
   EXPECT_EQ(good->wrapper, PromptWrapper::kNone);
-  for (const char* bad : {"", "[]", "{", R"({"name": 1})", R"({"prompt_wrapper": "xml"})"}) {
+  EXPECT_EQ(good->label_passes, LabelPasses::kOne) << "general models take a list of classes";
+  EXPECT_EQ(load(R"({"label_passes": "per_label"})")->label_passes, LabelPasses::kPerLabel);
+  EXPECT_EQ(load(R"({"label_passes": "one"})")->label_passes, LabelPasses::kOne);
+  for (const char* bad : {"", "[]", "{", R"({"name": 1})", R"({"prompt_wrapper": "xml"})",
+                          R"({"label_passes": "two"})", R"({"label_passes": 1})"}) {
     EXPECT_THAT(load(bad).status(), HasReason(Reason::kCheckpointInvalid)) << bad;
   }
   std::filesystem::remove_all(dir);

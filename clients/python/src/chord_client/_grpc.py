@@ -106,7 +106,7 @@ def _answer(response: grounding_pb2.GroundResponse) -> Answer:
             for item in response.objects
         ),
         image_size=Size(response.image_size.width, response.image_size.height),
-        confidence=response.confidence,
+        confidence=response.confidence if response.HasField("confidence") else None,
         calibrated=response.calibrated,
         advice=response.advice or None,
         frame=Frame(
@@ -131,8 +131,13 @@ def _answer(response: grounding_pb2.GroundResponse) -> Answer:
         model=response.model,
         image_id=response.image_id or None,
         points=tuple(Point(item.label, item.x, item.y, item.confidence) for item in response.points),
-        labels=tuple(LabelMatch(match.label, tuple(match.objects)) for match in response.labels),
+        labels=tuple(_label_match(match) for match in response.labels),
     )
+
+
+def _label_match(match: grounding_pb2.LabelMatch) -> LabelMatch:
+    confidence = match.confidence if match.HasField("confidence") else None
+    return LabelMatch(match.label, tuple(match.objects), confidence)
 
 
 def _event(event: grounding_pb2.GroundEvent) -> GroundEvent | None:

@@ -197,10 +197,19 @@ def _handle(data: Mapping[str, Any]) -> ImageHandle:
         raise ProtocolError(f"The server's answer is not understood: {error!r}") from error
 
 
+def _model(item: Mapping[str, Any]) -> Model:
+    more = item.get("chord", {})
+    return Model(
+        name=str(item["id"]),
+        state=str(more.get("state", "")),
+        fingerprint=str(more.get("fingerprint", "")),
+    )
+
+
 def _models(data: Mapping[str, Any]) -> list[Model]:
     try:
-        return [Model(name=str(item["id"])) for item in data["data"]]
-    except (KeyError, TypeError) as error:
+        return [_model(item) for item in data["data"]]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ProtocolError(f"The server's answer is not understood: {error!r}") from error
 
 

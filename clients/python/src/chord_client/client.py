@@ -94,7 +94,7 @@ class Client:
     ) -> Answer:
         """Where in the image is what the prompt describes? See ImageSource for what an image may be.
 
-        labels: instead of a prompt, classes to look for in one pass (1 to 64); see Answer.by_label.
+        labels: instead of a prompt, classes to look for (1 to 64); see Answer.by_label.
         """
         request = resolve(
             image,

@@ -87,10 +87,21 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class LabelMatch:
-    """Which objects belong to one label of the request: indices into Answer.objects."""
+    """Which objects belong to one label of the request: indices into Answer.objects.
+
+    confidence: with objects, that they are right; without, that there are none. None: not known.
+    """
 
     label: str
     objects: tuple[int, ...]
+    confidence: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the server's JSON has it."""
+        out: dict[str, Any] = {"label": self.label, "objects": list(self.objects)}
+        if self.confidence is not None:
+            out["confidence"] = self.confidence
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +147,15 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one request. Without objects, `confidence` is that the thing is not there."""
+    """The answer to one request. When it is `absent`, `confidence` is that of the absence."""
 
     text: str
     objects: tuple[GroundedObject, ...]
     image_size: Size
-    confidence: float
+    # None when the answer was cut before its first box: that says nothing about absence.
+    confidence: float | None
     calibrated: bool
-    advice: str | None  # how to make the prompt better; present under a low confidence
+    advice: str | None  # what to change in the request; present under a low confidence and when cut
     frame: Frame
     usage: Usage
     timing: Timing
@@ -161,6 +173,20 @@ class Answer:
     @property
     def found(self) -> bool:
         return bool(self.objects or self.points)
+
+    @property
+    def absent(self) -> bool:
+        """The model answered that it is not there, with that confidence.
+
+        Nothing found is more than that: the answer may have been cut before its first box, or have
+        no list of boxes at all.
+        """
+        return not self.found and not self.truncated and bool(self.confidence)
+
+    @property
+    def truncated(self) -> bool:
+        """The answer was cut at max_new_tokens: there may be more than what was found."""
+        return self.finish_reason == "length"
 
     @property
     def by_label(self) -> dict[str, tuple[GroundedObject, ...]]:
@@ -214,13 +240,12 @@ class Answer:
                 for item in self.points
             ],
             "image_size": list(self.image_size),
-            "confidence": self.confidence,
             "calibrated": self.calibrated,
         }
+        if self.confidence is not None:
+            out["confidence"] = self.confidence
         if self.labels:
-            out["labels"] = [
-                {"label": match.label, "objects": list(match.objects)} for match in self.labels
-            ]
+            out["labels"] = [match.to_dict() for match in self.labels]
         if self.advice is not None:
             out["advice"] = self.advice
         out["frame"] = {
@@ -344,7 +369,12 @@ def _label_match(data: Mapping[str, Any], objects: int) -> LabelMatch:
     indices = tuple(int(index) for index in data["objects"])
     if not all(0 <= index < objects for index in indices):
         raise ValueError(f"not indices of objects: {indices}")
-    return LabelMatch(str(data["label"]), indices)
+    return LabelMatch(str(data["label"]), indices, _confidence(data))
+
+
+def _confidence(data: Mapping[str, Any]) -> float | None:
+    value = data.get("confidence")
+    return None if value is None else float(value)
 
 
 def _answer(data: Mapping[str, Any]) -> Answer:
@@ -361,7 +391,7 @@ def _answer(data: Mapping[str, Any]) -> Answer:
             for item in data["objects"]
         ),
         image_size=_size(data["image_size"]),
-        confidence=float(data["confidence"]),
+        confidence=_confidence(data),
         calibrated=bool(data["calibrated"]),
         advice=data.get("advice"),
         frame=Frame(

@@ -16,7 +16,7 @@ int Send(SessionStore& store, const std::string& session, const std::string& ima
   const auto begun = store.Begin(session, image, At(at));
   if (!begun.ok()) return -1;
   const SessionTurn turn = {prompt, answer};
-  store.End(session, image, &turn, 0, At(at));
+  store.End(session, image, {turn}, 0, At(at));
   return static_cast<int>(begun->turns.size());
 }
 
@@ -49,18 +49,18 @@ TEST(SessionStore, TakesOneRequestAtATime) {
   EXPECT_THAT(store.Begin("s", "p", At(0)).status(), HasReason(Reason::kSessionBusy));
   EXPECT_TRUE(store.Begin("t", "p", At(0)).ok());
   const SessionTurn turn = {"q", "a"};
-  store.End("s", "p", &turn, 0, At(1));
+  store.End("s", "p", {turn}, 0, At(1));
   EXPECT_TRUE(store.Begin("s", "p", At(1)).ok());
 }
 
 TEST(SessionStore, AFailedRequestLeavesNoTrace) {
   SessionStore store({});
   ASSERT_TRUE(store.Begin("s", "p", At(0)).ok());
-  store.End("s", "p", nullptr, 0, At(0));
+  store.End("s", "p", {}, 0, At(0));
   EXPECT_EQ(store.size(), 0);
   EXPECT_EQ(Send(store, "s", "p", 1), 0);
   ASSERT_TRUE(store.Begin("s", "p", At(2)).ok());
-  store.End("s", "p", nullptr, 1, At(2));
+  store.End("s", "p", {}, 1, At(2));
   EXPECT_EQ(Send(store, "s", "p", 3), 1) << "nor does it drop what was there";
 }
 
@@ -74,11 +74,11 @@ TEST(SessionStore, ForgetsTheOldestTurnsBeyondItsBounds) {
   ASSERT_EQ(begun->turns.size(), 3u);
   EXPECT_EQ(begun->turns[0].prompt, "2");
   const SessionTurn big = {std::string(60, 'x'), std::string(39, 'y')};
-  store.End("s", "p", &big, 0, At(9));
+  store.End("s", "p", {big}, 0, At(9));
   begun = store.Begin("s", "p", At(9));
   ASSERT_EQ(begun->turns.size(), 1u);
   const SessionTurn huge = {std::string(60, 'x'), std::string(60, 'y')};
-  store.End("s", "p", &huge, 0, At(9));
+  store.End("s", "p", {huge}, 0, At(9));
   EXPECT_EQ(store.size(), 0) << "what cannot be continued is not kept";
 }
 
@@ -87,7 +87,7 @@ TEST(SessionStore, ForgetsWhatNoLongerFitsTheModel) {
   for (int i = 0; i < 4; ++i) Send(store, "s", "p", i, std::to_string(i));
   ASSERT_TRUE(store.Begin("s", "p", At(5)).ok());
   const SessionTurn turn = {"new", "a"};
-  store.End("s", "p", &turn, 3, At(5));
+  store.End("s", "p", {turn}, 3, At(5));
   const auto begun = store.Begin("s", "p", At(6));
   ASSERT_EQ(begun->turns.size(), 2u);
   EXPECT_EQ(begun->turns[0].prompt, "3");
@@ -119,7 +119,7 @@ TEST(SessionStore, AImageThatGoesTakesItsConversationWhenItsRequestEnds) {
   ASSERT_TRUE(store.Begin("s", "p", At(1)).ok());
   store.DropImage("p");
   const SessionTurn turn = {"q", "a"};
-  store.End("s", "p", &turn, 0, At(2));
+  store.End("s", "p", {turn}, 0, At(2));
   EXPECT_EQ(store.size(), 0);
 }
 

@@ -175,6 +175,21 @@ TEST(ParseChatRequest, RefusesValuesOutOfTheirRange) {
   }
 }
 
+TEST(ParseChatRequest, TakesLabelsInsteadOfTheLastMessagesText) {
+  const std::string image = absl::StrCat(R"([{"role": "user", "content": [)", kImage, "]}]");
+  const ChatRequest request = Parsed(Body(R"("labels": ["cup", "plate"])", image));
+  EXPECT_THAT(request.labels, ElementsAre("cup", "plate"));
+  EXPECT_EQ(Parts(request.turns[0]), "user:<image>|");
+  EXPECT_EQ(Refusal(Body("", image)), "PROMPT_EMPTY messages[0].content");
+  EXPECT_EQ(Refusal(Body(R"("labels": ["cup"])")), "PARAMETER_INVALID labels") << "it has text";
+  for (const char* bad : {R"("labels": [])", R"("labels": "cup")", R"("labels": [1])",
+                          R"("labels": ["a", "A"])", R"("labels": ["a,b"])"}) {
+    EXPECT_EQ(Refusal(Body(bad, image)), "PARAMETER_INVALID labels") << bad;
+  }
+  EXPECT_EQ(Refusal(Body(R"("labels": ["cup"], "logprobs": true)", image)),
+            "PARAMETER_UNSUPPORTED logprobs");
+}
+
 TEST(ParseChatRequest, RefusesBadMessagesByTheirPlace) {
   const auto user = [](absl::string_view content) {
     return absl::StrCat(R"([{"role": "user", "content": )", content, "}]");

@@ -144,9 +144,10 @@ TEST(ChunkWriter, WritesPointsOfASchemaAtTheEnd) {
 }
 
 TEST(Models, AreListed) {
-  const Json list = Parse(ModelListJson({"m", 5}));
+  const Json list = Parse(ModelListJson({"m", 5, "ab"}));
   EXPECT_EQ(list["object"], "list");
-  EXPECT_EQ(list["data"][0], Parse(ModelJson({"m", 5})));
+  EXPECT_EQ(list["data"][0], Parse(ModelJson({"m", 5, "ab"})));
+  EXPECT_EQ(list["data"][0]["chord"]["fingerprint"], "ab");
   EXPECT_EQ(list["data"][0]["id"], "m");
 }
 

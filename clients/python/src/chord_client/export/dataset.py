@@ -25,7 +25,10 @@ class Annotation:
 
 @dataclass(slots=True)
 class AnnotatedImage:
-    """One image with the boxes of all prompts about it. `score`: the lowest answer confidence."""
+    """One image with the boxes of all prompts about it.
+
+    score: the lowest confidence of the answers; an answer that has none counts as 0.
+    """
 
     file_name: str
     size: Size
@@ -47,18 +50,23 @@ class Dataset:
         """Adds the boxes of one answer. Several prompts about one file make one image.
 
         category: of all its boxes. Without one, a box has the label of the request that it matches
-        (Answer.labels), else the label that the model gave to it, else the prompt. ValueError when the file was added with another size.
+        (Answer.labels), else the label that the model gave to it, else the prompt. An object of two
+        labels is a box of each. ValueError when the file was added with another size.
         """
+        score = answer.confidence or 0.0
         at = self._image_at.setdefault(file_name, len(self.images))
         if at == len(self.images):
             self.images.append(
-                AnnotatedImage(file_name, answer.image_size, answer.model, answer.confidence)
+                AnnotatedImage(file_name, answer.image_size, answer.model, score)
             )
         image = self.images[at]
         if image.size != answer.image_size:
             raise ValueError(f"{file_name} was added before with another size.")
-        image.score = min(image.score, answer.confidence)
-        requested = {index: match.label for match in answer.labels for index in match.objects}
+        image.score = min(image.score, score)
+        requested: dict[int, str] = {}
+        for match in answer.labels:
+            for index in match.objects:
+                requested.setdefault(index, match.label)
         for index, item in enumerate(answer.objects):
             name = category or requested.get(index) or item.label or prompt
             image.annotations.append(
