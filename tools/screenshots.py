@@ -50,6 +50,13 @@ def region(page):
     page.js("document.querySelector('.finding.selected [data-tool=editBox]').click(); document.activeElement.blur()")
 
 
+def classes(page):
+    open_sample(page, "farm", size=DESKTOP)
+    page.js("document.querySelector('input[value=classes]').click()")
+    page.ask("cow, tractor, house, guitar")
+    page.js("document.activeElement.blur()")
+
+
 def phone(page):
     open_sample(page, "shore", size=PHONE, language="zh-CN")
     page.ask("章鱼")
@@ -59,7 +66,8 @@ def phone(page):
 # chord-nano is rarely unsure of what it finds in the examples: a stricter threshold shows what that looks like.
 STRICT = ("--gateway-flag", "review_threshold=0.9", "--gateway-flag", "advice_threshold=0.9")
 SCREENSHOTS = {
-    (): {"page_welcome": welcome, "page_answer": answer, "page_region": region, "page_phone": phone},
+    (): {"page_welcome": welcome, "page_answer": answer, "page_region": region, "page_phone": phone,
+         "page_classes": classes},
     STRICT: {"page_uncertain": uncertain},
 }
 

@@ -158,7 +158,8 @@ Exchange::Exchange(ClientImpl& client, ClientRequest request,
       on_body_(std::move(on_body)),
       done_(std::move(done)),
       timer_(client.io()) {
-  parser_.eager(true);
+  // Not eager: an eager parser reads on after a chunk until the next one is there, which would hold
+  // back what has come.
   parser_.header_limit(static_cast<uint32_t>(client.options().max_header_bytes));
   parser_.body_limit(static_cast<uint64_t>(client.options().max_body_bytes));
 }

@@ -124,7 +124,7 @@ absl::Status GroundRequest::RunPasses() {
   return failure_;
 }
 
-// The first pass waits for nobody and ends by the deadline, so this ends too.
+// The first pass waits for no other and ends by the deadline, so this ends too.
 absl::Status GroundRequest::FollowFirst() {
   image_shared_.WaitForNotificationWithDeadline(deadline_);
   CHORD_RETURN_IF_ERROR(passes_.token().Check());

@@ -15,8 +15,9 @@ namespace chord::gateway {
 // Objects come in the order of the labels, each in the match of the label it was asked by, and a
 // match has the confidence of its part: an object that two labels name is there for both. The
 // answer's confidence is the least of the parts'; nullopt when a part has none and no part has an
-// object. The advice is about the label that is least sure. It is truncated when a part is. Texts are joined by line breaks; tokens and steps add up,
-// times are those of the longest part, the first token is the earliest. There is no evidence.
+// object. The advice is about the label that is least sure. It is truncated when a part is. Texts
+// are joined by line breaks; tokens and steps add up, times are those of the longest part, the
+// first token is the earliest. There is no evidence.
 GroundResult MergeByLabel(absl::Span<const std::string> labels, std::vector<GroundResult> parts,
                           bool chinese, const Thresholds& thresholds);
 

@@ -312,6 +312,38 @@ def test_an_answer_in_prose_is_quoted(page):
     assert page.visible("#prose") and page.text("#prose") == "I see no <b>crab</b>."
 
 
+def test_class_mode_finds_each_class_and_lists_those_that_are_absent(page):
+    page.add(DEMO / "farm.png")
+    page.js("document.querySelector('input[value=classes]').click()")
+    assert "commas" in page.js("return document.getElementById('prompt').placeholder")
+    page.ask("cow, the tractor， guitar, Cow")
+    assert sent_prompts(page)[-1]["labels"] == "guitar"  # the last of the fields with that name
+    assert page.text("#verdict") == "2 found"
+    assert [f["label"] for f in page.findings()] == ["cow", "the tractor"] and len(page.marks()) == 2
+    (absent,) = page.all("#absent-labels li")
+    assert absent.text.replace("\n", " ").startswith("guitar not in this image, ")
+    page.click("#tab-code")
+    assert all(f"labels={label}" in page.text("#code") for label in ("cow", "the tractor", "guitar"))
+
+
+def test_class_mode_says_what_is_wrong_with_the_list(page):
+    page.add(DEMO / "farm.png")
+    page.js("document.querySelector('input[value=classes]').click()")
+    for typed, note in ((" , ，", "Describe what to find first."), ("x" * 129, "is too long for the name of a class."),
+                        (",".join(map(str, range(65))), "At most 64 classes at once.")):
+        page.type_prompt(typed)
+        page.click("#ask")
+        assert page.text("#prompt-note").endswith(note), typed
+
+
+def test_an_answer_that_was_cut_is_not_called_absence(page):
+    page.add(DEMO / "farm.png")
+    rewrite_answers(page, "answer.objects = [], answer.boxes = [], answer.text = '', answer.finish_reason = 'length'; delete answer.confidence")
+    page.ask("the cow")
+    assert page.text("#verdict") == "Cut before the first box"
+    assert "NaN" not in page.text("#verdict-detail") and "token limit" in page.text("#verdict-detail")
+
+
 def test_stage_timings_are_listed(page):
     page.add(DEMO / "farm.png")
     page.ask("the cow")

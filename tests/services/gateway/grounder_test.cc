@@ -189,7 +189,7 @@ TEST_F(GrounderTest, LabelsAreOnePromptForAModelThatKeepsThemApart) {
   EXPECT_THAT(result->labels[0].objects, ElementsAre(0));
   EXPECT_EQ(result->labels[0].confidence, result->objects[0].confidence);
   EXPECT_THAT(result->labels[1].objects, ElementsAre());
-  EXPECT_EQ(result->labels[1].confidence, std::nullopt) << "the model said nothing of it";
+  EXPECT_EQ(result->labels[1].confidence, std::nullopt) << "one answer for all does not tell";
   language()->SetAnswer("[]");
   const auto nothing = grounder_->Ground(input);
   ASSERT_TRUE(nothing.ok());

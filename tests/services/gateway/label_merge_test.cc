@@ -31,8 +31,8 @@ GroundResult Part(const std::string& text, std::vector<double> confidences,
 
 GroundResult Merge(std::vector<GroundResult> parts, bool chinese = false) {
   const std::vector<std::string> labels = {"cup", "plate", "spoon"};
-  return MergeByLabel(absl::MakeSpan(labels).subspan(0, parts.size()), std::move(parts), chinese,
-                      Thresholds());
+  const auto asked = absl::MakeSpan(labels).subspan(0, parts.size());  // before they are moved
+  return MergeByLabel(asked, std::move(parts), chinese, Thresholds());
 }
 
 TEST(MergeByLabel, KeepsTheOrderOfTheLabelsAndTheConfidenceOfEach) {
