@@ -66,7 +66,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(chord, tmp_path_factory):
-    server = Prometheus(tmp_path_factory.mktemp("prometheus") / "p", chord.targets)
+    server = Prometheus(tmp_path_factory.mktemp("prometheus") / "p", [chord.http_address])
     Chord.wait_for(lambda: server.query('up{job="chord"} == 1'), 60)
     yield server
     server.stop()

@@ -6,7 +6,7 @@ templates. Both sides must render the same text, or both must refuse. Ids are co
 of a request looks like a special token (where it does, Chord differs on purpose). The exit code is 0
 when all agree, 77 when there is nothing to compare with.
 
-    chat_template_parity.py build/bin/jinja_tool [--random 3000] [--seed 1]
+    chat_template_parity.py build/tests/jinja_tool [--random 3000] [--seed 1]
 """
 
 import argparse

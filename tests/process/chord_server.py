@@ -36,6 +36,7 @@ def _stubs():
 
 
 _stubs()
+from chord.v1 import admin_pb2  # noqa: E402, F401
 from chord.v1 import grounding_pb2, grounding_pb2_grpc  # noqa: E402
 from chord.v1 import images_pb2, images_pb2_grpc  # noqa: E402
 

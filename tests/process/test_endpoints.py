@@ -11,7 +11,7 @@ import threading
 
 import grpc
 import pytest
-from chord_server import LEAKS, Reason, assert_problem, demo, grounding_pb2, images_pb2, images_pb2_grpc
+from chord_server import LEAKS, Reason, admin_pb2, assert_problem, demo, grounding_pb2, images_pb2, images_pb2_grpc
 from test_hostile import CHUNKED, FORM, HOST, POST, raw, request
 
 GOOD, PROMPT, _ = next(d for d in demo() if len(d[2]) == 1)
