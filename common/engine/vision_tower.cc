@@ -283,7 +283,7 @@ absl::StatusOr<std::unique_ptr<VisionTower>> VisionTower::Load(
   if (MayUseCudaKernels(options)) {
     absl::StatusOr<std::unique_ptr<VisionTower>> tower =
         LoadCudaVisionTower(checkpoint, config, options);
-    const bool unavailable = ErrorReason(tower.status()) == "DEVICE_UNAVAILABLE";
+    const bool unavailable = errors::Is(tower.status(), Reason::kDeviceUnavailable);
     if (!unavailable || options.attention == Attention::kFlash) return tower;
     if (options.on_fallback) options.on_fallback(tower.status());
   }

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/escaping.h"
 #include "common/base/errors.h"
 #include "services/cli/mcp/image_source.h"
 #include "services/cli/mcp/image_view.h"
