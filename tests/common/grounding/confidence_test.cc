@@ -2,11 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -248,7 +250,7 @@ TEST(ConfidenceFileTest, RefusesWhatIsNotAMap) {
 }
 
 TEST(ConfidenceFileTest, BelongsToOneModel) {
-  const std::string dir = ::testing::TempDir() + "/confidence_file";
+  const std::string dir = ::testing::TempDir() + "/confidence_file_" + std::to_string(getpid());
   std::filesystem::create_directories(dir);
   const std::string file = dir + "/" + kConfidenceFile;
   std::filesystem::remove(file);

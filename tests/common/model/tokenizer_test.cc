@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -455,7 +456,8 @@ TEST(TokenizerFileTest, NamesTheFileThatCannotBeRead) {
   EXPECT_THAT(missing.status(), HasReason(Reason::kCheckpointInvalid));
   EXPECT_THAT(std::string(missing.status().message()), HasSubstr("/nonexistent/tokenizer.json"));
   EXPECT_THAT(Tokenizer::Load("/").status(), HasReason(Reason::kCheckpointInvalid));
-  const std::string pipe = ::testing::TempDir() + "/tokenizer_pipe.json";
+  const std::string pipe =
+      ::testing::TempDir() + "/tokenizer_pipe_" + std::to_string(getpid()) + ".json";
   std::filesystem::remove(pipe);
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   EXPECT_THAT(Tokenizer::Load(pipe).status(), HasReason(Reason::kCheckpointInvalid));

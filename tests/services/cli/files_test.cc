@@ -26,7 +26,7 @@ class FilesTest : public ::testing::Test {
   size_t Count() const {
     return static_cast<size_t>(std::distance(fs::directory_iterator(dir_), {}));
   }
-  const fs::path dir_ = fs::path(::testing::TempDir()) / "files_test";
+  const fs::path dir_ = fs::path(::testing::TempDir()) / ("files_test_" + std::to_string(getpid()));
 };
 
 TEST_F(FilesTest, WritesAndReadsWholeFiles) {

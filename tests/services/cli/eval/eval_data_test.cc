@@ -2,9 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -187,7 +189,8 @@ class EvalFilesTest : public ::testing::Test {
   std::string Why(const std::string& name = "") {
     return std::string(Load(name).status().message());
   }
-  const std::filesystem::path dir_ = std::filesystem::path(::testing::TempDir()) / "eval_data";
+  const std::filesystem::path dir_ =
+      std::filesystem::path(::testing::TempDir()) / ("eval_data_" + std::to_string(getpid()));
 };
 
 constexpr char kScene[] = R"([{"file": "a.png", "prompt": "a", "boxes": []}])";
