@@ -16,6 +16,7 @@
 #include "absl/types/span.h"
 #include "common/engine/device.h"
 #include "common/engine/language_model.h"
+#include "common/engine/packed/packed_matrix.h"
 #include "common/model/checkpoint.h"
 
 namespace chord::engine {
@@ -37,10 +38,12 @@ struct Mat {
   }
 };
 
-// y = x·weightᵀ + bias. weight [out, in]; bias [1, out], or without data.
+// y = x·weightᵀ + bias. weight [out, in]; bias [1, out], or without data. With `packed`, which the
+// CPU's backend takes, that is the weight and `weight` is empty; x is then quantised on the way.
 struct LinearLayer {
   Mat weight;
   Mat bias;
+  std::shared_ptr<const PackedMatrix> packed = nullptr;
 };
 
 // Consecutive rows that attend to each other and to nothing else.

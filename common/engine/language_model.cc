@@ -74,7 +74,7 @@ class LanguageModelImpl final : public LanguageModel {
     const model::TextConfig& c = config_;
     const int64_t width = c.hidden_size, inner = c.intermediate_size;
     const int64_t q_width = heads_.query * heads_.dim, kv_width = heads_.kv * heads_.dim;
-    WeightReader reader(*checkpoint_, *backend_);
+    WeightReader reader(*checkpoint_, *backend_, options_.weights);
     const std::string embedding = model::EmbeddingTensor(*checkpoint_, c);
     const std::string head = model::HeadTensor(*checkpoint_, c);
     CHORD_ASSIGN_OR_RETURN(embed_, reader.Matrix(embedding, {c.vocab_size, width}));
@@ -95,11 +95,12 @@ class LanguageModelImpl final : public LanguageModel {
       layers_.push_back(l);
     }
     CHORD_ASSIGN_OR_RETURN(final_norm_, reader.Vector("model.norm.weight", width));
-    if (head == embedding) {
+    if (head == embedding && !options_.weights.packed()) {
       head_.weight = embed_;
     } else {
-      CHORD_ASSIGN_OR_RETURN(head_.weight, reader.Matrix(head, {c.vocab_size, width}));
+      CHORD_ASSIGN_OR_RETURN(head_, reader.Head(head, c.vocab_size, width));
     }
+    packed_bytes_ = reader.packed_bytes();
     Backend* backend = backend_.get();
     for (Rows* rows : {&all_, &asked_}) {
       rows->hidden = Workspace(backend, width);
@@ -154,6 +155,7 @@ class LanguageModelImpl final : public LanguageModel {
     return static_cast<int64_t>(layers_.size()) *
            backend_->KvBytes(kv_pages_, heads_, options_.kv_type);
   }
+  int64_t packed_bytes() const override { return packed_bytes_; }
 
  private:
   // Rows on their way through the layers: all tokens of the step, or the asked ones alone.
@@ -298,6 +300,7 @@ class LanguageModelImpl final : public LanguageModel {
   StepChecker checker_;
   Mat embed_, final_norm_;
   LinearLayer head_;
+  int64_t packed_bytes_ = 0;
   std::vector<Layer> layers_;
   Rows all_, asked_;
   Workspace q_, k_, v_, attended_, inner_, logits_;
@@ -346,6 +349,9 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
   }
   if (options.max_sequence_tokens < 1 || options.max_sequence_tokens > kMaxSequenceTokens) {
     return errors::ConfigInvalid("tokens of a sequence: at least 1, at most 2^20");
+  }
+  if (options.weights.packed() && options.device.kind != Device::Kind::kCpu) {
+    return errors::ConfigInvalid("packed weights (int8, int4) need the device cpu");
   }
   if (UsesOwnKernels(options)) {
     auto model = LoadCudaLanguageModel(checkpoint, config.text, options);

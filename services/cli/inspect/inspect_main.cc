@@ -40,7 +40,11 @@ void Declare(CommandLine& line, InspectOptions& options, std::string& stage) {
   line.Choice("stage", &stage, {"pixels", "embeddings", "logits", "tokens"}, "What to write");
   line.Text("out", &options.out, "FILE", "The safetensors file");
   line.Text("dtype", &options.dtype, "T",
-            "fp32, bf16 or fp16: what the model computes in (default fp32)");
+            "fp32, bf16 or fp16: what the model computes in; int8 or int4 (int4-32, int4-64, "
+            "int4-128): its language part packed, on a CPU (default fp32)");
+  line.Text(
+      "vision-dtype", &options.vision_dtype, "T",
+      "The same of the vision tower (default: as --dtype, but fp32 where that packs weights)");
   line.Integer("max-new-tokens", &options.max_new_tokens, 1, 1'000'000, "Longest answer");
   line.Text("device", &options.device, "D", "cpu or cuda[:N] (default cpu)");
   line.Integer("threads", &options.threads, 0, 1'000'000, "CPU threads (default 0: all cores)");
