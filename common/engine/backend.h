@@ -109,6 +109,10 @@ class Backend {
   // the device can compute from it, else converted once, rounded to the compute dtype.
   virtual Mat AdoptMatrix(const model::TensorView& tensor, int64_t rows, int64_t cols) = 0;
   virtual Mat AdoptVector(const model::TensorView& tensor, int64_t size) = 0;
+  // A matrix that only GatherRows reads; the CPU takes it as it lies in any floating type.
+  virtual Mat AdoptTable(const model::TensorView& tensor, int64_t rows, int64_t cols) {
+    return AdoptMatrix(tensor, rows, cols);
+  }
 
   // Host float32 rows -> dst, converted. dst row r is host row rows[r]; no `rows`: r itself.
   virtual void Upload(const float* host, int64_t host_stride, absl::Span<const int32_t> rows,

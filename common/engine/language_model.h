@@ -46,6 +46,9 @@ class LanguageModel {
     // Of the linear layers and the head; the token embedding stays in the file. Packed formats need
     // the CPU.
     WeightFormat weights = {};
+    PackedCacheOptions packed_cache = {};
+    // Called with what went wrong when packed weights could not be kept.
+    std::function<void(const absl::Status& reason)> on_cache_failure = {};
     KvType kv_type = KvType::kModel;
     int kv_tokens = 4 * 4096;        // KV rows of all pages; rounded up to whole pages
     int max_sequence_tokens = 4096;  // of one sequence: prompt + answer

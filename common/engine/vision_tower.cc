@@ -73,7 +73,7 @@ class VisionTowerImpl final : public VisionTower {
     const model::VisionConfig& c = config_;
     const int64_t width = c.hidden_size, inner = c.intermediate_size;
     const int64_t merged = width * c.spatial_merge_size * c.spatial_merge_size;
-    WeightReader reader(*checkpoint_, *backend_, weights_);
+    WeightReader reader(*checkpoint_, *backend_, {weights_});
     CHORD_ASSIGN_OR_RETURN(
         patch_embed_.weight,
         reader.Matrix("visual.patch_embed.proj.weight",

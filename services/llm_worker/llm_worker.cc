@@ -195,6 +195,7 @@ class LlmWorkerImpl final : public LlmWorker {
     core->fingerprint = fingerprint;
     core->device = device.ToString();
     core->dtype = precision.name;
+    if (core->config.quantization) core->dtype = core->config.quantization->ToString();
     CHORD_ASSIGN_OR_RETURN(core->max_sequence_tokens, SequenceTokens(core->config));
     obs::Log(obs::LogLevel::kInfo, "loading_weights",
              {{"device", core->device},
@@ -210,6 +211,10 @@ class LlmWorkerImpl final : public LlmWorker {
     options.attention = settings_.attention;
     options.on_fallback = [](const absl::Status& reason) {
       obs::Log(obs::LogLevel::kWarning, "own_kernels_not_used", {{"reason", reason.message()}});
+    };
+    options.packed_cache = settings_.packed_cache;
+    options.on_cache_failure = [](const absl::Status& reason) {
+      obs::Log(obs::LogLevel::kWarning, "packed_weights_not_kept", {{"reason", reason.message()}});
     };
     const int prefill_tokens = PrefillTokens(device);
     CHORD_ASSIGN_OR_RETURN(const KvPlan kv, PlanKv(*core, device, dtype, prefill_tokens));

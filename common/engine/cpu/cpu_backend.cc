@@ -104,6 +104,11 @@ class CpuBackend final : public Backend {
     return out;
   }
 
+  Mat AdoptTable(const model::TensorView& tensor, int64_t rows, int64_t cols) override {
+    if (!tensor.IsAligned()) return AdoptMatrix(tensor, rows, cols);
+    return {const_cast<std::byte*>(tensor.data), tensor.dtype, rows, cols, cols};
+  }
+
   Mat AdoptVector(const model::TensorView& tensor, int64_t size) override {
     // float32 holding values of the compute dtype: the kernels need no second form.
     const Mat out = Allocate(1, size, DType::kFloat32);
@@ -156,6 +161,8 @@ class CpuBackend final : public Backend {
         std::memcpy(out.at(r), src.at(rows[r]), out.cols * model::SizeOf(out.dtype));
       } else if (src.dtype == DType::kBFloat16) {
         kernels_.widen(B16(src, rows[r]), F32(out, r), out.cols);
+      } else if (src.dtype == DType::kFloat16) {
+        GatherHalf(src, rows[r], out, r);
       } else {
         kernels_.narrow(F32(src, rows[r]), B16(out, r), out.cols);
       }
@@ -484,6 +491,13 @@ class CpuBackend final : public Backend {
       const int64_t end = std::min(rows, (task + 1) * block);
       for (int64_t row = task * block; row < end; ++row) fn(row, worker);
     });
+  }
+
+  // A row of a float16 table.
+  void GatherHalf(const Mat& src, int64_t from, const Mat& out, int64_t to) {
+    few_.resize(src.cols);
+    Widen(src.dtype, {src.at(from), static_cast<size_t>(2 * src.cols)}, few_.data());
+    StoreRow(few_.data(), out, to);
   }
 
   // Cuts the outputs of one or more linear layers over the same x into tasks. Enough of them that

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/types/span.h"
 #include "common/base/checked_math.h"
 #include "common/base/errors.h"
@@ -19,12 +20,14 @@
 #include "common/engine/language_model.h"
 #include "common/engine/sampler.h"
 #include "common/engine/vision_tower.h"
+#include "common/engine/weight_values.h"
 #include "common/image/frame_plan.h"
 #include "common/image/image.h"
 #include "common/image/preprocess.h"
 #include "common/model/checkpoint.h"
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
+#include "common/model/tensor_names.h"
 #include "common/model/tokenizer.h"
 #include "common/text/utf8.h"
 
@@ -252,6 +255,22 @@ void PrintWeights(const engine::Precision& precision, int64_t packed_bytes) {
                std::string(engine::PackedInstructionSet()).c_str());
 }
 
+// The decoder's linear layers, each as the values that products with it stand for.
+absl::Status AddWeights(const model::Checkpoint& checkpoint, const model::ModelConfig& config,
+                        const engine::Precision& precision, ResultFile* result) {
+  for (const model::ExpectedTensor& tensor :
+       model::ExpectedTensors(config, model::ModelPart::kLanguage)) {
+    if (!tensor.may_be_quantized) continue;
+    const int64_t out = tensor.shape[0], in = tensor.shape[1];
+    CHORD_ASSIGN_OR_RETURN(
+        const std::vector<float> values,
+        engine::LinearWeights(checkpoint, config.quantization, precision.weights,
+                              std::string(absl::StripSuffix(tensor.name, ".weight")), out, in));
+    result->Add(tensor.name, DType::kFloat32, {out, in}, values);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Inspect(const InspectOptions& options) {
@@ -262,7 +281,7 @@ absl::Status Inspect(const InspectOptions& options) {
                          engine::ParsePrecision(options.dtype, device, ""));
   CHORD_ASSIGN_OR_RETURN(const model::ModelConfig config, model::LoadModelConfig(options.model));
   const bool text = options.stage == Stage::kLogits || options.stage == Stage::kTokens;
-  if (options.images.empty() && !text) {
+  if (options.images.empty() && !text && options.stage != Stage::kWeights) {
     return absl::InvalidArgumentError("stages pixels and embeddings need at least one --image");
   }
   CHORD_ASSIGN_OR_RETURN(Images images, LoadImages(options.images, config));
@@ -282,6 +301,10 @@ absl::Status Inspect(const InspectOptions& options) {
 
   CHORD_ASSIGN_OR_RETURN(const std::shared_ptr<const model::Checkpoint> checkpoint,
                          model::Checkpoint::Open(options.model));
+  if (options.stage == Stage::kWeights) {
+    CHORD_RETURN_IF_ERROR(AddWeights(*checkpoint, config, precision, &result));
+    return result.Write(options.out);
+  }
   engine::VisionTower::Output embeddings;
   if (!images.grids.empty()) {
     CHORD_ASSIGN_OR_RETURN(embeddings, EncodeImages(checkpoint, config, options, device, images));

@@ -11,7 +11,7 @@
 namespace chord::cli {
 
 struct InspectOptions {
-  enum class Stage { kPixels, kEmbeddings, kLogits, kTokens };
+  enum class Stage { kPixels, kEmbeddings, kLogits, kTokens, kWeights };
 
   std::string model;  // a Hugging Face directory
   std::vector<std::string> images;
