@@ -69,7 +69,7 @@ absl::StatusOr<std::string> KeyOf(const model::Checkpoint& checkpoint, absl::str
   for (const std::string& name : files.names) {
     struct stat info;
     if (stat(absl::StrCat(checkpoint.dir(), "/", name).c_str(), &info) != 0) {
-      return absl::UnavailableError("the weight files have gone");
+      return absl::UnavailableError("a weight file was removed");
     }
     hash.UpdateField(name);
     hash.UpdateField(

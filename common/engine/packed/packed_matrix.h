@@ -98,7 +98,7 @@ class PackedMatrix {
   int64_t outputs() const { return view_.shape.outputs; }
   int64_t inputs() const { return view_.shape.inputs; }
 
-  // For whoever fills an allocated matrix.
+  // For filling an allocated matrix.
   float* output_scales() { return const_cast<float*>(view_.output_scales); }
   uint16_t* group_scales() { return const_cast<uint16_t*>(view_.group_scales); }
   uint8_t* zeros() { return const_cast<uint8_t*>(view_.zeros); }
