@@ -16,6 +16,7 @@
 #include "absl/types/span.h"
 #include "common/engine/device.h"
 #include "common/engine/language_model.h"
+#include "common/engine/packed/packed_matrix.h"
 #include "common/model/checkpoint.h"
 
 namespace chord::engine {
@@ -37,10 +38,12 @@ struct Mat {
   }
 };
 
-// y = x·weightᵀ + bias. weight [out, in]; bias [1, out], or without data.
+// y = x·weightᵀ + bias. weight [out, in]; bias [1, out], or without data. With `packed`, which the
+// CPU's backend takes, that is the weight and `weight` is empty; x is then quantised on the way.
 struct LinearLayer {
   Mat weight;
   Mat bias;
+  std::shared_ptr<const PackedMatrix> packed = nullptr;
 };
 
 // Consecutive rows that attend to each other and to nothing else.
@@ -106,6 +109,10 @@ class Backend {
   // the device can compute from it, else converted once, rounded to the compute dtype.
   virtual Mat AdoptMatrix(const model::TensorView& tensor, int64_t rows, int64_t cols) = 0;
   virtual Mat AdoptVector(const model::TensorView& tensor, int64_t size) = 0;
+  // A matrix that only GatherRows reads; the CPU takes it as it lies in any floating type.
+  virtual Mat AdoptTable(const model::TensorView& tensor, int64_t rows, int64_t cols) {
+    return AdoptMatrix(tensor, rows, cols);
+  }
 
   // Host float32 rows -> dst, converted. dst row r is host row rows[r]; no `rows`: r itself.
   virtual void Upload(const float* host, int64_t host_stride, absl::Span<const int32_t> rows,

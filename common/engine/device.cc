@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <dlfcn.h>
-#include <sched.h>
 
 #include <algorithm>
 
@@ -13,9 +12,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "common/base/cpu_limit.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 #include "common/engine/cpu/thread_pool.h"
+#include "common/engine/packed/packed_kernels.h"
 #include "common/engine/torch/torch_guard.h"
 
 extern "C" void sgemm_();  // only its address is taken
@@ -84,12 +85,6 @@ bool CudaHasBf16(int index) {
   return get != nullptr && get(&major, kComputeCapabilityMajor, index) == 0 && major >= 8;
 }
 
-int UsableCores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return 1;
-}
-
 }  // namespace
 
 std::string Device::ToString() const {
@@ -131,6 +126,25 @@ absl::StatusOr<DeviceMemory> MeasureMemory(const Device& device) {
   return DeviceMemory{static_cast<int64_t>(free), static_cast<int64_t>(total)};
 }
 
+absl::StatusOr<Precision> ParsePrecision(absl::string_view text, const Device& device,
+                                         absl::string_view declared_dtype) {
+  Precision out;
+  if (!NamesWeightFormat(text)) {
+    CHORD_ASSIGN_OR_RETURN(out.compute, ParseDType(text, device, declared_dtype));
+    out.name = std::string(model::DTypeName(out.compute));
+    return out;
+  }
+  CHORD_ASSIGN_OR_RETURN(out.weights, ParseWeightFormat(text));
+  if (device.kind != Device::Kind::kCpu) {
+    return errors::ConfigInvalid(absl::StrCat("dtype ", text, " needs the device cpu; on ",
+                                              device.ToString(), " use bf16, fp16 or fp32"));
+  }
+  out.name = out.weights.ToString();
+  return out;
+}
+
+absl::string_view PackedInstructionSet() { return ChoosePackedKernels().instruction_set; }
+
 absl::StatusOr<DType> ParseDType(absl::string_view text, const Device& device,
                                  absl::string_view declared_dtype) {
   const bool cuda = device.kind == Device::Kind::kCuda;
@@ -142,7 +156,7 @@ absl::StatusOr<DType> ParseDType(absl::string_view text, const Device& device,
   }
   if (text != "auto") {
     return errors::ConfigInvalid(
-        absl::StrCat("dtype \"", text, "\": must be auto, fp32, bf16 or fp16"));
+        absl::StrCat("dtype \"", text, "\": must be auto, fp32, bf16, fp16, int8 or int4"));
   }
   if (declared_dtype == "float32") return DType::kFloat32;
   if (cuda) {
@@ -162,7 +176,7 @@ absl::Status InitEngine(int cpu_threads) {
     return errors::ConfigInvalid(
         absl::StrCat("sgemm comes from ", blas, " and not from libtorch: link torch::cpu first"));
   }
-  SetCpuThreads(cpu_threads == 0 ? UsableCores() : cpu_threads);
+  SetCpuThreads(cpu_threads == 0 ? UsableCpus() : cpu_threads);
   return Guard([]() -> absl::Status {
     at::set_num_threads(1);  // the work is shared out among our own threads
     at::Context& context = at::globalContext();

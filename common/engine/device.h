@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/engine/weight_format.h"
 #include "common/model/checkpoint.h"
 
 namespace chord::engine {
@@ -26,6 +27,21 @@ struct DeviceMemory {
   int64_t total = 0;
 };
 absl::StatusOr<DeviceMemory> MeasureMemory(const Device& device);
+
+// What `--dtype` chooses: what the model computes in, and the form of its weights.
+struct Precision {
+  model::DType compute = model::DType::kFloat32;
+  WeightFormat weights;
+  // For logs and status: "F32", "BF16", "F16", or the packed format ("int8", "int4-32").
+  std::string name;
+};
+// As ParseDType, and on a CPU also the packed formats of ParseWeightFormat, which compute in
+// float32.
+absl::StatusOr<Precision> ParsePrecision(absl::string_view text, const Device& device,
+                                         absl::string_view declared_dtype);
+
+// The instruction set that products with packed weights use here, for logs: "avx512-vnni".
+absl::string_view PackedInstructionSet();
 
 // "auto" takes what suits device and checkpoint; "fp32", "bf16", "fp16" (CUDA only).
 absl::StatusOr<model::DType> ParseDType(absl::string_view text, const Device& device,

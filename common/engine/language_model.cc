@@ -11,6 +11,7 @@
 #include "common/engine/cpu/cpu_backend.h"
 #include "common/engine/cuda_language_model.h"
 #include "common/engine/embedding_buffer.h"
+#include "common/engine/packed/packed_cache.h"
 #include "common/engine/rope.h"
 #include "common/engine/step_check.h"
 #include "common/engine/torch/torch_guard.h"
@@ -58,26 +59,36 @@ absl::Status CheckConfig(const model::TextConfig& c) {
 class LanguageModelImpl final : public LanguageModel {
  public:
   LanguageModelImpl(std::shared_ptr<const model::Checkpoint> checkpoint,
-                    const model::TextConfig& config, const Options& options)
+                    const model::ModelConfig& model, const Options& options)
       : checkpoint_(std::move(checkpoint)),
-        config_(config),
+        config_(model.text),
+        quantization_(model.quantization),
         options_(options),
         backend_(Backend::Create(options.device, options.dtype)),
-        heads_{config.num_attention_heads, config.num_key_value_heads, config.head_dim},
+        heads_{config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim},
         kv_pages_((options.kv_tokens + kKvPageTokens - 1) / kKvPageTokens),
-        rope_(MakeRopeTable(config.rope_theta, config.head_dim, options.max_sequence_tokens,
+        rope_(MakeRopeTable(config_.rope_theta, config_.head_dim, options.max_sequence_tokens,
                             options.dtype)),
-        axes_(RopeAxes(config.mrope_section)),
-        checker_({options.max_sequence_tokens, kv_pages_, config.vocab_size}) {}
+        axes_(RopeAxes(config_.mrope_section)),
+        checker_({options.max_sequence_tokens, kv_pages_, config_.vocab_size}) {}
 
   absl::Status LoadWeights() {
     const model::TextConfig& c = config_;
     const int64_t width = c.hidden_size, inner = c.intermediate_size;
     const int64_t q_width = heads_.query * heads_.dim, kv_width = heads_.kv * heads_.dim;
-    WeightReader reader(*checkpoint_, *backend_);
+    // Only what is packed is kept.
+    const bool packs = options_.weights.packed() || quantization_.has_value();
+    PackedCache cache(packs ? options_.packed_cache : PackedCacheOptions{}, *checkpoint_,
+                      "language", options_.weights);
+    WeightReader reader(*checkpoint_, *backend_, {options_.weights, quantization_, &cache});
     const std::string embedding = model::EmbeddingTensor(*checkpoint_, c);
     const std::string head = model::HeadTensor(*checkpoint_, c);
-    CHORD_ASSIGN_OR_RETURN(embed_, reader.Matrix(embedding, {c.vocab_size, width}));
+    const bool shared = head == embedding && !packs;  // by the head, which multiplies with it
+    if (shared) {
+      CHORD_ASSIGN_OR_RETURN(embed_, reader.Matrix(embedding, {c.vocab_size, width}));
+    } else {
+      CHORD_ASSIGN_OR_RETURN(embed_, reader.Table(embedding, c.vocab_size, width));
+    }
     for (int i = 0; i < c.num_hidden_layers; ++i) {
       const std::string name = absl::StrCat("model.layers.", i, ".");
       Layer l;
@@ -95,10 +106,14 @@ class LanguageModelImpl final : public LanguageModel {
       layers_.push_back(l);
     }
     CHORD_ASSIGN_OR_RETURN(final_norm_, reader.Vector("model.norm.weight", width));
-    if (head == embedding) {
+    if (shared) {
       head_.weight = embed_;
     } else {
-      CHORD_ASSIGN_OR_RETURN(head_.weight, reader.Matrix(head, {c.vocab_size, width}));
+      CHORD_ASSIGN_OR_RETURN(head_, reader.Head(head, c.vocab_size, width, packs));
+    }
+    packed_bytes_ = reader.packed_bytes();
+    if (const absl::Status kept = cache.Save(); !kept.ok() && options_.on_cache_failure) {
+      options_.on_cache_failure(kept);
     }
     Backend* backend = backend_.get();
     for (Rows* rows : {&all_, &asked_}) {
@@ -154,6 +169,7 @@ class LanguageModelImpl final : public LanguageModel {
     return static_cast<int64_t>(layers_.size()) *
            backend_->KvBytes(kv_pages_, heads_, options_.kv_type);
   }
+  int64_t packed_bytes() const override { return packed_bytes_; }
 
  private:
   // Rows on their way through the layers: all tokens of the step, or the asked ones alone.
@@ -289,6 +305,7 @@ class LanguageModelImpl final : public LanguageModel {
 
   const std::shared_ptr<const model::Checkpoint> checkpoint_;  // its mapping holds the weights
   const model::TextConfig config_;
+  const std::optional<model::Quantization> quantization_;
   const Options options_;
   const std::shared_ptr<Backend> backend_;  // shared with the embedding buffers
   const AttentionHeads heads_;
@@ -298,6 +315,7 @@ class LanguageModelImpl final : public LanguageModel {
   StepChecker checker_;
   Mat embed_, final_norm_;
   LinearLayer head_;
+  int64_t packed_bytes_ = 0;
   std::vector<Layer> layers_;
   Rows all_, asked_;
   Workspace q_, k_, v_, attended_, inner_, logits_;
@@ -347,6 +365,10 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
   if (options.max_sequence_tokens < 1 || options.max_sequence_tokens > kMaxSequenceTokens) {
     return errors::ConfigInvalid("tokens of a sequence: at least 1, at most 2^20");
   }
+  const bool packed = options.weights.packed() || config.quantization.has_value();
+  if (packed && options.device.kind != Device::Kind::kCpu) {
+    return errors::ConfigInvalid("packed weights (int8, int4, AWQ, GPTQ) need the device cpu");
+  }
   if (UsesOwnKernels(options)) {
     auto model = LoadCudaLanguageModel(checkpoint, config.text, options);
     const bool unavailable = model.status().code() == absl::StatusCode::kFailedPrecondition;
@@ -355,7 +377,7 @@ absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
   }
   return Guard([&]() -> absl::StatusOr<std::unique_ptr<LanguageModel>> {
     SelectTorchAttention(options.device, options.attention);
-    auto model = std::make_unique<LanguageModelImpl>(std::move(checkpoint), config.text, options);
+    auto model = std::make_unique<LanguageModelImpl>(std::move(checkpoint), config, options);
     CHORD_RETURN_IF_ERROR(model->LoadWeights());
     return model;
   });

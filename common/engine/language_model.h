@@ -14,6 +14,7 @@
 #include "common/engine/attention.h"
 #include "common/engine/device.h"
 #include "common/engine/sampler.h"
+#include "common/engine/weight_format.h"
 #include "common/model/checkpoint.h"
 #include "common/model/model_config.h"
 
@@ -41,7 +42,13 @@ class LanguageModel {
  public:
   struct Options {
     Device device;
-    model::DType dtype = model::DType::kFloat32;
+    model::DType dtype = model::DType::kFloat32;  // what it computes in
+    // Of the linear layers and the head; the token embedding stays in the file. Packed formats need
+    // the CPU.
+    WeightFormat weights = {};
+    PackedCacheOptions packed_cache = {};
+    // Called with what went wrong when packed weights could not be kept.
+    std::function<void(const absl::Status& reason)> on_cache_failure = {};
     KvType kv_type = KvType::kModel;
     int kv_tokens = 4 * 4096;        // KV rows of all pages; rounded up to whole pages
     int max_sequence_tokens = 4096;  // of one sequence: prompt + answer
@@ -91,6 +98,8 @@ class LanguageModel {
   virtual int vocab_size() const = 0;
   virtual const Options& options() const = 0;
   virtual int64_t kv_bytes() const = 0;  // of all pages
+  // Memory that packed weights take; 0 where weights are used as they are stored.
+  virtual int64_t packed_bytes() const { return 0; }
 
  private:
   std::vector<float> logits_;  // of the default StepAndSample; kept for its memory

@@ -65,6 +65,7 @@ class VisionTowerImpl final : public VisionTower {
         config_(config.vision),
         geometry_(config.geometry),
         normalization_(config.normalization),
+        weights_(options.weights),
         on_cpu_(options.device.kind == Device::Kind::kCpu),
         backend_(Backend::Create(options.device, options.dtype)) {}
 
@@ -72,7 +73,7 @@ class VisionTowerImpl final : public VisionTower {
     const model::VisionConfig& c = config_;
     const int64_t width = c.hidden_size, inner = c.intermediate_size;
     const int64_t merged = width * c.spatial_merge_size * c.spatial_merge_size;
-    WeightReader reader(*checkpoint_, *backend_);
+    WeightReader reader(*checkpoint_, *backend_, {weights_});
     CHORD_ASSIGN_OR_RETURN(
         patch_embed_.weight,
         reader.Matrix("visual.patch_embed.proj.weight",
@@ -95,6 +96,7 @@ class VisionTowerImpl final : public VisionTower {
     CHORD_ASSIGN_OR_RETURN(merger_in_, reader.Linear("visual.merger.mlp.0", merged, merged, true));
     CHORD_ASSIGN_OR_RETURN(merger_out_,
                            reader.Linear("visual.merger.mlp.2", c.out_hidden_size, merged, true));
+    packed_bytes_ = reader.packed_bytes();
 
     Backend* backend = backend_.get();
     patches_ = Workspace(backend, patch_embed_.weight.cols);
@@ -147,6 +149,7 @@ class VisionTowerImpl final : public VisionTower {
     return Encode(patches, grids, cancel);
   }
 
+  int64_t packed_bytes() const override { return packed_bytes_; }
   std::string backend() const override { return on_cpu_ ? "cpu" : "libtorch"; }
 
  private:
@@ -264,9 +267,11 @@ class VisionTowerImpl final : public VisionTower {
   const model::VisionConfig config_;
   const image::PatchGeometry geometry_;
   const image::Normalization normalization_;
+  const WeightFormat weights_;
   const bool on_cpu_;
   const std::unique_ptr<Backend> backend_;
   LinearLayer patch_embed_;
+  int64_t packed_bytes_ = 0;
   std::vector<Block> blocks_;
   Mat merger_norm_;
   LinearLayer merger_in_, merger_out_;
@@ -280,6 +285,9 @@ absl::StatusOr<std::unique_ptr<VisionTower>> VisionTower::Load(
     std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
     const Options& options) {
   CHORD_RETURN_IF_ERROR(CheckConfig(config.vision));
+  if (options.weights.packed() && options.device.kind != Device::Kind::kCpu) {
+    return errors::ConfigInvalid("packed weights (int8, int4) need the device cpu");
+  }
   if (MayUseCudaKernels(options)) {
     absl::StatusOr<std::unique_ptr<VisionTower>> tower =
         LoadCudaVisionTower(checkpoint, config, options);

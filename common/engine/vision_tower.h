@@ -13,6 +13,7 @@
 #include "common/base/cancel.h"
 #include "common/engine/attention.h"
 #include "common/engine/device.h"
+#include "common/engine/weight_format.h"
 #include "common/image/frame_plan.h"
 #include "common/model/checkpoint.h"
 #include "common/model/model_config.h"
@@ -23,7 +24,10 @@ class VisionTower {
  public:
   struct Options {
     Device device;
-    model::DType dtype = model::DType::kFloat32;
+    model::DType dtype = model::DType::kFloat32;  // what it computes in
+    // Of the linear layers of blocks and merger; the patch embedding stays as stored. Packed
+    // formats need the CPU.
+    WeightFormat weights = {};
     Attention attention = Attention::kAuto;
     // Called when kAuto falls back from Chord's own kernels to libtorch's, with the reason.
     std::function<void(const absl::Status& reason)> on_fallback = {};
@@ -63,6 +67,8 @@ class VisionTower {
   // makes no patches; on a CPU the caller makes patches beside the tower's work.
   virtual bool prefers_pixels() const { return false; }
 
+  // Memory that packed weights take; 0 where weights are used as they are stored.
+  virtual int64_t packed_bytes() const { return 0; }
   // What computes, for logs: "cpu", "libtorch", "cuda kernels".
   virtual std::string backend() const { return ""; }
 };

@@ -6,8 +6,10 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "common/base/errors.h"
 #include "common/base/files.h"
 #include "common/base/limits.h"
@@ -37,6 +39,16 @@ std::string Listing(absl::Span<const std::string> items) {
   return text;
 }
 
+// "….up_proj.scales" where "….up_proj.weight" is a tensor of the model.
+bool IsQuantizedPart(absl::string_view name, const absl::flat_hash_set<std::string>& known) {
+  for (const absl::string_view part : {".qweight", ".qzeros", ".scales", ".g_idx"}) {
+    if (absl::EndsWith(name, part)) {
+      return known.contains(absl::StrCat(absl::StripSuffix(name, part), ".weight"));
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 struct Checkpoint::Impl {
@@ -63,8 +75,8 @@ absl::Status Checkpoint::Impl::Add(absl::string_view file, const StoredTensor& t
                                           "model first."));
     case NameKind::kQuantized:
       return FileError(file, absl::StrCat("tensor ", Printable(tensor.name),
-                                          " belongs to a quantised layout, which is not "
-                                          "implemented yet. Use the BF16, F16 or F32 weights."));
+                                          " belongs to a quantised layout that is not read. Use "
+                                          "the BF16, F16 or F32 weights, or AWQ or GPTQ ones."));
     case NameKind::kWeight:
       break;
   }
@@ -158,6 +170,11 @@ absl::StatusOr<TensorView> Checkpoint::Get(absl::string_view canonical_name,
                                            absl::Span<const int64_t> shape) const {
   const TensorView* tensor = Find(canonical_name);
   if (tensor == nullptr) {
+    const absl::string_view layer = absl::StripSuffix(canonical_name, ".weight");
+    if (Has(absl::StrCat(layer, ".qweight"))) {
+      return errors::CheckpointInvalid(absl::StrCat(
+          "layer ", layer, " is stored quantised, which the device cpu alone computes from"));
+    }
     return errors::CheckpointInvalid(absl::StrCat("tensor ", canonical_name, " is missing"));
   }
   if (absl::Span<const int64_t>(tensor->shape) != shape) {
@@ -211,10 +228,21 @@ absl::Status VerifyTensors(const Checkpoint& checkpoint, const ModelConfig& conf
   for (ExpectedTensor& expected : wanted) {
     if (expected.name == kEmbedding) expected.name = embedding;
   }
-  if (stored_head) wanted.push_back({kHead, {config.text.vocab_size, config.text.hidden_size}});
+  if (stored_head) {
+    ExpectedTensor head;
+    head.name = kHead;
+    head.shape = {config.text.vocab_size, config.text.hidden_size};
+    wanted.push_back(std::move(head));
+  }
   for (const ExpectedTensor& expected : wanted) {
     const TensorView* tensor = checkpoint.Find(expected.name);
-    if (tensor == nullptr) {
+    const std::string layer(absl::StripSuffix(expected.name, ".weight"));
+    if (tensor == nullptr && expected.may_be_quantized && config.quantization &&
+        checkpoint.Has(absl::StrCat(layer, ".qweight"))) {
+      for (const char* piece : {".qzeros", ".scales"}) {
+        if (!checkpoint.Has(absl::StrCat(layer, piece))) missing.push_back(layer + piece);
+      }
+    } else if (tensor == nullptr) {
       missing.push_back(expected.name);
     } else if (tensor->shape != expected.shape) {
       wrong.push_back(absl::StrCat(expected.name, " is ", ShapeText(tensor->shape), ", not ",
@@ -243,6 +271,7 @@ absl::Status VerifyTensors(const Checkpoint& checkpoint, const ModelConfig& conf
   std::vector<std::string> unexpected;
   for (std::string& name : checkpoint.Names()) {
     if (name == kHead || known.contains(name)) continue;
+    if (config.quantization && IsQuantizedPart(name, known)) continue;
     unexpected.push_back(Printable(name));
   }
   if (!unexpected.empty()) {

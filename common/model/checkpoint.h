@@ -36,7 +36,7 @@ struct TensorView {
 class Checkpoint {
  public:
   // CHECKPOINT_INVALID names the file or tensor: hostile headers (spec §9.3), missing shards, name
-  // collisions, pickle files only, quantised layouts not implemented yet, …
+  // collisions, pickle files only, quantised layouts other than AWQ and GPTQ, …
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::string& dir);
   ~Checkpoint();
 

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/base/errors.h"
@@ -429,7 +430,52 @@ absl::Status ReadGeneration(const ConfigTexts& texts, const json& text, const js
   return absl::OkStatus();
 }
 
+// Other methods and other packings of these two are refused by their names.
+absl::StatusOr<Quantization> ReadQuantization(const json& object) {
+  Fields fields(object, "config.json: quantization_config.");
+  const auto require = [&](const char* key, const std::string& value,
+                           std::initializer_list<absl::string_view> known) {
+    if (std::count(known.begin(), known.end(), value) == 0) {
+      fields.Refuse(key, absl::StrCat("\"", value, "\" is not implemented"));
+    }
+  };
+  Quantization out;
+  const std::string method = fields.TextOr("quant_method", "");
+  if (method != "awq" && method != "gptq") {
+    fields.Refuse("quant_method",
+                  absl::StrCat("\"", method, "\" is not implemented, only awq and gptq. Use the ",
+                               "BF16, F16 or F32 weights."));
+  } else if (method == "awq") {
+    out.method = Quantization::Method::kAwq;
+    require("version", absl::AsciiStrToLower(fields.TextOr("version", "gemm")), {"gemm"});
+    out.bits = static_cast<int>(fields.IntOr("bits", 4, 4, 4));
+    if (!fields.BoolOr("zero_point", true)) {
+      fields.Refuse("zero_point", "false is not implemented");
+    }
+  } else {
+    out.method = Quantization::Method::kGptq;
+    const std::string format = fields.TextOr("checkpoint_format", "gptq");
+    require("checkpoint_format", format, {"gptq", "gptq_v2"});
+    out.zeros_less_one = format == "gptq";
+    out.bits = static_cast<int>(fields.IntOr("bits", 4, 8, 4));
+    if (out.bits != 4 && out.bits != 8) fields.Refuse("bits", "must be 4 or 8");
+  }
+  const json* group = fields.Find("group_size");
+  const bool whole = group != nullptr && group->is_number_integer() && *group == -1;
+  out.group_size = whole ? -1 : fields.IntOr("group_size", 4, kMaxWidth, 128);
+  if (out.group_size > 0 && out.group_size % 4 != 0) {
+    fields.Refuse("group_size", "must be a multiple of 4, or -1");
+  }
+  CHORD_RETURN_IF_ERROR(fields.status());
+  return out;
+}
+
 }  // namespace
+
+std::string Quantization::ToString() const {
+  return absl::StrCat(method == Method::kAwq ? "AWQ" : "GPTQ", ", ", bits, " bits, ",
+                      group_size > 0 ? absl::StrCat("groups of ", group_size) : "whole rows");
+}
 
 absl::StatusOr<ModelConfig> ParseModelConfig(const ConfigTexts& texts) {
   constexpr char kFile[] = "config.json";
@@ -444,16 +490,16 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const ConfigTexts& texts) {
   const json& text = nested == nullptr ? top : *nested;
   const json* vision = fields.Object("vision_config");
   if (vision == nullptr) fields.Refuse("vision_config", "is missing");
+  ModelConfig config;
   for (const json* object : {&top, &text}) {
-    const auto quantized = object->find("quantization_config");
-    if (quantized != object->end() && !quantized->is_null()) {
-      fields.Refuse("quantization_config",
-                    "quantised weights are not implemented yet. Use the BF16, F16 or F32 weights.");
+    Fields holder(*object, absl::StrCat(kFile, ": "));
+    if (const json* quantized = holder.Object("quantization_config"); quantized != nullptr) {
+      CHORD_ASSIGN_OR_RETURN(config.quantization, ReadQuantization(*quantized));
     }
+    CHORD_RETURN_IF_ERROR(holder.status());
   }
   CHORD_RETURN_IF_ERROR(fields.status());
 
-  ModelConfig config;
   CHORD_ASSIGN_OR_RETURN(config.text, ReadText(text, nested != nullptr));
   CHORD_ASSIGN_OR_RETURN(config.vision, ReadVision(*vision, &config.warnings));
   Fields text_fields(text, "config.json: ");

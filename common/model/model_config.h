@@ -54,6 +54,16 @@ struct GenerationConfig {
   float repetition_penalty = 1.0f;
 };
 
+// How the linear layers of the decoder are stored quantised (§9.4 of docs/qwen2_5_vl.md). A layer
+// that has a plain weight all the same uses that.
+struct Quantization {
+  enum class Method { kAwq, kGptq } method = Method::kAwq;
+  int bits = 4;                  // GPTQ: 4 or 8
+  int64_t group_size = 128;      // inputs; -1: all
+  bool zeros_less_one = false;   // GPTQ's first format stores zero points less one
+  std::string ToString() const;  // for logs: "AWQ, 4 bits, groups of 128"
+};
+
 struct ModelConfig {
   TextConfig text;
   VisionConfig vision;
@@ -65,6 +75,7 @@ struct ModelConfig {
   // vocabulary of a small model.
   int32_t vision_start_token_id = 151652;
   int32_t vision_end_token_id = 151653;
+  std::optional<Quantization> quantization;
   std::string declared_dtype;  // "bfloat16", … as config.json says, "" when it does not
   // What is odd but does no harm, one sentence each, for the log.
   std::vector<std::string> warnings;

@@ -43,7 +43,7 @@ constexpr StoredType kTypes[] = {
     {"F8_E5M2", 8, DType::kOther},     {"F8_E8M0", 8, DType::kOther},
     {"F8_E4M3FNUZ", 8, DType::kOther}, {"F8_E5M2FNUZ", 8, DType::kOther},
     {"I16", 16, DType::kOther},        {"U16", 16, DType::kOther},
-    {"I32", 32, DType::kOther},        {"U32", 32, DType::kOther},
+    {"I32", 32, DType::kInt32},        {"U32", 32, DType::kOther},
     {"F64", 64, DType::kOther},        {"C64", 64, DType::kOther},
     {"U64", 64, DType::kOther},        {"F4", 4, DType::kOther},
     {"F6_E2M3", 6, DType::kOther},     {"F6_E3M2", 6, DType::kOther},
@@ -232,10 +232,12 @@ int TypeRank(DType dtype) {
       return 2;
     case DType::kFloat16:
       return 3;
+    case DType::kInt32:
+      return 4;
     case DType::kOther:
       break;
   }
-  return 4;
+  return 5;
 }
 
 }  // namespace

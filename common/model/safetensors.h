@@ -12,10 +12,12 @@
 
 namespace chord::model {
 
-enum class DType { kFloat32, kBFloat16, kFloat16, kInt64, kOther };
+enum class DType { kFloat32, kBFloat16, kFloat16, kInt64, kInt32, kOther };
 int64_t SizeOf(DType dtype);               // bytes of one element; 0 for kOther
 absl::string_view DTypeName(DType dtype);  // as safetensors writes it: "F32", "BF16", …
-inline bool IsFloat(DType dtype) { return dtype != DType::kInt64 && dtype != DType::kOther; }
+inline bool IsFloat(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+}
 
 struct StoredTensor {
   std::string name;

@@ -22,41 +22,37 @@ constexpr std::pair<absl::string_view, absl::string_view> kPrefixes[] = {
 constexpr absl::string_view kBuffers[] = {"rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"};
 
 constexpr absl::string_view kQuantizedParts[] = {
-    ".qweight",
-    ".qzeros",
-    ".g_idx",
-    ".weight_packed",
-    ".weight_scale",
-    ".weight_scale_inv",
-    ".weight_shape",
-    ".weight_zero_point",
-    ".weight_g_idx",
-    ".input_scale",
-    ".activation_scale",
-    ".absmax",
-    ".quant_map",
-    ".quant_state",
-    ".nested_absmax",
-    ".nested_quant_map",
-    ".scales",
-    ".SCB",
+    ".weight_packed", ".weight_scale",  ".weight_scale_inv", ".weight_shape", ".weight_zero_point",
+    ".weight_g_idx",  ".input_scale",   ".activation_scale", ".absmax",       ".quant_map",
+    ".quant_state",   ".nested_absmax", ".nested_quant_map", ".SCB",
 };
 
 class List {
  public:
   explicit List(std::string prefix) : prefix_(std::move(prefix)) {}
   void Weight(absl::string_view name, std::vector<int64_t> shape) {
-    tensors_.push_back({absl::StrCat(prefix_, name, ".weight"), std::move(shape)});
+    Push(absl::StrCat(prefix_, name, ".weight"), std::move(shape));
   }
   void Linear(absl::string_view name, int64_t out, int64_t in, bool bias) {
     Weight(name, {out, in});
-    if (bias) tensors_.push_back({absl::StrCat(prefix_, name, ".bias"), {out}});
+    tensors_.back().may_be_quantized = quantized_linears_;
+    if (bias) Push(absl::StrCat(prefix_, name, ".bias"), {out});
   }
+  // Linear layers from now on may be stored quantised.
+  void AllowQuantized() { quantized_linears_ = true; }
   void SetPrefix(std::string prefix) { prefix_ = std::move(prefix); }
   std::vector<ExpectedTensor> Take() { return std::move(tensors_); }
 
  private:
+  void Push(std::string name, std::vector<int64_t> shape) {
+    ExpectedTensor tensor;
+    tensor.name = std::move(name);
+    tensor.shape = std::move(shape);
+    tensors_.push_back(std::move(tensor));
+  }
+
   std::string prefix_;
+  bool quantized_linears_ = false;
   std::vector<ExpectedTensor> tensors_;
 };
 
@@ -88,6 +84,7 @@ void AddLanguage(const TextConfig& text, List* list) {
   const int64_t inner = text.intermediate_size;
   const int64_t q = int64_t{text.num_attention_heads} * text.head_dim;
   const int64_t kv = int64_t{text.num_key_value_heads} * text.head_dim;
+  list->AllowQuantized();
   list->SetPrefix("model.");
   list->Weight("embed_tokens", {text.vocab_size, hidden});
   for (int l = 0; l < text.num_hidden_layers; ++l) {

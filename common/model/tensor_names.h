@@ -15,7 +15,7 @@ enum class NameKind {
   kWeight,     // `canonical` names it; may still be a tensor the model has no use for
   kIgnored,    // buffers that older versions stored (inv_freq)
   kAdapter,    // LoRA parts, not merged into the weights
-  kQuantized,  // a part of a quantised layout (qweight, weight_scale, …)
+  kQuantized,  // a part of a quantised layout that is not read (weight_scale, absmax, …)
 };
 struct MappedName {
   NameKind kind = NameKind::kWeight;
@@ -29,6 +29,8 @@ enum class ModelPart { kVision, kLanguage, kBoth };
 
 struct ExpectedTensor {
   std::string name;  // canonical
+  // Of a linear layer of the decoder: AWQ and GPTQ store it as "….qweight", "….qzeros", "….scales".
+  bool may_be_quantized = false;
   std::vector<int64_t> shape;
 };
 // Everything the engine reads for `part`. "lm_head.weight" is there only when it is not tied.

@@ -188,12 +188,14 @@ class LlmWorkerImpl final : public LlmWorker {
     CHORD_ASSIGN_OR_RETURN(auto chat, model::LoadChatTemplate(dir));
     CHORD_ASSIGN_OR_RETURN(auto checkpoint, model::Checkpoint::Open(dir));
     CHORD_ASSIGN_OR_RETURN(auto device, engine::ParseDevice(settings_.device));
-    CHORD_ASSIGN_OR_RETURN(auto dtype,
-                           engine::ParseDType(settings_.dtype, device, config.declared_dtype));
+    CHORD_ASSIGN_OR_RETURN(const engine::Precision precision,
+                           engine::ParsePrecision(settings_.dtype, device, config.declared_dtype));
+    const model::DType dtype = precision.compute;
     auto core = std::make_unique<Core>(std::move(config), std::move(tokenizer), std::move(chat));
     core->fingerprint = fingerprint;
     core->device = device.ToString();
-    core->dtype = std::string(model::DTypeName(dtype));
+    core->dtype = precision.name;
+    if (core->config.quantization) core->dtype = core->config.quantization->ToString();
     CHORD_ASSIGN_OR_RETURN(core->max_sequence_tokens, SequenceTokens(core->config));
     obs::Log(obs::LogLevel::kInfo, "loading_weights",
              {{"device", core->device},
@@ -203,11 +205,16 @@ class LlmWorkerImpl final : public LlmWorker {
     engine::LanguageModel::Options options;
     options.device = device;
     options.dtype = dtype;
+    options.weights = precision.weights;
     options.kv_type = settings_.kv_type;
     options.max_sequence_tokens = core->max_sequence_tokens;
     options.attention = settings_.attention;
     options.on_fallback = [](const absl::Status& reason) {
       obs::Log(obs::LogLevel::kWarning, "own_kernels_not_used", {{"reason", reason.message()}});
+    };
+    options.packed_cache = settings_.packed_cache;
+    options.on_cache_failure = [](const absl::Status& reason) {
+      obs::Log(obs::LogLevel::kWarning, "packed_weights_not_kept", {{"reason", reason.message()}});
     };
     const int prefill_tokens = PrefillTokens(device);
     CHORD_ASSIGN_OR_RETURN(const KvPlan kv, PlanKv(*core, device, dtype, prefill_tokens));
@@ -224,12 +231,15 @@ class LlmWorkerImpl final : public LlmWorker {
                                                         core->config.generation.eos_token_ids));
     obs::Log(obs::LogLevel::kInfo, "warming_up",
              {{"kv_bytes", core->model->kv_bytes()},
+              {"packed_weight_bytes", core->model->packed_bytes()},
               {"kv_tokens", options.kv_tokens},
               {"sequences", core->max_sequences},
               {"sequence_tokens", options.max_sequence_tokens}});
     const bool cuda = device.kind == engine::Device::Kind::kCuda;
     if (cuda) CHORD_RETURN_IF_ERROR(WarmUpSizes(*core, prefill_tokens));
-    CHORD_RETURN_IF_ERROR(WarmUp(*core, core->max_sequences));
+    // On a CPU one sequence brings the weights into memory; more would only repeat it, at a second
+    // each for a large model.
+    CHORD_RETURN_IF_ERROR(WarmUp(*core, cuda ? core->max_sequences : 1));
 
     // Embeddings for twice the requests that fit into KV: the next ones may arrive while these run.
     // As much again for the cache, so that embeddings outlast their KV.

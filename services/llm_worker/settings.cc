@@ -1,10 +1,27 @@
 #include "services/llm_worker/settings.h"
 
+#include <cstdlib>
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
 
 namespace chord::llm_worker {
+namespace {
+
+// The folder of the setting; "" for none.
+std::string PackedCacheDir(const std::string& setting) {
+  if (setting == "none") return "";
+  if (!setting.empty()) return setting;
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && cache[0] == '/') {
+    return absl::StrCat(cache, "/chord/packed");
+  }
+  const char* home = std::getenv("HOME");
+  return home != nullptr && home[0] == '/' ? absl::StrCat(home, "/.cache/chord/packed") : "";
+}
+
+}  // namespace
 
 absl::StatusOr<Settings> CheckSettings(const config::v1::LlmWorker& config) {
   Settings out;
@@ -46,6 +63,9 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::LlmWorker& config) {
     return errors::ConfigInvalid("kv_dtype must be auto (the model's dtype) or int8.");
   }
   CHORD_ASSIGN_OR_RETURN(out.attention, engine::ParseAttention(config.attention()));
+  out.packed_cache.dir = PackedCacheDir(config.packed_cache_dir());
+  number("packed_cache_bytes", static_cast<double>(config.packed_cache_bytes()), 1, 1LL << 44,
+         &out.packed_cache.max_bytes);
   number("max_sequence_tokens", config.max_sequence_tokens(), 64, 1 << 20,
          &out.max_sequence_tokens);
   number("max_queue", config.max_queue(), 1, 4096, &out.max_queue);

@@ -30,6 +30,7 @@ struct Settings {
   int prefill_tokens = 0;         // 0: by the device
   int64_t image_cache_bytes = 0;  // 0: embeddings of twice as many tokens as KV holds
   absl::Duration image_ttl = absl::Minutes(10);
+  engine::PackedCacheOptions packed_cache;
 };
 
 inline constexpr int kDefaultSequences = 16;

@@ -29,7 +29,10 @@ int ImageThreads() {
 // A GPU's libraries choose a kernel by the number of rows and load it at its first use, up to a
 // tenth of a second each. So there: first an image of every size class up to a whole batch.
 absl::Status WarmUp(const Core& core, int64_t max_patches, bool size_classes) {
-  constexpr int kUsualSide = 512, kLargestSide = 4096;
+  // A CPU needs no more than an idea of its speed and the weights in memory: of a large model the
+  // usual image takes ten seconds.
+  const int usual_side = size_classes ? 512 : 224;
+  constexpr int kLargestSide = 4096;
   const auto plan = [&](int side) {
     image::Header header;
     header.width = header.height = side;
@@ -43,7 +46,7 @@ absl::Status WarmUp(const Core& core, int64_t max_patches, bool size_classes) {
     const std::vector<float> patches(frame.grid.patches() * core.rules.values_per_patch);
     return core.tower->Encode(patches, {frame.grid}, CancelToken()).status();
   };
-  CHORD_ASSIGN_OR_RETURN(const auto usual, plan(kUsualSide));
+  CHORD_ASSIGN_OR_RETURN(const auto usual, plan(usual_side));
   if (size_classes) {
     int64_t before = 0;
     for (int side = 64; side <= kLargestSide; side = side * 5 / 4) {
@@ -125,9 +128,11 @@ class VisionWorkerImpl final : public VisionWorker {
     CHORD_ASSIGN_OR_RETURN(auto checkpoint, model::Checkpoint::Open(dir));
     CHORD_ASSIGN_OR_RETURN(auto device, engine::ParseDevice(settings_.device));
     CHORD_ASSIGN_OR_RETURN(
-        core->row_dtype, engine::ParseDType(settings_.dtype, device, core->config.declared_dtype));
+        const engine::Precision precision,
+        engine::ParsePrecision(settings_.dtype, device, core->config.declared_dtype));
+    core->row_dtype = precision.compute;
     core->device = device.ToString();
-    core->dtype = std::string(model::DTypeName(core->row_dtype));
+    core->dtype = precision.name;
     const model::VisionConfig& vision = core->config.vision;
     core->rules.geometry = core->config.geometry;
     core->rules.normalization = core->config.normalization;
@@ -144,6 +149,7 @@ class VisionWorkerImpl final : public VisionWorker {
     engine::VisionTower::Options options;
     options.device = device;
     options.dtype = core->row_dtype;
+    options.weights = precision.weights;
     options.attention = settings_.attention;
     options.on_fallback = [](const absl::Status& reason) {
       obs::Log(obs::LogLevel::kWarning, "cuda_kernels_unavailable",

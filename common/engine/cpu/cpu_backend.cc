@@ -21,6 +21,8 @@
 #include "common/engine/cpu/cpu_kernels.h"
 #include "common/engine/cpu/thread_pool.h"
 #include "common/engine/cpu/widen.h"
+#include "common/engine/packed/packed_kernels.h"
+#include "common/engine/packed/quantized_input.h"
 
 namespace chord::engine {
 namespace {
@@ -65,6 +67,7 @@ class CpuBackend final : public Backend {
       : Backend(dtype),
         round_(dtype == DType::kBFloat16),
         kernels_(Kernels()),
+        packed_kernels_(ChoosePackedKernels()),
         pool_(CpuThreads()),
         scratch_(pool_.threads()) {
     for (auto& scratch : scratch_) scratch.reset(new float[kScratch]);
@@ -99,6 +102,11 @@ class CpuBackend final : public Backend {
     const Mat out = Allocate(rows, cols, tensor.dtype == DType::kBFloat16 ? tensor.dtype : dtype_);
     Convert(tensor, rows * cols, out);
     return out;
+  }
+
+  Mat AdoptTable(const model::TensorView& tensor, int64_t rows, int64_t cols) override {
+    if (!tensor.IsAligned()) return AdoptMatrix(tensor, rows, cols);
+    return {const_cast<std::byte*>(tensor.data), tensor.dtype, rows, cols, cols};
   }
 
   Mat AdoptVector(const model::TensorView& tensor, int64_t size) override {
@@ -153,6 +161,8 @@ class CpuBackend final : public Backend {
         std::memcpy(out.at(r), src.at(rows[r]), out.cols * model::SizeOf(out.dtype));
       } else if (src.dtype == DType::kBFloat16) {
         kernels_.widen(B16(src, rows[r]), F32(out, r), out.cols);
+      } else if (src.dtype == DType::kFloat16) {
+        GatherHalf(src, rows[r], out, r);
       } else {
         kernels_.narrow(F32(src, rows[r]), B16(out, r), out.cols);
       }
@@ -160,9 +170,14 @@ class CpuBackend final : public Backend {
   }
 
   void Linear(const Mat& x, absl::Span<const LinearJob> jobs, bool add) override {
+    for (size_t job = 1; job < jobs.size(); ++job) {
+      if (TakesSameInput(*jobs[0].layer, *jobs[job].layer)) continue;
+      Linear(x, jobs.subspan(0, job), add);
+      return Linear(x, jobs.subspan(job), add);
+    }
+    const float* few = PrepareInput(x, *jobs[0].layer);
     MakeTiles(
-        x, jobs.size(), [&](size_t job) { return jobs[job].out.cols; }, 1);
-    const float* few = FewRows(x);
+        x, jobs.size(), [&](size_t job) { return jobs[job].out.cols; }, *jobs[0].layer, 1);
     pool_.Run(tiles_.size(), [&](int64_t task, int worker) {
       const Tile& tile = tiles_[task];
       const LinearJob& job = jobs[tile.job];
@@ -191,9 +206,10 @@ class CpuBackend final : public Backend {
 
   void GatedLinear(const Mat& x, const LinearLayer& gate, const LinearLayer& up,
                    const Mat& out) override {
+    if (!TakesSameInput(gate, up)) return GatedLinearApart(x, gate, up, out);
+    const float* few = PrepareInput(x, gate);
     MakeTiles(
-        x, 1, [&](size_t) { return out.cols; }, 2);
-    const float* few = FewRows(x);
+        x, 1, [&](size_t) { return out.cols; }, gate, 2);
     pool_.Run(tiles_.size(), [&](int64_t task, int worker) {
       const Tile& tile = tiles_[task];
       const bool direct = out.dtype == DType::kFloat32;
@@ -477,10 +493,19 @@ class CpuBackend final : public Backend {
     });
   }
 
+  // A row of a float16 table.
+  void GatherHalf(const Mat& src, int64_t from, const Mat& out, int64_t to) {
+    few_.resize(src.cols);
+    Widen(src.dtype, {src.at(from), static_cast<size_t>(2 * src.cols)}, few_.data());
+    StoreRow(few_.data(), out, to);
+  }
+
   // Cuts the outputs of one or more linear layers over the same x into tasks. Enough of them that
   // threads end together, large enough that the GEMM stays near its peak.
   template <typename Cols>
-  void MakeTiles(const Mat& x, size_t jobs, const Cols& cols, int layers) {
+  void MakeTiles(const Mat& x, size_t jobs, const Cols& cols, const LinearLayer& layer,
+                 int layers) {
+    const int64_t unit = layer.packed != nullptr ? kPackedBlock : 8;
     tiles_.clear();
     int64_t total = 0;
     for (size_t job = 0; job < jobs; ++job) total += cols(job);
@@ -489,7 +514,7 @@ class CpuBackend final : public Backend {
     if (x.rows <= kFewRows) {
       const int64_t worth = CeilDiv(kGrain, std::max<int64_t>(1, x.cols * x.rows * layers));
       tile_cols = std::clamp<int64_t>(std::max(CeilDiv(total, wanted), worth), 8, kTileCols);
-      tile_cols = CeilDiv(tile_cols, 8) * 8;
+      tile_cols = CeilDiv(tile_cols, unit) * unit;
     } else {
       tile_rows = std::min(kTileRows, CeilDiv(x.rows, CeilDiv(x.rows, kTileRows)));
       while (CeilDiv(x.rows, tile_rows) * CeilDiv(total, tile_cols) < wanted &&
@@ -507,6 +532,46 @@ class CpuBackend final : public Backend {
     }
   }
 
+  // Layers whose products can share what PrepareInput makes of x.
+  static bool TakesSameInput(const LinearLayer& a, const LinearLayer& b) {
+    if (a.packed == nullptr || b.packed == nullptr) return a.packed == b.packed;
+    return QuantizedInput::Serves(*a.packed, *b.packed);
+  }
+
+  // x as the products of `layer` take it: quantised, or as float32 if it has few rows, which is
+  // what is returned.
+  const float* PrepareInput(const Mat& x, const LinearLayer& layer) {
+    if (layer.packed == nullptr) return FewRows(x);
+    quantized_.Reset(*layer.packed, x.rows, pool_.threads());
+    ForRows(x.rows, 4 * x.cols, [&](int64_t r, int worker) {
+      if (x.dtype == DType::kFloat32) {
+        quantized_.SetRow(r, F32(x, r), worker);
+      } else {
+        float* row = scratch_[worker].get();
+        kernels_.widen(B16(x, r), row, x.cols);
+        quantized_.SetRow(r, row, worker);
+      }
+    });
+    return nullptr;
+  }
+
+  // gate and up want different inputs (each has an order of its own): one after the other.
+  void GatedLinearApart(const Mat& x, const LinearLayer& gate, const LinearLayer& up,
+                        const Mat& out) {
+    gated_.resize(2 * out.rows * out.cols);
+    const auto wide = [&](int64_t at) {
+      return Mat{reinterpret_cast<std::byte*>(gated_.data() + at * out.rows * out.cols),
+                 DType::kFloat32, out.rows, out.cols, out.cols};
+    };
+    const LinearJob gates{&gate, wide(0)}, ups{&up, wide(1)};
+    Linear(x, {&gates, 1}, /*add=*/false);
+    Linear(x, {&ups, 1}, /*add=*/false);
+    ForRows(out.rows, 4 * out.cols, [&](int64_t r, int) {
+      kernels_.silu_mul(F32(gates.out, r), F32(ups.out, r), out.cols, round_);
+      StoreRow(F32(gates.out, r), out, r);
+    });
+  }
+
   // x as float32 with stride x.cols when it has few rows, else null.
   const float* FewRows(const Mat& x) {
     if (x.rows > kFewRows) return nullptr;
@@ -520,7 +585,22 @@ class CpuBackend final : public Backend {
   // regions of the worker's scratch.
   void Product(const Mat& x, const float* few, const LinearLayer& layer, const Tile& tile, float* c,
                int64_t ld_c, int worker) {
-    const Mat& w = layer.weight;
+    if (layer.packed != nullptr) {
+      for (int64_t col = 0; col < tile.cols; col += kPackedBlock) {
+        packed_kernels_.products(layer.packed->view(), (tile.col + col) / kPackedBlock,
+                                 quantized_.rows(), tile.row, tile.rows, c + col, ld_c);
+      }
+    } else {
+      FloatProduct(x, few, layer.weight, tile, c, ld_c, worker);
+    }
+    if (layer.bias.data == nullptr) return;
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      kernels_.add(c + r * ld_c, F32(layer.bias, 0, tile.col), tile.cols, /*round=*/false);
+    }
+  }
+
+  void FloatProduct(const Mat& x, const float* few, const Mat& w, const Tile& tile, float* c,
+                    int64_t ld_c, int worker) {
     const bool wide_x = x.dtype == DType::kFloat32, wide_w = w.dtype == DType::kFloat32;
     float* panel_w = scratch_[worker].get();
     float* panel_x = panel_w + PanelSize(kTileCols, kProductDepth);
@@ -549,10 +629,6 @@ class CpuBackend final : public Backend {
       }
       kernels_.panel_products(in_place ? F32(x, tile.row) : panel_x, in_place ? x.stride : 0,
                               tile.rows, panel_w, tile.cols, depth, k > 0, c, ld_c);
-    }
-    if (layer.bias.data == nullptr) return;
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      kernels_.add(c + r * ld_c, F32(layer.bias, 0, tile.col), tile.cols, /*round=*/false);
     }
   }
 
@@ -757,13 +833,15 @@ class CpuBackend final : public Backend {
 
   const bool round_;
   const CpuKernels& kernels_;
+  const PackedKernels& packed_kernels_;
   ThreadPool& pool_;
   std::vector<std::unique_ptr<float[]>> scratch_;  // per worker
   std::vector<Owned> owned_;
   std::vector<Tile> tiles_;
   std::vector<QueryTile> query_tiles_;
   std::vector<AttentionTask> attention_;
-  std::vector<float> few_, partials_;
+  std::vector<float> few_, partials_, gated_;
+  QuantizedInput quantized_;  // of the product under way
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "services/cli/inspect/inspect.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -9,6 +10,7 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/types/span.h"
 #include "common/base/checked_math.h"
 #include "common/base/errors.h"
@@ -18,12 +20,14 @@
 #include "common/engine/language_model.h"
 #include "common/engine/sampler.h"
 #include "common/engine/vision_tower.h"
+#include "common/engine/weight_values.h"
 #include "common/image/frame_plan.h"
 #include "common/image/image.h"
 #include "common/image/preprocess.h"
 #include "common/model/checkpoint.h"
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
+#include "common/model/tensor_names.h"
 #include "common/model/tokenizer.h"
 #include "common/text/utf8.h"
 
@@ -116,7 +120,7 @@ class Sequence {
  public:
   static absl::StatusOr<std::unique_ptr<Sequence>> Open(
       std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
-      const engine::Device& device, DType dtype, model::EncodedPrompt prompt,
+      const engine::Device& device, const engine::Precision& precision, model::EncodedPrompt prompt,
       const engine::VisionTower::Output* images, int max_new_tokens) {
     const auto length = static_cast<int64_t>(prompt.ids.size());
     if (length + max_new_tokens > std::numeric_limits<int>::max()) {
@@ -125,7 +129,8 @@ class Sequence {
     auto sequence = std::make_unique<Sequence>();
     LanguageModel::Options options;
     options.device = device;
-    options.dtype = dtype;
+    options.dtype = precision.compute;
+    options.weights = precision.weights;
     options.max_sequence_tokens = static_cast<int>(length) + max_new_tokens;
     options.kv_tokens = options.max_sequence_tokens;
     CHORD_ASSIGN_OR_RETURN(sequence->model_,
@@ -172,6 +177,7 @@ class Sequence {
 
   const model::EncodedPrompt& prompt() const { return prompt_; }
   int vocab_size() const { return model_->vocab_size(); }
+  int64_t packed_bytes() const { return model_->packed_bytes(); }
 
  private:
   std::unique_ptr<LanguageModel> model_;
@@ -248,16 +254,62 @@ absl::Status AddLogits(Sequence& sequence, ResultFile& result) {
   return absl::OkStatus();
 }
 
+// The tower's own setting, else the model's; packed only where it is asked for itself.
+absl::StatusOr<engine::Precision> VisionPrecision(const InspectOptions& options,
+                                                  const engine::Device& device) {
+  std::string dtype = options.vision_dtype;
+  if (dtype.empty()) dtype = engine::NamesWeightFormat(options.dtype) ? "fp32" : options.dtype;
+  return engine::ParsePrecision(dtype, device, "");
+}
+
+absl::StatusOr<engine::VisionTower::Output> EncodeImages(
+    std::shared_ptr<const model::Checkpoint> checkpoint, const model::ModelConfig& config,
+    const InspectOptions& options, const engine::Device& device, const Images& images) {
+  CHORD_ASSIGN_OR_RETURN(const engine::Precision precision, VisionPrecision(options, device));
+  engine::VisionTower::Options tower_options;
+  tower_options.device = device;
+  tower_options.dtype = precision.compute;
+  tower_options.weights = precision.weights;
+  CHORD_ASSIGN_OR_RETURN(const std::unique_ptr<engine::VisionTower> tower,
+                         engine::VisionTower::Load(std::move(checkpoint), config, tower_options));
+  return tower->Encode(images.patches, images.grids, {});
+}
+
+// For the terminal: in what form the weights are, and what that takes.
+void PrintWeights(const engine::Precision& precision, int64_t packed_bytes) {
+  if (!precision.weights.packed()) return;
+  std::fprintf(stderr, "weights: %s, %.1f MB packed, products by %s\n", precision.name.c_str(),
+               static_cast<double>(packed_bytes) / 1e6,
+               std::string(engine::PackedInstructionSet()).c_str());
+}
+
+// The decoder's linear layers, each as the values that products with it stand for.
+absl::Status AddWeights(const model::Checkpoint& checkpoint, const model::ModelConfig& config,
+                        const engine::Precision& precision, ResultFile* result) {
+  for (const model::ExpectedTensor& tensor :
+       model::ExpectedTensors(config, model::ModelPart::kLanguage)) {
+    if (!tensor.may_be_quantized) continue;
+    const int64_t out = tensor.shape[0], in = tensor.shape[1];
+    CHORD_ASSIGN_OR_RETURN(
+        const std::vector<float> values,
+        engine::LinearWeights(checkpoint, config.quantization, precision.weights,
+                              std::string(absl::StripSuffix(tensor.name, ".weight")), out, in));
+    result->Add(tensor.name, DType::kFloat32, {out, in}, values);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Inspect(const InspectOptions& options) {
   if (!text::IsUtf8(options.prompt)) return errors::PromptNotUtf8();
   CHORD_RETURN_IF_ERROR(engine::InitEngine(options.threads));
   CHORD_ASSIGN_OR_RETURN(const engine::Device device, engine::ParseDevice(options.device));
-  CHORD_ASSIGN_OR_RETURN(const DType dtype, engine::ParseDType(options.dtype, device, ""));
+  CHORD_ASSIGN_OR_RETURN(const engine::Precision precision,
+                         engine::ParsePrecision(options.dtype, device, ""));
   CHORD_ASSIGN_OR_RETURN(const model::ModelConfig config, model::LoadModelConfig(options.model));
   const bool text = options.stage == Stage::kLogits || options.stage == Stage::kTokens;
-  if (options.images.empty() && !text) {
+  if (options.images.empty() && !text && options.stage != Stage::kWeights) {
     return absl::InvalidArgumentError("stages pixels and embeddings need at least one --image");
   }
   CHORD_ASSIGN_OR_RETURN(Images images, LoadImages(options.images, config));
@@ -270,11 +322,13 @@ absl::Status Inspect(const InspectOptions& options) {
 
   CHORD_ASSIGN_OR_RETURN(const std::shared_ptr<const model::Checkpoint> checkpoint,
                          model::Checkpoint::Open(options.model));
+  if (options.stage == Stage::kWeights) {
+    CHORD_RETURN_IF_ERROR(AddWeights(*checkpoint, config, precision, &result));
+    return result.Write(options.out);
+  }
   engine::VisionTower::Output embeddings;
   if (!images.grids.empty()) {
-    CHORD_ASSIGN_OR_RETURN(const std::unique_ptr<engine::VisionTower> tower,
-                           engine::VisionTower::Load(checkpoint, config, {device, dtype}));
-    CHORD_ASSIGN_OR_RETURN(embeddings, tower->Encode(images.patches, images.grids, {}));
+    CHORD_ASSIGN_OR_RETURN(embeddings, EncodeImages(checkpoint, config, options, device, images));
     images.patches = {};
   }
   if (options.stage == Stage::kEmbeddings) {
@@ -286,9 +340,10 @@ absl::Status Inspect(const InspectOptions& options) {
   CHORD_ASSIGN_OR_RETURN(model::EncodedPrompt prompt, Encode(options, config, images.grids));
   const bool tokens = options.stage == Stage::kTokens;
   CHORD_ASSIGN_OR_RETURN(const std::unique_ptr<Sequence> sequence,
-                         Sequence::Open(checkpoint, config, device, dtype, std::move(prompt),
+                         Sequence::Open(checkpoint, config, device, precision, std::move(prompt),
                                         images.grids.empty() ? nullptr : &embeddings,
                                         tokens ? options.max_new_tokens : 0));
+  PrintWeights(precision, sequence->packed_bytes());
   const std::vector<int32_t>& ids = sequence->prompt().ids;
   result.Add("input_ids", DType::kInt64, {static_cast<int64_t>(ids.size())}, ToInt64(ids));
   CHORD_RETURN_IF_ERROR(tokens ? AddTokens(*sequence, config, options.max_new_tokens, result)

@@ -11,14 +11,16 @@
 namespace chord::cli {
 
 struct InspectOptions {
-  enum class Stage { kPixels, kEmbeddings, kLogits, kTokens };
+  enum class Stage { kPixels, kEmbeddings, kLogits, kTokens, kWeights };
 
   std::string model;  // a Hugging Face directory
   std::vector<std::string> images;
   std::string prompt;
   Stage stage = Stage::kTokens;
   std::string out;
-  std::string dtype = "fp32";  // or "bf16"; "fp16" on CUDA
+  std::string dtype = "fp32";  // or "bf16"; "fp16" on CUDA; "int8", "int4" on a CPU
+  // Of the vision tower. Empty: dtype's, but fp32 where that packs weights.
+  std::string vision_dtype;
   std::string device = "cpu";
   int max_new_tokens = 64;
   int threads = 0;  // 0: all cores

@@ -23,11 +23,14 @@ constexpr char kSummary[] =
     "  embeddings  image_embeds F32 [image tokens, hidden]\n"
     "  logits      input_ids I64 [S], position_ids I64 [3, S], logits F32 [S, vocabulary]\n"
     "  tokens      input_ids I64 [S], tokens I64 [at most N]: greedy, by generation_config.json's\n"
-    "              repetition_penalty and eos_token_id";
+    "              repetition_penalty and eos_token_id\n"
+    "  weights     F32 [out, in] of each linear layer of the decoder, as packing (--dtype) or a\n"
+    "              quantised checkpoint (AWQ, GPTQ) makes them";
 
 InspectOptions::Stage StageOf(const std::string& name) {
   if (name == "pixels") return InspectOptions::Stage::kPixels;
   if (name == "embeddings") return InspectOptions::Stage::kEmbeddings;
+  if (name == "weights") return InspectOptions::Stage::kWeights;
   if (name == "logits") return InspectOptions::Stage::kLogits;
   return InspectOptions::Stage::kTokens;
 }
@@ -37,10 +40,15 @@ void Declare(CommandLine& line, InspectOptions& options, std::string& stage) {
   line.Text("model", &options.model, "DIR", "Hugging Face folder of the model");
   line.Repeated("image", &options.images, "FILE", "An image of the prompt; repeatable");
   line.Text("prompt", &options.prompt, "TEXT", "For the stages logits and tokens");
-  line.Choice("stage", &stage, {"pixels", "embeddings", "logits", "tokens"}, "What to write");
+  line.Choice("stage", &stage, {"pixels", "embeddings", "logits", "tokens", "weights"},
+              "What to write");
   line.Text("out", &options.out, "FILE", "The safetensors file");
   line.Text("dtype", &options.dtype, "T",
-            "fp32, bf16 or fp16: what the model computes in (default fp32)");
+            "fp32, bf16 or fp16: what the model computes in; int8 or int4 (int4-32, int4-64, "
+            "int4-128): its language part packed, on a CPU (default fp32)");
+  line.Text(
+      "vision-dtype", &options.vision_dtype, "T",
+      "The same of the vision tower (default: as --dtype, but fp32 where that packs weights)");
   line.Integer("max-new-tokens", &options.max_new_tokens, 1, 1'000'000, "Longest answer");
   line.Text("device", &options.device, "D", "cpu or cuda[:N] (default cpu)");
   line.Integer("threads", &options.threads, 0, 1'000'000, "CPU threads (default 0: all cores)");

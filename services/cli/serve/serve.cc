@@ -12,6 +12,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/notification.h"
@@ -48,7 +49,10 @@ void Declare(CommandLine& line, Options& o) {
   line.Text("grpc", &o.grpc, "[HOST:]PORT", "gRPC (default 127.0.0.1:50051; port 0: any free one)");
   line.Text("vision-device", &o.vision_device, "D", "auto, cpu or cuda:N (default auto)");
   line.Text("language-device", &o.language_device, "D", "auto, cpu or cuda:N (default auto)");
-  line.Text("dtype", &o.dtype, "T", "auto, fp32, bf16 or fp16 for both workers (default auto)");
+  line.Text(
+      "dtype", &o.dtype, "T",
+      "auto, fp32, bf16 or fp16 for both workers, or int8 or int4 for the language worker on a "
+      "CPU (default auto)");
   line.Text("threads", &o.threads, "N", "CPU threads of each worker (default: all cores)");
   line.Repeated("gateway-flag", &o.gateway_flags, "F",
                 "A setting of the gateway, for example max_in_flight=16; repeatable");
@@ -97,7 +101,11 @@ ChildProcess Worker(const Options& options, const std::string& role, const std::
   ChildProcess out{role,
                    {Sibling(program), absl::StrCat("--model_dir=", options.model),
                     absl::StrCat("--address=", address), absl::StrCat("--device=", device)}};
-  if (!options.dtype.empty()) out.command.push_back(absl::StrCat("--dtype=", options.dtype));
+  // The vision tower is packed only where it is asked for by its own setting.
+  const bool packed = absl::StartsWith(options.dtype, "int");
+  if (!options.dtype.empty() && (!packed || role == "language worker")) {
+    out.command.push_back(absl::StrCat("--dtype=", options.dtype));
+  }
   if (!options.threads.empty()) out.command.push_back(absl::StrCat("--threads=", options.threads));
   return out;
 }

@@ -43,6 +43,19 @@ TEST(Device, ChoosesDTypes) {
   EXPECT_EQ(ErrorReason(ParseDType("int3", cpu, "").status()), "CONFIG_INVALID");
 }
 
+TEST(Device, ChoosesPackedWeightsOnTheCpuAlone) {
+  const Device cpu, cuda{Device::Kind::kCuda, 0};
+  EXPECT_EQ(ParsePrecision("fp32", cpu, "")->weights, WeightFormat{});
+  EXPECT_EQ(ParsePrecision("bf16", cpu, "")->name, "BF16");
+  const auto packed = ParsePrecision("int4-64", cpu, "bfloat16");
+  ASSERT_TRUE(packed.ok());
+  EXPECT_EQ(packed->compute, DType::kFloat32);
+  EXPECT_EQ(packed->weights, (WeightFormat{WeightFormat::Kind::kInt4, 64}));
+  EXPECT_EQ(packed->name, "int4-64");
+  EXPECT_EQ(ErrorReason(ParsePrecision("int8", cuda, "").status()), "CONFIG_INVALID");
+  EXPECT_EQ(ErrorReason(ParsePrecision("int5", cpu, "").status()), "CONFIG_INVALID");
+}
+
 TEST(Device, MultipliesWithLibtorchsBlas) {
   // With the reference BLAS of another library in front every product is 30 times slower.
   Dl_info info;

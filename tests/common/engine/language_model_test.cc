@@ -229,14 +229,23 @@ model::ModelConfig WideConfig() {
   return config;
 }
 
-class BatchInvarianceTest : public testing::TestWithParam<std::pair<DType, KvType>> {
+struct Numbers {
+  const char* name;
+  DType dtype;
+  KvType kv_type;
+  WeightFormat weights = {};
+};
+
+class BatchInvarianceTest : public testing::TestWithParam<Numbers> {
  protected:
   static constexpr int kLength = 600;
   static constexpr int kPages = (kLength + kKvPageTokens - 1) / kKvPageTokens;
 
   BatchInvarianceTest() {
     LanguageModel::Options options;
-    std::tie(options.dtype, options.kv_type) = GetParam();
+    options.dtype = GetParam().dtype;
+    options.kv_type = GetParam().kv_type;
+    options.weights = GetParam().weights;
     options.kv_tokens = 17 * kPages * kKvPageTokens;
     options.max_sequence_tokens = 1'000;
     auto loaded =
@@ -278,16 +287,17 @@ class BatchInvarianceTest : public testing::TestWithParam<std::pair<DType, KvTyp
   std::unique_ptr<EmbeddingBuffer> buffer;
   std::vector<int32_t> pages[17];
 };
-INSTANTIATE_TEST_SUITE_P(DTypes, BatchInvarianceTest,
-                         testing::Values(std::make_pair(DType::kFloat32, KvType::kModel),
-                                         std::make_pair(DType::kFloat32, KvType::kInt8),
-                                         std::make_pair(DType::kBFloat16, KvType::kModel),
-                                         std::make_pair(DType::kBFloat16, KvType::kInt8)),
-                         [](const auto& made) {
-                           return std::string(made.param.first == DType::kFloat32 ? "Fp32"
-                                                                                  : "Bf16") +
-                                  (made.param.second == KvType::kInt8 ? "Int8" : "");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    DTypes, BatchInvarianceTest,
+    testing::Values(
+        Numbers{"Fp32", DType::kFloat32, KvType::kModel},
+        Numbers{"Fp32Int8Kv", DType::kFloat32, KvType::kInt8},
+        Numbers{"Bf16", DType::kBFloat16, KvType::kModel},
+        Numbers{"Bf16Int8Kv", DType::kBFloat16, KvType::kInt8},
+        Numbers{"Int8", DType::kFloat32, KvType::kModel, {WeightFormat::Kind::kInt8}},
+        Numbers{"Int4", DType::kFloat32, KvType::kInt8, {WeightFormat::Kind::kInt4, 32}},
+        Numbers{"Int4InBf16", DType::kBFloat16, KvType::kModel, {WeightFormat::Kind::kInt4, 64}}),
+    [](const auto& made) { return std::string(made.param.name); });
 
 TEST_P(BatchInvarianceTest, AnySplitOfAPromptGivesTheSameLogits) {
   const Prompt prompt = MakePrompt(kLength);
@@ -370,6 +380,33 @@ TEST_P(LanguageModelFp32Test, ComputesTheSameFromBf16AndFloat32Files) {
   EXPECT_LT(
       Distance(Prefill(*model, prompt, a.get(), {}), Prefill(*from_fp32, prompt, b.get(), {})),
       1e-6);
+}
+
+// How far the logits may be from those of the stored weights. Much in this random model, whose
+// every layer turns a small difference into a larger one.
+TEST_P(LanguageModelFp32Test, AnswersCloseToItselfFromPackedWeights) {
+  const auto image = RgbImage(*model);
+  const Prompt prompt = MakePrompt();
+  const std::vector<float> exact = Prefill(*model, prompt, image.get(), {});
+  const struct {
+    const char* format;
+    double limit;
+  } kFormats[] = {{"int8", 0.1}, {"int4-32", 0.7}, {"int4-128", 0.7}};
+  for (const auto& [format, limit] : kFormats) {
+    LanguageModel::Options options;
+    options.weights = *ParseWeightFormat(format);
+    options.kv_tokens = 3 * 64;
+    options.max_sequence_tokens = 64;
+    auto packed =
+        LanguageModel::Load(TinyCheckpoint(TinyConfig(), DType::kBFloat16), TinyConfig(), options);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    EXPECT_GT((*packed)->packed_bytes(), 0);
+    const auto packed_image = RgbImage(**packed);
+    const std::vector<float> logits = Prefill(**packed, prompt, packed_image.get(), {});
+    EXPECT_LT(Distance(logits, exact), limit) << format;
+    EXPECT_NE(logits, exact) << format;
+  }
+  EXPECT_EQ(model->packed_bytes(), 0);
 }
 
 TEST_P(LanguageModelFp32Test, TiesTheHeadWhenToldTo) {

@@ -95,7 +95,7 @@ TEST(CheckpointTest, RefusesNamesThatMeetAdaptersAndQuantisedParts) {
   refused({"visual.a", "model.visual.a"}, "are both visual.a");
   refused({"model.norm.weight", "model.language_model.norm.weight"}, "are both model.norm.weight");
   refused({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"}, "adapter");
-  refused({"model.layers.0.mlp.up_proj.qweight"}, "quantised");
+  refused({"model.layers.0.mlp.up_proj.weight_packed"}, "quantised");
   refused({"model.layers.0.mlp.up_proj.weight_scale_inv"}, "quantised");
   refused({"model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4"}, "quantised");
 }

@@ -252,13 +252,50 @@ TEST(ModelConfigTest, RefusesVariantsThatAreNotImplemented) {
   const auto plus = [](absl::string_view pair) {
     return With("\"vocab_size\": 300", absl::StrCat("\"vocab_size\": 300, ", pair));
   };
-  ExpectRefused(plus(R"("quantization_config": {"quant_method": "awq"})"), "not implemented yet");
   ExpectRefused(plus(R"("use_sliding_window": true, "max_window_layers": 1)"), "sliding");
   ExpectRefused(plus(R"("layer_types": ["full_attention", "sliding_attention"])"), "sliding");
   // On in name only: no layer is beyond max_window_layers.
   MustParse(plus(R"("use_sliding_window": true, "max_window_layers": 2)"));
   MustParse(plus(R"("use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 0)"));
-  MustParse(plus(R"("quantization_config": null)"));
+}
+
+TEST(ModelConfigTest, ReadsHowWeightsAreStoredQuantised) {
+  const auto with = [](absl::string_view fields) {
+    return With("\"vocab_size\": 300",
+                absl::StrCat("\"vocab_size\": 300, \"quantization_config\": ", fields));
+  };
+  using Method = Quantization::Method;
+  EXPECT_FALSE(MustParse(with("null")).quantization.has_value());
+  const auto awq = *MustParse(with(R"({"quant_method": "awq", "bits": 4, "group_size": 64,
+      "version": "GEMM", "zero_point": true, "modules_to_not_convert": ["visual"]})"))
+                        .quantization;
+  EXPECT_EQ(awq.method, Method::kAwq);
+  EXPECT_EQ(awq.group_size, 64);
+  EXPECT_FALSE(awq.zeros_less_one);
+  const auto gptq = *MustParse(with(R"({"quant_method": "gptq", "bits": 8, "group_size": -1,
+      "desc_act": true})"))
+                         .quantization;
+  EXPECT_EQ(gptq.method, Method::kGptq);
+  EXPECT_EQ(gptq.bits, 8);
+  EXPECT_EQ(gptq.group_size, -1);
+  EXPECT_TRUE(gptq.zeros_less_one);
+  EXPECT_FALSE(MustParse(with(R"({"quant_method": "gptq", "checkpoint_format": "gptq_v2"})"))
+                   .quantization->zeros_less_one);
+  const std::pair<absl::string_view, absl::string_view> kRefused[] = {
+      {R"({})", "quant_method"},
+      {R"([])", "must be an object"},
+      {R"({"quant_method": "bitsandbytes"})", "\"bitsandbytes\" is not implemented"},
+      {R"({"quant_method": "fp8"})", "\"fp8\" is not implemented"},
+      {R"({"quant_method": "awq", "version": "gemv"})", "\"gemv\" is not implemented"},
+      {R"({"quant_method": "awq", "bits": 8})", "bits"},
+      {R"({"quant_method": "awq", "zero_point": false})", "zero_point"},
+      {R"({"quant_method": "gptq", "bits": 3})", "bits"},
+      {R"({"quant_method": "gptq", "bits": 6})", "must be 4 or 8"},
+      {R"({"quant_method": "gptq", "checkpoint_format": "marlin"})", "\"marlin\""},
+      {R"({"quant_method": "gptq", "group_size": 0})", "group_size"},
+      {R"({"quant_method": "gptq", "group_size": 33})", "multiple of 4"},
+      {R"({"quant_method": "gptq", "group_size": -2})", "group_size"}};
+  for (const auto& [fields, why] : kRefused) ExpectRefused(with(fields), why);
 }
 
 TEST(ModelConfigTest, EndIdsComeFromTheGenerationConfigFirst) {
