@@ -31,13 +31,17 @@ TEST(LlmWorkerSettings, FillInTheDefaults) {
 }
 
 TEST(LlmWorkerSettings, TakeWhatIsGiven) {
-  const auto settings = FromFlags({"--model_dir=/m", "--kv_tokens=4096", "--kv_dtype=int8",
-                                   "--prefill_tokens=64", "--max_sequences=3"});
+  const auto settings =
+      FromFlags({"--model_dir=/m", "--kv_tokens=4096", "--kv_dtype=int8", "--prefill_tokens=64",
+                 "--max_sequences=3", "--packed_cache_dir=/c", "--packed_cache_bytes=1000"});
   ASSERT_TRUE(settings.ok()) << settings.status();
   EXPECT_EQ(settings->kv_tokens, 4096);
   EXPECT_EQ(settings->kv_type, engine::KvType::kInt8);
   EXPECT_EQ(settings->prefill_tokens, 64);
   EXPECT_EQ(settings->max_sequences, 3);
+  EXPECT_EQ(settings->packed_cache.dir, "/c");
+  EXPECT_EQ(settings->packed_cache.max_bytes, 1000);
+  EXPECT_EQ(FromFlags({"--model_dir=/m", "--packed_cache_dir=none"})->packed_cache.dir, "");
 }
 
 TEST(LlmWorkerSettings, NameTheFieldThatIsWrong) {
@@ -54,6 +58,7 @@ TEST(LlmWorkerSettings, NameTheFieldThatIsWrong) {
       {"--prefill_tokens=1", "prefill_tokens"},
       {"--image_cache_bytes=-1", "image_cache_bytes"},
       {"--image_ttl_seconds=1e7", "image_ttl_seconds"},
+      {"--packed_cache_bytes=-1", "packed_cache_bytes"},
       {"--nonsense=1", "nonsense"},
   };
   for (const auto& [flag, field] : cases) {
