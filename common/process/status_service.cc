@@ -53,8 +53,9 @@ class StatusService::Watcher : public grpc::ServerWriteReactor<WorkerState> {
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-StatusService::StatusService(std::function<WorkerState()> snapshot)
-    : snapshot_(std::move(snapshot)) {}
+StatusService::StatusService(std::function<WorkerState()> snapshot,
+                             std::function<std::string()> metrics)
+    : snapshot_(std::move(snapshot)), metrics_(std::move(metrics)) {}
 StatusService::~StatusService() = default;
 
 grpc::ServerWriteReactor<WorkerState>* StatusService::Watch(
@@ -77,6 +78,15 @@ grpc::ServerWriteReactor<WorkerState>* StatusService::Watch(
   }
   watcher->Offer(snapshot_(), absl::Now());
   return watcher.get();
+}
+
+grpc::ServerUnaryReactor* StatusService::Metrics(grpc::CallbackServerContext* context,
+                                                 const internal::v1::MetricsRequest*,
+                                                 internal::v1::MetricsResponse* response) {
+  response->set_text(metrics_());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
 }
 
 void StatusService::Tick(absl::Time now) {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -14,12 +15,17 @@ namespace chord::process {
 
 class StatusService final : public internal::v1::WorkerStatus::CallbackService {
  public:
-  // `snapshot` is called on any thread.
-  explicit StatusService(std::function<internal::v1::WorkerState()> snapshot);
+  // Both are called on any thread. `metrics` returns the page of /metrics.
+  StatusService(std::function<internal::v1::WorkerState()> snapshot,
+                std::function<std::string()> metrics);
   ~StatusService() override;
 
   grpc::ServerWriteReactor<internal::v1::WorkerState>* Watch(
       grpc::CallbackServerContext* context, const internal::v1::WatchRequest* request) override;
+
+  grpc::ServerUnaryReactor* Metrics(grpc::CallbackServerContext* context,
+                                    const internal::v1::MetricsRequest* request,
+                                    internal::v1::MetricsResponse* response) override;
 
   // Sends what is due. Called several times a second, and at once after a change that must be
   // known.
@@ -30,6 +36,7 @@ class StatusService final : public internal::v1::WorkerStatus::CallbackService {
  private:
   class Watcher;
   const std::function<internal::v1::WorkerState()> snapshot_;
+  const std::function<std::string()> metrics_;
   absl::Mutex mu_;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::weak_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mu_);

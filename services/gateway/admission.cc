@@ -11,7 +11,9 @@
 namespace chord::gateway {
 
 std::string ClientOfGrpcPeer(absl::string_view peer) {
-  if (!absl::ConsumePrefix(&peer, "ipv4:") && !absl::ConsumePrefix(&peer, "ipv6:")) return "local";
+  if (!absl::ConsumePrefix(&peer, "ipv4:") && !absl::ConsumePrefix(&peer, "ipv6:")) {
+    return std::string(kLocalClient);
+  }
   std::string host = absl::StrReplaceAll(peer.substr(0, peer.rfind(':')),
                                          {{"%5B", ""}, {"%5D", ""}, {"[", ""}, {"]", ""}});
   absl::string_view plain = host;

@@ -177,6 +177,7 @@ WorkerRequest GroundRequest::MakeWorkerRequest(bool believed) const {
   WorkerRequest out;
   out.ticket = NewTicketId();
   out.request_id = input_.request_id;
+  out.trace = input_.trace;
   out.model_fingerprint = context_.options.fingerprint;
   out.turns = input_.conversation.empty() ? SessionConversation() : input_.conversation;
   out.decode = input_.decode;

@@ -149,6 +149,10 @@ int EncodeQueue::queued() const {
   absl::MutexLock lock(&mu_);
   return static_cast<int>(line_.size());
 }
+absl::Duration EncodeQueue::oldest() const {
+  absl::MutexLock lock(&mu_);
+  return line_.empty() ? absl::ZeroDuration() : absl::Now() - line_.front().since;
+}
 int EncodeQueue::running() const {
   absl::MutexLock lock(&mu_);
   return running_.images;

@@ -68,7 +68,8 @@ class EncodeQueue {
   void Observe(int64_t patches, absl::Duration took);
 
   int queued() const;
-  int running() const;  // images of the pass under way
+  absl::Duration oldest() const;  // how long the first in the line has waited; zero: none
+  int running() const;            // images of the pass under way
   int64_t patches_in_flight() const { return places_.taken(); }
   // When a client that is refused now should come back.
   absl::Duration EstimateWait() const;
