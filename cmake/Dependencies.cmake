@@ -16,6 +16,7 @@ pkg_check_modules(WEBP REQUIRED IMPORTED_TARGET libwebp libwebpdemux)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(FREETYPE REQUIRED IMPORTED_TARGET freetype2)   # labels on annotated images
 pkg_check_modules(FONTCONFIG REQUIRED IMPORTED_TARGET fontconfig)
+find_package(yaml-cpp REQUIRED)              # settings files
 find_package(CLI11 REQUIRED)                 # headers only: the command line
 find_package(prometheus-cpp REQUIRED COMPONENTS core)
 # Debian's OpenCVConfig.cmake comes only with libopencv-dev, whose image codecs pull in 139 shared

@@ -20,6 +20,7 @@ WALLS = [
     (r"opencv2/", ["services/cli/plot/"]),
     (r"(jpeglib|png|webp/.*)\.h|webp/", ["common/image/"]),
     (r"boost/", ["common/http/", "services/gateway/http/"]),
+    (r"yaml-cpp/", ["common/config/"]),
     (r"prometheus/", ["common/obs/", "common/http/"]),
     (r"(grpc|grpcpp)/|chord/.*\.pb\.h", ["common/api/", "common/config/", "common/rpc/", "common/process/", "services/"]),
 ]

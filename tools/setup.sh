@@ -36,7 +36,7 @@ packages=(
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   libopencv-core-dev libopencv-imgproc-dev libjpeg62-turbo-dev libpng-dev libwebp-dev
   prometheus-cpp-dev libspdlog-dev nlohmann-json3-dev libboost-dev libssl-dev libutf8proc-dev zlib1g-dev
-  libcli11-dev libfreetype-dev libfontconfig-dev fonts-droid-fallback
+  libcli11-dev libyaml-cpp-dev libfreetype-dev libfontconfig-dev fonts-droid-fallback
   libgtest-dev libgmock-dev fonts-noto-color-emoji
 )
 with_oracle=0

@@ -313,6 +313,26 @@ absl::Status ClientLimit(int limit, absl::Duration retry_after) {
                            "before you send the next."),
               retry_after);
 }
+absl::Status ApiKeyMissing() {
+  return Make(Reason::kApiKeyMissing,
+              "This service wants an API key. Send it as \"Authorization: Bearer KEY\" or as "
+              "\"X-Api-Key: KEY\".");
+}
+absl::Status ApiKeyUnknown() {
+  return Make(Reason::kApiKeyUnknown,
+              "The API key is not known, or it has expired. Ask the operator for a valid one.");
+}
+absl::Status ApiKeyBlocked(absl::Duration retry_after) {
+  return Make(Reason::kApiKeyBlocked,
+              "Too many unknown API keys came from this address. Try again after the time given.",
+              retry_after);
+}
+absl::Status ApiKeyLimit(double requests_per_second, absl::Duration retry_after) {
+  return Make(Reason::kApiKeyLimit,
+              absl::StrCat("This API key may send ", requests_per_second,
+                           " requests a second. Try again after the time given."),
+              retry_after);
+}
 absl::Status BatchEmpty() {
   return Make(Reason::kBatchEmpty, "The batch has no requests. Send at least one.");
 }

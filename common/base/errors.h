@@ -112,7 +112,12 @@ absl::Status Cancelled();                               // CANCELLED
 absl::Status Overloaded(absl::Duration retry_after);    // OVERLOADED (RESOURCE_EXHAUSTED)
 // One client has as many requests under way as it may.
 absl::Status ClientLimit(int limit,
-                         absl::Duration retry_after);      // CLIENT_LIMIT (RESOURCE_EXHAUSTED)
+                         absl::Duration retry_after);  // CLIENT_LIMIT (RESOURCE_EXHAUSTED)
+absl::Status ApiKeyMissing();
+absl::Status ApiKeyUnknown();  // also of one that has expired
+// Too many unknown keys from one address: its requests are refused for a while, whatever their key.
+absl::Status ApiKeyBlocked(absl::Duration retry_after);
+absl::Status ApiKeyLimit(double requests_per_second, absl::Duration retry_after);
 absl::Status BatchEmpty();                                 // BATCH_EMPTY
 absl::Status BatchLimit(int64_t requests, int64_t limit);  // BATCH_TOO_LONG
 // A prompt of the same conversation is still being answered.

@@ -39,6 +39,8 @@ std::string KnownMethod(absl::string_view method) {
   return method.empty() ? "" : "OTHER";
 }
 
+}  // namespace
+
 std::string AddressOf(const tcp::socket& socket) {
   boost::system::error_code ignored;
   net::ip::address address = socket.remote_endpoint(ignored).address();
@@ -47,6 +49,8 @@ std::string AddressOf(const tcp::socket& socket) {
   }
   return address.to_string();
 }
+
+namespace {
 
 Response RunHandler(const Route& route, Request request) {
   const std::string id = request.id;
@@ -59,12 +63,12 @@ Response RunHandler(const Route& route, Request request) {
 
 }  // namespace
 
-Connection::Connection(const ServerContext& context, tcp::socket socket)
+Connection::Connection(const ServerContext& context, tcp::socket socket, std::string peer)
     : context_(context),
       socket_(std::move(socket)),
       timer_(socket_.get_executor()),
       on_timeout_([this] { OnTimeout(); }),
-      peer_(AddressOf(socket_)) {}
+      peer_(peer.empty() ? AddressOf(socket_) : std::move(peer)) {}
 
 Connection::~Connection() { context_.connections.Remove(this); }
 
@@ -319,7 +323,29 @@ absl::Status Connection::CheckHeader() {
     return absl::OkStatus();
   }
   if (!routed.problem.ok()) return routed.problem;
-  return exchange_.route == nullptr ? absl::OkStatus() : CheckBody();
+  if (exchange_.route == nullptr) return absl::OkStatus();
+  if (absl::Status status = Identify(*exchange_.route); !status.ok()) return status;
+  return CheckBody();
+}
+
+absl::Status Connection::Identify(const Route& route) {
+  const Server::Options& options = context_.options;
+  Request& request = exchange_.request;
+  absl::Status status;
+  if (options.identify) {
+    status = options.identify(route, request);
+    if (absl::IsUnauthenticated(status)) {
+      exchange_.fields.emplace_back("WWW-Authenticate", "Bearer realm=\"chord\"");
+    }
+    // The body counts for the client that sends it, not for a proxy that it came through.
+    if (request.peer != peer_) exchange_.body = context_.bodies.Open(request.peer);
+  }
+  if (options.response_fields) {
+    for (auto& field : options.response_fields(route, request)) {
+      exchange_.fields.push_back(std::move(field));
+    }
+  }
+  return status;
 }
 
 absl::Status Connection::CheckBody() {

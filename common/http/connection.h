@@ -21,6 +21,9 @@
 
 namespace chord::http {
 
+// The peer's address without port, an IPv4 one as such.
+std::string AddressOf(const boost::asio::ip::tcp::socket& socket);
+
 class ConnectionSet;
 
 // What the connections of one server share; outlives them.
@@ -37,7 +40,9 @@ struct ServerContext {
 // the connection through a ResponseStream, whose calls are posted to the strand.
 class Connection final : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(const ServerContext& context, boost::asio::ip::tcp::socket socket);
+  // `peer`: the client's address where the socket does not know it; empty: the socket's.
+  Connection(const ServerContext& context, boost::asio::ip::tcp::socket socket,
+             std::string peer = "");
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -100,6 +105,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void BeginRequest();
   void OnHeader();
   absl::Status CheckHeader();
+  absl::Status Identify(const Route& route);
   absl::Status CheckBody();
   void SendContinue();
   bool CountBody(int64_t received);

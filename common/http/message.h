@@ -44,6 +44,7 @@ struct Request {
   // Fires when the client closes the connection or the server gives up waiting for the handler.
   CancelToken cancel;
   std::string peer;  // the client's address without port
+  std::string key;   // name of the API key that came with it; empty: none
   // Of a handler that may stream: once it has called Begin, the Response that it returns is not
   // sent any more. Null in `quick` handlers. Lives as long as the handler runs.
   ResponseStream* stream = nullptr;

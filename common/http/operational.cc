@@ -18,9 +18,8 @@ Response State(const char* status) {
 
 }  // namespace
 
-std::vector<Route> OperationalHandler(std::function<std::string()> metrics,
-                                      std::function<absl::Status()> ready) {
-  std::vector<Route> routes(3);
+std::vector<Route> ProbeRoutes(std::function<absl::Status()> ready) {
+  std::vector<Route> routes(2);
   routes[0] = {
       .method = "GET", .path = "/healthz", .handler = [](const Request&) { return State("ok"); }};
   routes[1] = {.method = "GET",
@@ -29,18 +28,32 @@ std::vector<Route> OperationalHandler(std::function<std::string()> metrics,
                  const absl::Status status = ready();
                  return status.ok() ? State("ready") : Problem(status, request.id);
                }};
-  routes[2] = {.method = "GET",
-               .path = "/metrics",
-               .handler = [metrics = std::move(metrics)](const Request&) {
-                 Response out;
-                 out.content_type = "text/plain; version=0.0.4; charset=utf-8";
-                 out.body = metrics();
-                 return out;
-               }};
   for (Route& route : routes) {
     route.quick = true;
-    route.any_query = true;  // probes and scrapers add their own
+    route.any_query = true;  // probes add their own
   }
+  return routes;
+}
+
+Route MetricsRoute(std::function<std::string()> metrics) {
+  Route route;
+  route.method = "GET";
+  route.path = "/metrics";
+  route.handler = [metrics = std::move(metrics)](const Request&) {
+    Response out;
+    out.content_type = "text/plain; version=0.0.4; charset=utf-8";
+    out.body = metrics();
+    return out;
+  };
+  route.quick = true;
+  route.any_query = true;  // scrapers add their own
+  return route;
+}
+
+std::vector<Route> OperationalHandler(std::function<std::string()> metrics,
+                                      std::function<absl::Status()> ready) {
+  std::vector<Route> routes = ProbeRoutes(std::move(ready));
+  routes.push_back(MetricsRoute(std::move(metrics)));
   return routes;
 }
 

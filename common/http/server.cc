@@ -1,5 +1,6 @@
 #include "common/http/server.h"
 
+#include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -22,6 +23,7 @@
 #include "common/http/connection_set.h"
 #include "common/http/cors.h"
 #include "common/http/router.h"
+#include "common/http/tls_relay.h"
 
 namespace chord::http {
 
@@ -40,6 +42,8 @@ using net::ip::tcp;
 
 // Connections over the limit that may wait for an evicted one to end.
 constexpr int kEvictionSlack = 64;
+// For the ends of TLS connections after the last response.
+constexpr absl::Duration kRelayEnd = absl::Seconds(1);
 
 }  // namespace
 
@@ -62,6 +66,9 @@ struct Server::Impl {
   }
   void Accept();
   void OnAccept(error_code ec, tcp::socket socket);
+  void Serve(tcp::socket socket, std::string peer);
+  void ServeTls(tcp::socket socket);
+  std::shared_ptr<net::ssl::context> TlsContext();
   void Shutdown(absl::Time deadline);
 
   const Options options;
@@ -78,6 +85,9 @@ struct Server::Impl {
   std::optional<Executor> executor;
   std::vector<std::thread> threads;
   std::once_flag shut_down;
+  std::atomic<int> relays{0};
+  std::shared_ptr<const Certificates> tls_of;  // what the context was made of
+  std::shared_ptr<net::ssl::context> tls_context;
 };
 
 absl::StatusOr<tcp::endpoint> Server::Impl::Resolve() {
@@ -134,13 +144,43 @@ void Server::Impl::OnAccept(error_code ec, tcp::socket socket) {
     });
     return;
   }
+  options.tls == nullptr ? Serve(std::move(socket), "") : ServeTls(std::move(socket));
+  Accept();
+}
+
+void Server::Impl::Serve(tcp::socket socket, std::string peer) {
   const int open = connections.size();
   const bool room = open < options.max_connections || connections.EvictOldest();
   if (open < options.max_connections + kEvictionSlack) {
     const ServerContext context = {options, router, cors, bodies, *executor, connections};
-    connections.Add(std::make_shared<Connection>(context, std::move(socket)), room);
+    connections.Add(std::make_shared<Connection>(context, std::move(socket), std::move(peer)),
+                    room);
   }  // else: more than can even be refused; the connection is cut
-  Accept();
+}
+
+// Handshakes under way count: they hold memory and take time.
+void Server::Impl::ServeTls(tcp::socket socket) {
+  if (relays >= options.max_connections + kEvictionSlack) return;
+  std::shared_ptr<net::ssl::context> context = TlsContext();
+  if (context == nullptr) return;
+  std::string peer = AddressOf(socket);
+  const auto relay = std::make_shared<TlsRelay>(std::move(socket), std::move(context), relays);
+  relay->Start(options.header_timeout,
+               [this, peer = std::move(peer)](std::unique_ptr<tcp::socket> plain) {
+                 if (plain != nullptr) return Serve(std::move(*plain), peer);
+                 if (options.on_handshake_failure) options.on_handshake_failure();
+               });
+}
+
+// Made anew when the certificates are; connections that are open keep theirs. On the acceptor's
+// strand.
+std::shared_ptr<net::ssl::context> Server::Impl::TlsContext() {
+  std::shared_ptr<const Certificates> now = options.tls->current();
+  if (now == tls_of) return tls_context;
+  absl::StatusOr<std::shared_ptr<net::ssl::context>> made = MakeTlsContext(*now);
+  tls_of = std::move(now);
+  if (made.ok()) tls_context = *std::move(made);
+  return tls_context;
 }
 
 void Server::Impl::Shutdown(absl::Time deadline) {
@@ -153,6 +193,9 @@ void Server::Impl::Shutdown(absl::Time deadline) {
       });
       connections.Drain();
       connections.AwaitEmpty(deadline);
+      // The last bytes of the last responses are on their way through the relays.
+      const absl::Time relays_until = absl::Now() + kRelayEnd;
+      while (relays > 0 && absl::Now() < relays_until) absl::SleepFor(absl::Milliseconds(2));
     }
     executor.reset();
     io.stop();

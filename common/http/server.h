@@ -15,6 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/certificates.h"
 #include "common/http/message.h"
 
 namespace chord::http {
@@ -56,8 +57,19 @@ class Server {
     // How long a refused client may go on sending before the connection is cut, so that it finds
     // the answer instead of a reset.
     absl::Duration linger = absl::Seconds(5);
+    // HTTPS instead of HTTP, with the certificates that it holds when a connection comes; those
+    // with authorities demand a certificate of every client. Null: HTTP.
+    std::shared_ptr<CertificateFiles> tls;
+    std::function<void()> on_handshake_failure;  // any thread; must not block. May be null.
     // Origins whose pages may read responses (cors.h); empty: none but the server's own.
     std::vector<std::string> cors_origins;
+    // Asked after the header, before the route's own `admit`, on an I/O thread: may refuse the
+    // request, put the client that a trusted proxy names in place of `request.peer`, and set
+    // `request.key`. Must not block. May be null.
+    std::function<absl::Status(const Route& route, Request& request)> identify;
+    // Fields that every response to a route gets. Called after the header, on an I/O thread; must
+    // not block. May be null.
+    std::function<Fields(const Route& route, const Request& request)> response_fields;
     std::function<void(const Exchange&)> on_exchange;  // any thread; must not block. May be null.
     // The response of a request that the server itself refuses, for paths whose protocol has an
     // error format of its own. `request` has what was read so far. Null: Problem.

@@ -54,7 +54,7 @@ size_t CharacterLength(absl::string_view text, size_t* bad) {
 
 class FdSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
-  explicit FdSink(int fd) : fd_(fd) {}
+  FdSink(int fd, std::shared_ptr<RotatingFile> file) : fd_(fd), file_(std::move(file)) {}
   // From now on a reader that takes nothing is waited for at most until `deadline` in all.
   void StopBy(absl::Time deadline) { stop_by_.store(absl::ToUnixNanos(deadline)); }
   int64_t dropped() const { return dropped_.load(); }
@@ -62,6 +62,10 @@ class FdSink final : public spdlog::sinks::base_sink<std::mutex> {
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
     absl::string_view rest(message.payload.data(), message.payload.size());
+    if (file_ != nullptr) {
+      if (!file_->Write(rest, absl::Now())) ++dropped_;
+      return;
+    }
     while (!rest.empty()) {
       pollfd slot{fd_, POLLOUT, 0};
       const bool late = absl::ToUnixNanos(absl::Now()) > stop_by_.load();
@@ -83,6 +87,7 @@ class FdSink final : public spdlog::sinks::base_sink<std::mutex> {
   void flush_() override {}
 
   const int fd_;
+  const std::shared_ptr<RotatingFile> file_;  // used by the writer's thread alone
   std::atomic<int64_t> stop_by_{INT64_MAX};
   std::atomic<int64_t> dropped_{0};
 };
@@ -158,11 +163,19 @@ LogLevel LevelOf(absl::StatusCode code) {
 
 }  // namespace
 
+absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text) {
+  if (text.empty()) return LogLevel::kInfo;
+  for (size_t i = 0; i <= static_cast<size_t>(LogLevel::kMaxValue); ++i) {
+    if (text == Name(static_cast<LogLevel>(i))) return static_cast<LogLevel>(i);
+  }
+  return errors::ConfigInvalid("The setting log.level must be debug, info, warning or error.");
+}
+
 void StartLog(const LogOptions& options) {
   StopLog();
   auto writer = std::make_shared<Writer>();
   writer->options = options;
-  writer->sink = std::make_shared<FdSink>(options.fd);
+  writer->sink = std::make_shared<FdSink>(options.fd, options.file);
   writer->pool = std::make_shared<spdlog::details::thread_pool>(
       static_cast<size_t>(std::clamp(options.queue_lines, 1, 1'000'000)), 1, [] {
         // Signals are for other threads, and a reader that went away must not kill the process.
@@ -239,6 +252,44 @@ void Log(LogLevel level, absl::string_view event, absl::string_view request_id,
   Write(level, event, request_id, absl::MakeConstSpan(fields.begin(), fields.size()));
 }
 
+namespace {
+
+// The stages are laid end to end, in their order: their durations are measured, their beginnings
+// follow from them.
+std::vector<Span> SpansOf(const RequestLog& request) {
+  Span whole;
+  whole.name = std::string(Name(request.method));
+  whole.trace_id = request.span.own.trace_id;
+  whole.span_id = request.span.own.span_id;
+  whole.parent_id = request.span.parent_id;
+  whole.server = true;
+  whole.end = absl::Now();
+  whole.start = whole.end - request.took;
+  whole.code = request.status.code();
+  whole.attributes.emplace_back("chord.request_id", request.request_id);
+  if (!request.status.ok()) {
+    whole.attributes.emplace_back("error.type", ErrorReason(request.status));
+  }
+  std::vector<Span> out = {whole};
+  absl::Time at = whole.start;
+  const bool gateway = request.method < Method::kEncode;
+  for (const auto& [stage, took] : request.stages) {
+    // The gateway's line also has the workers' stages, which are spans of theirs.
+    if (gateway && stage != Stage::kQueue) continue;
+    Span part;
+    part.name = std::string(Name(stage));
+    part.trace_id = whole.trace_id;
+    part.span_id = NewSpanId();
+    part.parent_id = whole.span_id;
+    part.start = at;
+    at = part.end = std::min(at + took, whole.end);
+    out.push_back(std::move(part));
+  }
+  return out;
+}
+
+}  // namespace
+
 void LogRequest(const RequestLog& request) {
   std::vector<LogField> fields;
   fields.emplace_back("method", Name(request.method));
@@ -253,6 +304,8 @@ void LogRequest(const RequestLog& request) {
   if (request.new_tokens > 0) fields.emplace_back("new_tokens", request.new_tokens);
   if (request.boxes >= 0) fields.emplace_back("boxes", request.boxes);
   if (!request.cache.empty()) fields.emplace_back("cache", request.cache);
+  if (!request.api_key.empty()) fields.emplace_back("api_key", request.api_key);
+  if (request.span.own) fields.emplace_back("trace_id", request.span.own.trace_id);
   if (!request.language_worker.empty()) fields.emplace_back("language", request.language_worker);
   if (!request.vision_worker.empty()) fields.emplace_back("vision", request.vision_worker);
   std::vector<std::string> keys;
@@ -262,6 +315,7 @@ void LogRequest(const RequestLog& request) {
     fields.emplace_back(keys.back(), took);
   }
   Write(LevelOf(request.status.code()), "request", request.request_id, fields);
+  if (request.span.own.sampled && IsTracing()) EmitSpans(SpansOf(request));
 }
 
 }  // namespace chord::obs

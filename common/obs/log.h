@@ -1,5 +1,6 @@
-// Structured logs: one JSON object a line, on stderr. Bounded, asynchronous, and lossy rather than
-// slow: when the reader of stderr stalls, lines are dropped and counted, requests go on.
+// Structured logs: one JSON object a line, on stderr or in a file. Bounded, asynchronous, and lossy
+// rather than slow: when the reader of stderr stalls, lines are dropped and counted, requests go
+// on.
 //
 // Never log what a user sent: no prompt, no image, no answer text. Ids, sizes, codes and times
 // are enough; texts of libraries belong here and not into answers.
@@ -8,25 +9,33 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/obs/metrics.h"
+#include "common/obs/rotating_file.h"
+#include "common/obs/trace.h"
 
 namespace chord::obs {
 
 struct LogOptions {
   Role role = Role::kGateway;
-  LogLevel level = LogLevel::kInfo;  // lines below are not made
-  int queue_lines = 8192;            // waiting for the writer; 1 to 1,000,000
-  int fd = 2;                        // not owned
-  Metrics* metrics = nullptr;        // may be null; must outlive StopLog()
+  LogLevel level = LogLevel::kInfo;              // lines below are not made
+  int queue_lines = 8192;                        // waiting for the writer; 1 to 1,000,000
+  int fd = 2;                                    // not owned
+  std::shared_ptr<RotatingFile> file = nullptr;  // in place of fd, when set
+  Metrics* metrics = nullptr;                    // may be null; must outlive StopLog()
 };
+
+// "debug", "info", "warning" or "error"; empty: info. CONFIG_INVALID otherwise.
+absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text);
 
 // Starts the writer of this process. Before it, and after StopLog, lines go straight to stderr
 // without a role. A second Start replaces the first.
@@ -78,6 +87,8 @@ struct RequestLog {
   int64_t boxes = -1;                          // -1: not an answer with boxes
   absl::string_view cache;                     // a literal: which cache served, or ""
   std::string language_worker, vision_worker;  // which workers took part; empty: none
+  std::string api_key;                         // its name; empty: none
+  SpanIds span;  // of a sampled trace its span and those of its stages go to the sink (trace.h)
 };
 void LogRequest(const RequestLog& request);
 

@@ -137,8 +137,20 @@ constexpr Labels<LogLevel> kLogLevels = {{{LogLevel::kDebug, "debug"},
 static_assert(IsComplete(kLogLevels));
 constexpr Labels<Role> kRoles = {{{Role::kGateway, "gateway"},
                                   {Role::kVisionWorker, "vision_worker"},
-                                  {Role::kLlmWorker, "llm_worker"}}};
+                                  {Role::kLlmWorker, "llm_worker"},
+                                  {Role::kSupervisor, "supervisor"}}};
 static_assert(IsComplete(kRoles));
+
+constexpr Labels<AuthOutcome> kAuthOutcomes = {{{AuthOutcome::kOk, "ok"},
+                                                {AuthOutcome::kMissing, "missing"},
+                                                {AuthOutcome::kUnknown, "unknown"},
+                                                {AuthOutcome::kBlocked, "blocked"},
+                                                {AuthOutcome::kLimited, "limited"}}};
+static_assert(IsComplete(kAuthOutcomes));
+constexpr Labels<RestartCause> kRestartCauses = {{{RestartCause::kExit, "exit"},
+                                                  {RestartCause::kHang, "hang"},
+                                                  {RestartCause::kMemory, "memory"}}};
+static_assert(IsComplete(kRestartCauses));
 
 using Names = std::vector<const char*>;  // null: not exported
 
@@ -146,6 +158,21 @@ template <typename E>
 Names NamesOf(const Labels<E>& labels) {
   Names out;
   for (const Label<E>& label : labels) out.push_back(label.name);
+  return out;
+}
+
+// The stages whose time a process of the role spends.
+Names StagesOf(Role role) {
+  std::vector<Stage> own;
+  if (role == Role::kGateway) own = {Stage::kQueue, Stage::kProbe, Stage::kParse};
+  if (role == Role::kVisionWorker) {
+    own = {Stage::kQueue, Stage::kDecodePixels, Stage::kPreprocess, Stage::kVision, Stage::kPush};
+  }
+  if (role == Role::kLlmWorker) {
+    own = {Stage::kQueue, Stage::kTokenize, Stage::kReceive, Stage::kPrefill, Stage::kDecode};
+  }
+  Names out(kStages.size(), nullptr);
+  for (Stage stage : own) out[Index(stage)] = kStages[Index(stage)].name;
   return out;
 }
 
@@ -249,6 +276,7 @@ absl::string_view Name(Role role) { return kRoles[Index(role)].name; }
 absl::string_view Name(Method method) { return kMethods[Index(method)].name; }
 absl::string_view Name(Stage stage) { return kStages[Index(stage)].name; }
 absl::string_view Name(LogLevel level) { return kLogLevels[Index(level)].name; }
+absl::string_view Name(RestartCause cause) { return kRestartCauses[Index(cause)].name; }
 
 struct Metrics::Impl {
   Impl(Role process_role, absl::string_view version);
@@ -267,17 +295,24 @@ struct Metrics::Impl {
   void MakeVision();
   void MakeLanguage();
   void MakeWorker();
+  void MakeSupervisor();
 
   const Role role;
   prometheus::Registry registry;
 
   Family<Counter>* requests = nullptr;  // two labels: children are made when first met
   Family<Gauge>* model_states = nullptr;
-  Labelled<Gauge> inflight_requests, queue_depth, workers, kv_bytes;
+  Family<Gauge>* model_info = nullptr;
+  Labelled<Gauge> inflight_requests, queue_depth, queue_age, workers, kv_bytes, process_up;
+  std::vector<std::vector<Counter*>> restarts;  // by cause and process
   Labelled<Histogram> request_seconds, stage_seconds;
   Labelled<Counter> rejected, cancelled, expired, http, tokens, session, embedding_bytes, log_lines,
       image_events, image_cache, retries;
   Counter *image_bytes = nullptr, *log_dropped = nullptr, *cpu_seconds = nullptr;
+  Labelled<Counter> auth, certificate_reloads;
+  Counter* tls_failures = nullptr;
+  Gauge* certificate_expires = nullptr;
+  Gauge *running = nullptr, *waiting = nullptr, *kv_usage = nullptr;
   Gauge *ready = nullptr, *inflight_tokens = nullptr, *tickets = nullptr;
   Gauge *image_cache_images = nullptr, *image_cache_bytes = nullptr;
   Gauge *store_bytes = nullptr, *store_images = nullptr, *sessions = nullptr;
@@ -288,12 +323,17 @@ struct Metrics::Impl {
 
   absl::Mutex mu;  // versions, and the difference that a counter is advanced by
   std::set<std::string> versions ABSL_GUARDED_BY(mu);
+  Gauge* model_info_now ABSL_GUARDED_BY(mu) = nullptr;
 };
 
 Metrics::Impl::Impl(Role process_role, absl::string_view version) : role(process_role) {
   GaugeFamily("chord_build_info", "Always 1; the labels say what runs.")
       .Add({{"version", std::string(version)}, {"role", std::string(Name(role))}})
       .Set(1);
+  if (role == Role::kSupervisor) {
+    MakeSupervisor();
+    return;
+  }
   MakeCommon();
   if (role == Role::kGateway) {
     MakeGateway();
@@ -303,7 +343,25 @@ Metrics::Impl::Impl(Role process_role, absl::string_view version) : role(process
   }
 }
 
+void Metrics::Impl::MakeSupervisor() {
+  Names processes = NamesOf(kRoles);
+  processes[Index(Role::kSupervisor)] = nullptr;
+  process_up.Make(GaugeFamily("chord_process_up", "1 while the process runs."), "process",
+                  processes);
+  Family<Counter>& family =
+      CounterFamily("chord_process_restarts_total", "Processes started again, by cause.");
+  for (const Label<RestartCause>& cause : kRestartCauses) {
+    restarts.emplace_back();
+    for (const char* process : processes) {
+      restarts.back().push_back(process == nullptr
+                                    ? nullptr
+                                    : &family.Add({{"process", process}, {"cause", cause.name}}));
+    }
+  }
+}
+
 void Metrics::Impl::MakeCommon() {
+  model_info = &GaugeFamily("chord_model_info", "Always 1; the labels say what model serves.");
   ready = &GaugeFamily("chord_ready", "1 while this process can serve requests.").Add({});
   requests = &CounterFamily("chord_requests_total", "Requests by method and canonical code.");
   Names served = NamesOf(kMethods);  // null: never happens in this role
@@ -318,7 +376,7 @@ void Metrics::Impl::MakeCommon() {
   inflight_requests.Make(GaugeFamily("chord_inflight_requests", "Requests being worked on."),
                          "method", served);
   stage_seconds.Make(HistogramFamily("chord_stage_seconds", "Time of one stage of a request."),
-                     "stage", NamesOf(kStages), kSeconds);
+                     "stage", StagesOf(role), kSeconds);
   rejected.Make(CounterFamily("chord_rejected_total", "Requests refused, by reason."), "reason",
                 ReasonNames());
   cancelled.Make(CounterFamily("chord_cancelled_total", "Cancellations, by where noticed."), "at",
@@ -347,9 +405,29 @@ void Metrics::Impl::MakeGateway() {
   http.Make(CounterFamily("chord_http_responses_total", "HTTP answers by class of status."),
             "class", kHttpClasses);
   Names worker_roles = NamesOf(kRoles);
-  worker_roles[Index(Role::kGateway)] = nullptr;
+  worker_roles[Index(Role::kGateway)] = worker_roles[Index(Role::kSupervisor)] = nullptr;
   workers.Make(GaugeFamily("chord_workers", "Workers that are ready and hold our model."), "role",
                worker_roles);
+  auth.Make(CounterFamily("chord_auth_total", "Requests by what became of their API key."),
+            "outcome", NamesOf(kAuthOutcomes));
+  tls_failures =
+      &CounterFamily("chord_tls_handshake_failures_total", "HTTPS connections without a handshake.")
+           .Add({});
+  certificate_expires = &GaugeFamily("chord_certificate_expires_timestamp_seconds",
+                                     "When the certificate in use expires, Unix time; 0: none.")
+                             .Add({});
+  certificate_reloads.Make(
+      CounterFamily("chord_certificate_reloads_total", "Certificate files read again."), "outcome",
+      {"ok", "failed"});
+  running =
+      &GaugeFamily("chord_requests_running", "Requests that this gateway is answering.").Add({});
+  waiting = &GaugeFamily("chord_requests_waiting",
+                         "Requests in the queues of the workers that this gateway uses.")
+                 .Add({});
+  kv_usage = &GaugeFamily("chord_kv_usage_ratio",
+                          "Share of the language workers' key/value memory that requests have "
+                          "reserved, 0 to 1.")
+                  .Add({});
   answer_boxes =
       &HistogramFamily("chord_answer_boxes", "Boxes in one answer.").Add({}, kSmallCounts);
   box_confidence =
@@ -377,6 +455,9 @@ void Metrics::Impl::MakeWorker() {
   const size_t own = Index(role == Role::kVisionWorker ? Queue::kEncode : Queue::kPrefill);
   queues[own] = kQueues[own].name;
   queue_depth.Make(GaugeFamily("chord_queue_depth", "Requests that wait."), "queue", queues);
+  queue_age.Make(
+      GaugeFamily("chord_queue_oldest_seconds", "How long the first in the queue has waited."),
+      "queue", queues);
   embedding_bytes.Make(
       CounterFamily("chord_embedding_bytes_total", "Bytes of embeddings between the workers."),
       "direction", NamesOf(kDirections));
@@ -436,6 +517,31 @@ void Metrics::StageTook(Stage stage, absl::Duration took) {
 void Metrics::SetQueueDepth(Queue queue, int64_t waiting) {
   Set(impl_->queue_depth[Index(queue)], static_cast<double>(waiting));
 }
+void Metrics::SetQueueAge(Queue queue, absl::Duration oldest) {
+  Set(impl_->queue_age[Index(queue)], absl::ToDoubleSeconds(oldest));
+}
+void Metrics::SetModelInfo(absl::string_view model, absl::string_view fingerprint,
+                           absl::string_view dtype, absl::string_view device) {
+  if (impl_->model_info == nullptr) return;
+  const absl::MutexLock lock(&impl_->mu);
+  if (impl_->model_info_now != nullptr) impl_->model_info->Remove(impl_->model_info_now);
+  prometheus::Labels labels = {{"model", std::string(model)},
+                               {"fingerprint", std::string(fingerprint)}};
+  if (!dtype.empty()) labels.emplace("dtype", std::string(dtype));
+  if (!device.empty()) labels.emplace("device", std::string(device));
+  impl_->model_info_now = &impl_->model_info->Add(labels);
+  impl_->model_info_now->Set(1);
+}
+void Metrics::SetLoad(int64_t running, int64_t waiting, double kv_usage) {
+  Set(impl_->running, static_cast<double>(running));
+  Set(impl_->waiting, static_cast<double>(waiting));
+  Set(impl_->kv_usage, kv_usage);
+}
+void Metrics::SetProcessUp(Role role, bool up) { Set(impl_->process_up[Index(role)], up ? 1 : 0); }
+void Metrics::Restarted(Role role, RestartCause cause) {
+  if (impl_->restarts.empty()) return;
+  Increment(impl_->restarts[Index(cause)][Index(role)]);
+}
 void Metrics::Rejected(const absl::Status& status) {
   const std::optional<Reason> reason = ReasonOf(status);
   Counter* counter = reason ? impl_->rejected[Index(*reason)] : nullptr;
@@ -451,6 +557,12 @@ void Metrics::HttpResponse(int http_status) {
 void Metrics::SetWorkers(Role role, int64_t alive) {
   Set(impl_->workers[Index(role)], static_cast<double>(alive));
 }
+void Metrics::Authenticated(AuthOutcome outcome) { Increment(impl_->auth[Index(outcome)]); }
+void Metrics::TlsHandshakeFailed() { Increment(impl_->tls_failures); }
+void Metrics::SetCertificateExpiry(absl::Time at) {
+  Set(impl_->certificate_expires, static_cast<double>(absl::ToUnixSeconds(at)));
+}
+void Metrics::CertificateReloaded(bool ok) { Increment(impl_->certificate_reloads[ok ? 0 : 1]); }
 void Metrics::Answered(int64_t boxes) { Observe(impl_->answer_boxes, static_cast<double>(boxes)); }
 void Metrics::BoxConfidence(double confidence) { Observe(impl_->box_confidence, confidence); }
 void Metrics::ImageReceived(int64_t bytes) {
@@ -519,11 +631,15 @@ void Metrics::SetModelState(absl::string_view version, ModelState state) {
 
 void Metrics::LogLine(LogLevel level) { Increment(impl_->log_lines[Index(level)]); }
 void Metrics::SetLogDropped(int64_t dropped_so_far) {
+  if (impl_->log_dropped == nullptr) return;
   const absl::MutexLock lock(&impl_->mu);
   Increment(impl_->log_dropped, static_cast<double>(dropped_so_far) - impl_->log_dropped->Value());
 }
 
 std::string Metrics::Serialize() const {
+  if (impl_->cpu_seconds == nullptr) {
+    return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
+  }
   const ProcessFigures now = ReadProcess();
   Set(impl_->resident, now.resident_bytes);
   Set(impl_->virtual_memory, now.virtual_bytes);
@@ -542,7 +658,8 @@ std::vector<std::string> Metrics::FamilyNames() const {
   std::set<std::string> names;
   for (const auto& family : impl_->registry.Collect()) names.insert(family.name);
   // Families with no child yet are not collected.
-  names.insert("chord_requests_total");
+  if (impl_->requests != nullptr) names.insert("chord_requests_total");
+  if (impl_->model_info != nullptr) names.insert("chord_model_info");
   if (impl_->model_states != nullptr) names.insert("chord_model_state");
   return {names.begin(), names.end()};
 }

@@ -21,7 +21,7 @@
 
 namespace chord::obs {
 
-enum class Role { kGateway, kVisionWorker, kLlmWorker, kMaxValue = kLlmWorker };
+enum class Role { kGateway, kVisionWorker, kLlmWorker, kSupervisor, kMaxValue = kSupervisor };
 
 // What was called. Public methods are the gateway's, the last three the workers'.
 enum class Method {
@@ -85,6 +85,10 @@ enum class ImageEvent {
 enum class RetryOutcome { kAnswered, kFailed, kOverBudget, kNoWorker, kMaxValue = kNoWorker };
 enum class SessionEvent { kCreated, kHit, kMiss, kEvicted, kExpired, kMaxValue = kExpired };
 enum class ModelState { kLoading, kReady, kDraining, kError, kMaxValue = kError };
+// What became of a request's API key.
+enum class AuthOutcome { kOk, kMissing, kUnknown, kBlocked, kLimited, kMaxValue = kLimited };
+// Why the supervisor started a process again.
+enum class RestartCause { kExit, kHang, kMemory, kMaxValue = kMemory };
 enum class LogLevel { kDebug, kInfo, kWarning, kError, kMaxValue = kError };
 
 // The label values, also the words of the log: "vision_worker", "chat_completions", "prefill", …
@@ -92,6 +96,7 @@ absl::string_view Name(Role role);
 absl::string_view Name(Method method);
 absl::string_view Name(Stage stage);
 absl::string_view Name(LogLevel level);
+absl::string_view Name(RestartCause cause);
 
 class Metrics {
  public:
@@ -107,18 +112,31 @@ class Metrics {
   void RequestEnded(Method method, absl::StatusCode code, absl::Duration took);
   void StageTook(Stage stage, absl::Duration took);  // chord_stage_seconds
   void SetQueueDepth(Queue queue, int64_t waiting);  // chord_queue_depth
+  // How long the first of them has waited; zero when none waits.
+  void SetQueueAge(Queue queue, absl::Duration oldest);  // chord_queue_oldest_seconds
   // By the reason of `status` (common/base/reasons.h); without one that we know it counts as OTHER.
   void Rejected(const absl::Status& status);  // chord_rejected_total
   void Cancelled(Point at);                   // chord_cancelled_total
   void DeadlineExceeded(Point at);            // chord_deadline_exceeded_total
   void SetReady(bool ready);                  // chord_ready
+  // What this process serves with: chord_model_info, always 1. The latest call counts.
+  void SetModelInfo(absl::string_view model, absl::string_view fingerprint, absl::string_view dtype,
+                    absl::string_view device);
 
   // Gateway.
-  void HttpResponse(int http_status);                 // chord_http_responses_total{class="2xx"}
-  void SetWorkers(Role role, int64_t alive);          // chord_workers
-  void Answered(int64_t boxes);                       // chord_answer_boxes
-  void BoxConfidence(double confidence);              // chord_box_confidence
-  void ImageReceived(int64_t bytes);                  // chord_image_bytes_total
+  void HttpResponse(int http_status);         // chord_http_responses_total{class="2xx"}
+  void SetWorkers(Role role, int64_t alive);  // chord_workers
+  // What a balancer needs to know: chord_requests_running (of this gateway), chord_requests_waiting
+  // (in the queues of the workers it uses), chord_kv_usage_ratio (of those workers, 0 to 1).
+  void SetLoad(int64_t running, int64_t waiting, double kv_usage);
+  void Authenticated(AuthOutcome outcome);  // chord_auth_total
+  void TlsHandshakeFailed();                // chord_tls_handshake_failures_total
+  // When the certificate in use expires; chord_certificate_expires_timestamp_seconds.
+  void SetCertificateExpiry(absl::Time at);
+  void CertificateReloaded(bool ok);      // chord_certificate_reloads_total{outcome="ok|failed"}
+  void Answered(int64_t boxes);           // chord_answer_boxes
+  void BoxConfidence(double confidence);  // chord_box_confidence
+  void ImageReceived(int64_t bytes);      // chord_image_bytes_total
   void SetImageStore(int64_t bytes, int64_t images);  // chord_image_store_bytes, _images
   void Image(ImageEvent event);                       // chord_image_store_total
   void SetSessions(int64_t alive);                    // chord_sessions
@@ -148,6 +166,10 @@ class Metrics {
   void EmbeddingBytes(Direction direction, int64_t bytes);  // chord_embedding_bytes_total
   // 1 for `state`, 0 for the other states of `version`. At most 16 versions are remembered.
   void SetModelState(absl::string_view version, ModelState state);  // chord_model_state
+
+  // Supervisor: of the processes of a role.
+  void SetProcessUp(Role role, bool up);          // chord_process_up
+  void Restarted(Role role, RestartCause cause);  // chord_process_restarts_total
 
   // Logs (called by obs/log).
   void LogLine(LogLevel level);                // chord_log_lines_total

@@ -39,8 +39,9 @@ class StatusService::Watcher final : public rpc::WatchCall<WorkerState> {
   absl::Time due_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
 };
 
-StatusService::StatusService(std::function<WorkerState()> snapshot)
-    : snapshot_(std::move(snapshot)) {}
+StatusService::StatusService(std::function<WorkerState()> snapshot,
+                             std::function<std::string()> metrics)
+    : snapshot_(std::move(snapshot)), metrics_(std::move(metrics)) {}
 
 grpc::ServerWriteReactor<WorkerState>* StatusService::Watch(
     grpc::CallbackServerContext*, const internal::v1::WatchRequest* request) {
@@ -50,6 +51,15 @@ grpc::ServerWriteReactor<WorkerState>* StatusService::Watch(
         errors::ParameterInvalid("interval_seconds", "a number from 0.1 to 60, or 0"));
   }
   return rpc::StartCall<Watcher>(&watchers_, *this, absl::Seconds(seconds));
+}
+
+grpc::ServerUnaryReactor* StatusService::Metrics(grpc::CallbackServerContext* context,
+                                                 const internal::v1::MetricsRequest*,
+                                                 internal::v1::MetricsResponse* response) {
+  response->set_text(metrics_());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
 }
 
 void StatusService::Tick(absl::Time now) {

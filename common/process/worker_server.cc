@@ -18,20 +18,19 @@ constexpr absl::Duration kTick = absl::Milliseconds(50);
 // then is still served.
 constexpr absl::Duration kLameDuck = absl::Milliseconds(300);
 
-// What an operator calls the model: the folder's name.
+}  // namespace
+
 absl::string_view ModelName(absl::string_view dir) {
   while (!dir.empty() && dir.back() == '/') dir.remove_suffix(1);
   const size_t slash = dir.rfind('/');
   return slash == absl::string_view::npos ? dir : dir.substr(slash + 1);
 }
 
-}  // namespace
-
 WorkerServer::WorkerServer(Options options, Hooks hooks)
     : options_(std::move(options)),
       hooks_(std::move(hooks)),
       gate_(options_.role_word),
-      status_([this] { return State(); }) {}
+      status_([this] { return State(); }, [this] { return options_.metrics->Serialize(); }) {}
 
 WorkerServer::~WorkerServer() = default;
 

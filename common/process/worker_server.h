@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "chord/internal/v1/worker_status.pb.h"
 #include "common/obs/metrics.h"
@@ -22,6 +23,9 @@ class Server;
 }
 
 namespace chord::process {
+
+// What an operator calls the model in `dir`: the folder's name.
+absl::string_view ModelName(absl::string_view dir);
 
 class WorkerServer {
  public:

@@ -17,6 +17,7 @@
 #include "common/rpc/channel.h"
 #include "common/rpc/fallback_service.h"
 #include "common/rpc/health.h"
+#include "common/rpc/tls_credentials.h"
 
 namespace chord::rpc {
 namespace {
@@ -81,14 +82,20 @@ std::vector<std::string> WithStandardServices(std::vector<std::string> names) {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const Options& options,
                                                       const std::vector<grpc::Service*>& services) {
   QuietGrpcLogs();
-  absl::string_view unix_path = options.address;
-  if (absl::ConsumePrefix(&unix_path, "unix:")) {
-    if (auto status = RemoveStaleSocket(std::string(unix_path)); !status.ok()) return status;
+  for (absl::string_view address : {options.address, options.local_address}) {
+    if (!absl::ConsumePrefix(&address, "unix:")) continue;
+    if (auto status = RemoveStaleSocket(std::string(address)); !status.ok()) return status;
   }
 
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(options.address,
+                           options.tls == nullptr ? grpc::InsecureServerCredentials()
+                                                  : TlsCredentials(*options.tls->current()),
+                           &port);
+  if (!options.local_address.empty()) {
+    builder.AddListeningPort(options.local_address, grpc::InsecureServerCredentials());
+  }
   for (grpc::Service* service : services) builder.RegisterService(service);
   auto health = std::make_unique<Health>();
   health->Set("", true);

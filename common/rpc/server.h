@@ -9,14 +9,18 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/certificates.h"
 
 namespace chord::rpc {
 
 class Server {
  public:
   struct Options {
-    std::string address;            // host:port (port 0: any) or unix:/path (replaced when stale)
-    int64_t max_receive_bytes = 0;  // 0: gRPC's default of 4 MiB
+    std::string address;  // host:port (port 0: any) or unix:/path (replaced when stale)
+    // TLS on `address`, with the certificates of the start; null: none.
+    std::shared_ptr<CertificateFiles> tls;
+    std::string local_address = {};  // one more, unix:/path; empty: none
+    int64_t max_receive_bytes = 0;   // 0: gRPC's default of 4 MiB
     // Memory gRPC may hold for buffers of all calls. 0: 256 MiB.
     int64_t buffer_quota_bytes = 0;
     // Full names of the services that server reflection tells of; empty: no reflection.

@@ -11,6 +11,8 @@ int RunServe(const std::vector<std::string>& args);
 int RunGround(const std::vector<std::string>& args);
 int RunEval(const std::vector<std::string>& args);
 int RunCalibrate(const std::vector<std::string>& args);
+int RunConfig(const std::vector<std::string>& args);
+int RunKeys(const std::vector<std::string>& args);
 int RunDoctor(const std::vector<std::string>& args);
 int RunBenchCommand(const std::vector<std::string>& args);
 

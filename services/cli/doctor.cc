@@ -1,53 +1,30 @@
 // `chord doctor`: looks at everything an installation needs and says how to fix it.
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
-#include "common/base/status_macros.h"
+#include "common/config/settings.h"
 #include "common/model/checkpoint.h"
 #include "common/model/model_config.h"
 #include "common/model/prompt.h"
 #include "common/model/tokenizer.h"
 #include "services/cli/command_line.h"
 #include "services/cli/commands.h"
+#include "services/cli/doctor_report.h"
 #include "services/cli/install_paths.h"
 
 namespace chord::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-class Report {
- public:
-  void Good(absl::string_view what) { Line("ok  ", what); }
-  void Warn(absl::string_view what) { Line("warn", what); }
-  void Bad(absl::string_view what) {
-    Line("FAIL", what);
-    failed_ = true;
-  }
-  bool failed() const { return failed_; }
-
- private:
-  static void Line(const char* mark, absl::string_view what) {
-    std::printf("%s  %.*s\n", mark, static_cast<int>(what.size()), what.data());
-  }
-  bool failed_ = false;
-};
 
 void CheckPrograms(Report& report) {
   std::string missing;
@@ -80,18 +57,6 @@ void CheckPrograms(Report& report) {
   }
 }
 
-int64_t AvailableMemory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    int64_t kib = 0;
-    const std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipWhitespace());
-    if (words.size() >= 2 && words[0] == "MemAvailable:" && absl::SimpleAtoi(words[1], &kib)) {
-      return kib << 10;
-    }
-  }
-  return 0;
-}
-
 void CheckModel(Report& report, const std::string& dir) {
   const auto config = model::LoadModelConfig(dir);
   if (!config.ok()) {
@@ -118,7 +83,7 @@ void CheckModel(Report& report, const std::string& dir) {
       absl::StrFormat("model: %s, %d layers, hidden size %d, vocabulary %d, %.0f MB of weights",
                       fs::path(dir).filename().string(), config->text.num_hidden_layers,
                       config->text.hidden_size, config->text.vocab_size, bytes / 1e6));
-  const int64_t free = AvailableMemory();
+  const int64_t free = AvailableMemoryBytes();
   // On the CPU, weights that are stored as bf16 and computed in fp32 double.
   if (free > 0 && free < 2 * bytes + (1LL << 30)) {
     report.Warn(absl::StrFormat(
@@ -130,77 +95,46 @@ void CheckModel(Report& report, const std::string& dir) {
   }
 }
 
-void CheckDevice(Report& report) {
-  std::error_code error;
-  if (fs::exists("/dev/nvidia0", error)) {
-    report.Good("device: an NVIDIA GPU is visible; --vision-device and --language-device choose");
-  } else {
-    report.Good("device: no NVIDIA GPU is visible; both workers run on the CPU");
-  }
-}
-
-void CheckPort(Report& report, int port, absl::string_view what) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const int reuse = 1;  // a port that only lingers is free
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  const bool is_free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
-  close(fd);
-  if (is_free) {
-    report.Good(absl::StrCat("port ", port, " (", what, "): free"));
-  } else {
-    report.Warn(absl::StrCat("port ", port, " (", what,
-                             "): in use, by a running Chord or by another program. ",
-                             "Give chord serve another one with --http or --grpc."));
-  }
-}
-
-void CheckHost(Report& report) {
-  rlimit files{};
-  getrlimit(RLIMIT_NOFILE, &files);
-  if (files.rlim_cur < 1024) {
-    report.Warn(absl::StrCat("limits: only ", files.rlim_cur,
-                             " open files; raise \"ulimit -n\" to 4096 or more."));
-  } else {
-    report.Good(absl::StrCat("limits: ", files.rlim_cur, " open files"));
-  }
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  const std::string dir = runtime != nullptr ? runtime : "/tmp";
-  if (access(dir.c_str(), W_OK | X_OK) != 0) {
-    report.Bad(absl::StrCat("sockets: ", dir,
-                            " cannot be written; set XDG_RUNTIME_DIR to a folder that can."));
-  } else if (dir.size() > 60) {
-    report.Bad("sockets: XDG_RUNTIME_DIR is too long for a unix socket; set it to a shorter path.");
-  } else {
-    report.Good(absl::StrCat("sockets: ", dir, " can be written"));
-  }
-}
-
 }  // namespace
 
 int RunDoctor(const std::vector<std::string>& args) {
-  std::string model;
+  std::string model, file;
+  std::vector<std::string> flags;
   CommandLine line("chord doctor",
-                   "Checks programs, model, memory, device, ports and limits of this host and says "
-                   "how to fix\nwhat is wrong.",
+                   "Checks settings, programs, model, memory, device and driver, ports, limits, "
+                   "permissions,\ncertificates and clock of this host and says how to fix what is "
+                   "wrong.",
                    "Exit code: 0 when Chord can serve, 1 otherwise, 2 wrong command line.");
-  line.Text("model", &model, "DIR", "The model to check (default: chord-nano)");
+  line.Text("config", &file, "FILE", "Settings file (default: $CHORD_CONFIG)");
+  line.Repeated("set", &flags, "NAME=VALUE", "A setting by its path; repeatable");
+  line.Text("model", &model, "DIR", "The model to check (default: the settings', else chord-nano)");
   if (const std::optional<int> code = line.Parse(args)) return *code;
-  if (model.empty()) model = DefaultModelDir();
   Report report;
+  config::Sources sources;
+  sources.environment = config::Environment();
+  if (line.Has("config")) sources.args.push_back(absl::StrCat("--config=", file));
+  for (const std::string& flag : flags) sources.args.push_back(absl::StrCat("--", flag));
+  const absl::StatusOr<config::LoadedSettings> loaded = config::LoadSettings(sources);
+  config::v1::Settings settings;
+  if (loaded.ok()) {
+    settings = loaded->values;
+    if (!loaded->file.empty()) report.Good(absl::StrCat("settings: ", loaded->file));
+  } else {
+    report.Bad(absl::StrCat("settings: ", loaded.status().message()));
+  }
   CheckPrograms(report);
+  if (model.empty()) model = settings.llm_worker().model_dir();
+  if (model.empty()) model = DefaultModelDir();
   if (model.empty()) {
     report.Bad("model: chord-nano is not beside this installation; give --model DIR.");
   } else {
     CheckModel(report, model);
   }
   CheckDevice(report);
-  CheckPort(report, 8080, "HTTP");
-  CheckPort(report, 50051, "gRPC");
+  CheckAddresses(report, settings.gateway());
   CheckHost(report);
+  CheckFiles(report, settings);
+  CheckClock(report);
   std::puts(report.failed() ? "Chord cannot serve yet; fix what is marked FAIL."
                             : "Chord can serve.");
   return report.failed() ? kExitFailed : kExitOk;

@@ -23,6 +23,8 @@ constexpr char kHelp[] =
     "  chord eval       measure a running server on a data set with known boxes\n"
     "  chord calibrate  fit a model's confidences on such a data set\n"
     "  chord bench      offer a load to a running server and measure how it answers\n"
+    "  chord config     show, check and describe the settings\n"
+    "  chord keys       make an API key\n"
     "  chord doctor     check this installation and say how to fix it\n"
     "  chord inspect    write the engine's own values (pixels, embeddings, logits, tokens)\n"
     "  chord tokenize   turn texts into token ids\n"
@@ -55,6 +57,8 @@ int Run(int argc, char** argv) {
   if (command == "eval") return chord::cli::RunEval(args);
   if (command == "calibrate") return chord::cli::RunCalibrate(args);
   if (command == "bench") return chord::cli::RunBenchCommand(args);
+  if (command == "config") return chord::cli::RunConfig(args);
+  if (command == "keys") return chord::cli::RunKeys(args);
   if (command == "doctor") return chord::cli::RunDoctor(args);
   if (command == "inspect") return ExecInspect(argv);
   if (command == "tokenize") return chord::cli::RunTokenize(args);

@@ -11,7 +11,9 @@
 namespace chord::gateway {
 
 std::string ClientOfGrpcPeer(absl::string_view peer) {
-  if (!absl::ConsumePrefix(&peer, "ipv4:") && !absl::ConsumePrefix(&peer, "ipv6:")) return "local";
+  if (!absl::ConsumePrefix(&peer, "ipv4:") && !absl::ConsumePrefix(&peer, "ipv6:")) {
+    return std::string(kLocalClient);
+  }
   const absl::StatusOr<HostPort> where =
       ParseHostPort(absl::StrReplaceAll(peer, {{"%5B", "["}, {"%5D", "]"}}));
   if (!where.ok()) return "unknown";

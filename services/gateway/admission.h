@@ -19,6 +19,7 @@ namespace chord::gateway {
 // The client behind a gRPC peer ("ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711", "unix:…"): its
 // address without port, as the HTTP endpoint names it; "local" behind a unix socket.
 std::string ClientOfGrpcPeer(absl::string_view peer);
+inline constexpr absl::string_view kLocalClient = "local";
 
 // Thread-safe.
 class Admission {

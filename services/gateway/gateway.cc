@@ -6,22 +6,26 @@
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/base/errors.h"
 #include "common/base/executor.h"
 #include "common/base/host_port.h"
 #include "common/base/status_macros.h"
-#include "common/config/config.h"
 #include "common/grounding/confidence.h"
+#include "common/http/operational.h"
 #include "common/http/problem.h"
 #include "common/http/server.h"
 #include "common/model/model_config.h"
+#include "common/obs/exposition.h"
 #include "common/obs/log.h"
 #include "common/rpc/server.h"
+#include "services/gateway/access/access.h"
 #include "services/gateway/admission.h"
 #include "services/gateway/endpoint_deps.h"
 #include "services/gateway/free_memory.h"
@@ -37,7 +41,8 @@
 namespace chord::gateway {
 namespace {
 
-constexpr absl::Duration kLameDuck = absl::Seconds(1);
+constexpr absl::Duration kMetricsTimeout = absl::Milliseconds(500);  // for the workers' answers
+constexpr size_t kMaxMetricsFileBytes = 1 << 20;
 
 std::string FolderName(const std::string& dir) {
   std::error_code ignored;
@@ -62,12 +67,16 @@ class GatewayImpl final : public Gateway {
     CHORD_RETURN_IF_ERROR(ReadModel());
     StartPool();
     // A few threads more than requests may run: a request that is refused needs one for a moment.
+    CHORD_ASSIGN_OR_RETURN(
+        access_, Access::Create({settings_.trusted_proxies, settings_.api_keys_file}, metrics_));
+    CHORD_RETURN_IF_ERROR(OpenCertificates());
     executor_ = std::make_unique<Executor>(settings_.max_in_flight + 4, 32);
     MakeCore();
-    const EndpointDeps deps = {*grounder_, *admission_, *image_service_,
-                               *executor_, metrics_,    settings_.max_batch};
+    const EndpointDeps deps = {*grounder_, *admission_,         *image_service_, *executor_,
+                               metrics_,   settings_.max_batch, access_.get()};
     CHORD_RETURN_IF_ERROR(StartGrpc(deps));
     CHORD_RETURN_IF_ERROR(StartHttp(deps));
+    listening_ = true;
     PublishReady();
     obs::Log(obs::LogLevel::kInfo, "listening",
              {{"http", http_address()},
@@ -93,16 +102,17 @@ class GatewayImpl final : public Gateway {
   // once.
   void Maintain() override {
     calls_.Sweep(absl::Now());
+    access_->Maintain();
+    RefreshCertificates();
     free_memory_.Return();
   }
 
   void Drain() override {
-    const absl::Time deadline = absl::Now() + settings_.drain;
     draining_ = true;
     PublishReady();
     obs::Log(obs::LogLevel::kInfo, "draining", {{"in_flight", admission_->in_flight()}});
-    absl::SleepFor(std::min(kLameDuck, settings_.drain / 4));
-    Stop(deadline);
+    absl::SleepFor(settings_.lame_duck);
+    Stop(absl::Now() + settings_.drain);
     obs::Log(obs::LogLevel::kInfo, "drained", {});
   }
 
@@ -130,7 +140,35 @@ class GatewayImpl final : public Gateway {
                                                                 : file.wrapper;
     model_.style.label_passes = file.label_passes;
     model_.confidence_map = FindConfidenceMap(model_.fingerprint);
+    metrics_.SetModelInfo(model_.name, model_.fingerprint, "", "");
     return absl::OkStatus();
+  }
+
+  absl::Status OpenCertificates() {
+    if (settings_.tls_cert_file.empty()) return absl::OkStatus();
+    const CertificatePaths paths = {settings_.tls_cert_file, settings_.tls_key_file,
+                                    settings_.tls_client_ca_file};
+    CHORD_ASSIGN_OR_RETURN(tls_, CertificateFiles::Open(paths, absl::Now()));
+    metrics_.SetCertificateExpiry(tls_->current()->expires);
+    return absl::OkStatus();
+  }
+
+  void RefreshCertificates() {
+    if (tls_ == nullptr) return;
+    std::string why;
+    switch (tls_->Refresh(absl::Now(), &why)) {
+      case CertificateFiles::Change::kNone:
+        return;
+      case CertificateFiles::Change::kRead:
+        metrics_.CertificateReloaded(true);
+        metrics_.SetCertificateExpiry(tls_->current()->expires);
+        obs::Log(obs::LogLevel::kInfo, "certificates_read", {});
+        return;
+      case CertificateFiles::Change::kRefused:
+        metrics_.CertificateReloaded(false);
+        obs::Log(obs::LogLevel::kError, "certificates_refused", {{"why", why}});
+        return;
+    }
   }
 
   void StartPool() {
@@ -186,6 +224,8 @@ class GatewayImpl final : public Gateway {
     services_ = GrpcServices(deps, {model_.name, model_.fingerprint}, calls_);
     rpc::Server::Options options;
     options.address = settings_.grpc_address;
+    options.local_address = settings_.local_address;
+    options.tls = tls_;
     // gRPC's own refusal of a large message has no reason: a message that is not far too large is
     // read, so that ours can be given.
     options.max_receive_bytes = 2 * (settings_.max_image_bytes + kMessageSlackBytes);
@@ -206,7 +246,17 @@ class GatewayImpl final : public Gateway {
     options.max_queued = 32;
     options.max_connections = settings_.max_http_connections;
     options.cors_origins = settings_.cors_origins;
+    options.tls = tls_;
+    options.on_handshake_failure = [this] { metrics_.TlsHandshakeFailed(); };
+    options.identify = [this](const http::Route& route, http::Request& request) {
+      return Identify(route, request);
+    };
+    options.response_fields = [this](const http::Route& route, const http::Request& request) {
+      return LoadReport(route, request);
+    };
     options.on_exchange = [this](const http::Server::Exchange& exchange) {
+      // What a probe is told is not an answer or an error of the service.
+      if (exchange.route == "/healthz" || exchange.route == "/readyz") return;
       metrics_.HttpResponse(exchange.status);
       // Handlers report their own refusals; these never reached one.
       if (exchange.refusal.ok()) return;
@@ -223,10 +273,79 @@ class GatewayImpl final : public Gateway {
                                                   .model = model_.name,
                                                   .model_fingerprint = model_.fingerprint,
                                                   .openai = OpenAiService()},
-                                                 std::move(ready));
+                                                 std::move(ready), MetricsPage());
     for (http::Route& route : WebPageRoutes(MakePageConfig())) routes.push_back(std::move(route));
     CHORD_ASSIGN_OR_RETURN(http_, http::Server::Start(options, std::move(routes)));
     return absl::OkStatus();
+  }
+
+  // The page and its files, probes and metrics are open; what answers requests is not.
+  static bool IsGuarded(const http::Route& route) {
+    return absl::StartsWith(route.path, "/api/") || absl::StartsWith(route.path, "/v1/");
+  }
+
+  absl::Status Identify(const http::Route& route, http::Request& request) const {
+    Credentials credentials;
+    credentials.peer = request.peer;
+    for (const auto& [name, value] : request.fields) {
+      if (name != "x-forwarded-for") continue;
+      absl::StrAppend(&credentials.forwarded_for, credentials.forwarded_for.empty() ? "" : ",",
+                      value);
+    }
+    if (!IsGuarded(route)) {
+      request.peer = access_->AddressOf(credentials);
+      return absl::OkStatus();
+    }
+    credentials.authorization = std::string(request.field("authorization"));
+    credentials.api_key = std::string(request.field("x-api-key"));
+    CHORD_ASSIGN_OR_RETURN(const Client client, access_->Identify(credentials));
+    request.peer = client.id;
+    request.key = client.key;
+    return absl::OkStatus();
+  }
+
+  // Open Request Cost Aggregation, for balancers that weigh gateways: on demand, as a field of the
+  // response.
+  http::Fields LoadReport(const http::Route& route, const http::Request& request) {
+    const absl::string_view format = request.field("endpoint-load-metrics-format");
+    if (format.empty() || !IsGuarded(route)) return {};
+    const WorkerPool::Load load = pool_->load();
+    const double utilization =
+        static_cast<double>(admission_->in_flight()) / settings_.max_in_flight;
+    if (absl::EqualsIgnoreCase(format, "json")) {
+      return {{"endpoint-load-metrics",
+               absl::StrFormat("JSON {\"application_utilization\":%.4g,\"named_metrics\":{"
+                               "\"running\":%d,\"waiting\":%d,\"kv_usage\":%.4g}}",
+                               utilization, admission_->in_flight(), load.waiting, load.kv_usage)}};
+    }
+    if (!absl::EqualsIgnoreCase(format, "text")) return {};
+    return {{"endpoint-load-metrics",
+             absl::StrFormat("TEXT application_utilization=%.4g, named_metrics.running=%d, "
+                             "named_metrics.waiting=%d, named_metrics.kv_usage=%.4g",
+                             utilization, admission_->in_flight(), load.waiting, load.kv_usage)}};
+  }
+
+  http::Route MetricsPage() {
+    // Asking the workers takes a moment, so that it must not happen on an I/O thread.
+    http::Route route = http::MetricsRoute([this] { return Exposition(); });
+    route.quick = !settings_.worker_metrics;
+    return route;
+  }
+
+  std::string Exposition() {
+    const WorkerPool::Load load = pool_->load();
+    metrics_.SetLoad(admission_->in_flight(), load.waiting, load.kv_usage);
+    std::string own = metrics_.Serialize();
+    std::vector<obs::OtherExposition> others;
+    if (settings_.worker_metrics) others = pool_->Metrics(absl::Now() + kMetricsTimeout);
+    if (!settings_.metrics_file.empty()) {
+      std::ifstream file(settings_.metrics_file);
+      std::string text(kMaxMetricsFileBytes, '\0');
+      file.read(text.data(), static_cast<std::streamsize>(text.size()));
+      text.resize(static_cast<size_t>(std::max<std::streamsize>(0, file.gcount())));
+      others.push_back({"supervisor", std::move(text)});
+    }
+    return others.empty() ? own : obs::MergeExpositions(own, others);
   }
 
   openai::Service OpenAiService() const {
@@ -267,7 +386,7 @@ class GatewayImpl final : public Gateway {
   }
 
   void PublishReady() {
-    const bool ready = workers_ready_ && !draining_;
+    const bool ready = workers_ready_ && listening_ && !draining_;
     metrics_.SetReady(ready);
     absl::MutexLock lock(&mu_);
     if (grpc_ != nullptr) grpc_->SetReady(ready);
@@ -294,12 +413,15 @@ class GatewayImpl final : public Gateway {
   const Settings settings_;
   obs::Metrics& metrics_;
   Model model_;
+  std::atomic<bool> listening_{false};
   std::atomic<bool> draining_{false};
   std::atomic<bool> workers_ready_{false};
   std::unique_ptr<WorkerPool> pool_;
   std::unique_ptr<ImageService> image_service_;
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<Grounder> grounder_;
+  std::unique_ptr<Access> access_;
+  std::shared_ptr<CertificateFiles> tls_;  // null: no TLS
   std::unique_ptr<Executor> executor_;
   rpc::CallRegistry calls_;
   FreeMemory free_memory_;
@@ -310,11 +432,9 @@ class GatewayImpl final : public Gateway {
   std::unique_ptr<http::Server> http_;
 };
 
-absl::StatusOr<std::unique_ptr<process::Worker>> Make(const std::vector<std::string>& args,
+absl::StatusOr<std::unique_ptr<process::Worker>> Make(const config::v1::Settings& config,
                                                       obs::Metrics* metrics) {
-  config::v1::Gateway config;
-  CHORD_RETURN_IF_ERROR(config::ApplyFlags(args, &config));
-  CHORD_ASSIGN_OR_RETURN(const Settings settings, CheckSettings(config));
+  CHORD_ASSIGN_OR_RETURN(const Settings settings, CheckSettings(config.gateway()));
   rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
     files.rlim_cur = files.rlim_max;  // connections are bounded by a setting of ours
@@ -335,7 +455,14 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Start(const Settings& settings
 }
 
 int RunGateway(int argc, char** argv) {
-  return process::RunProcess(argc, argv, obs::Role::kGateway, Make);
+  process::Program program;
+  program.role = obs::Role::kGateway;
+  program.section = "gateway";
+  program.check = [](const config::v1::Settings& config) {
+    return CheckSettings(config.gateway()).status();
+  };
+  program.make = Make;
+  return process::RunProcess(argc, argv, program);
 }
 
 }  // namespace chord::gateway

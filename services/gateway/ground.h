@@ -14,6 +14,7 @@
 #include "common/grounding/confidence.h"
 #include "common/grounding/points.h"
 #include "common/image/frame_plan.h"
+#include "common/obs/trace.h"
 #include "services/gateway/chat.h"
 
 namespace chord::gateway {
@@ -41,6 +42,7 @@ struct LabelMatch {
 
 struct GroundInput {
   std::string request_id;
+  obs::TraceContext trace;     // of the request's span; may be empty
   std::string client;          // for limits: an address; empty: no client's
   absl::string_view image;     // the file; must outlive the call. Empty when `image_id` is given
   std::string image_id;        // of a kept image

@@ -111,6 +111,7 @@ WorkerRequest PromptPass::MakeWorkerRequest(bool believed) const {
   WorkerRequest out;
   out.ticket = NewTicketId();
   out.request_id = input_.request_id;
+  out.trace = input_.trace;
   out.model_fingerprint = context_.options.fingerprint;
   out.turns = Conversation();
   out.decode = input_.decode;

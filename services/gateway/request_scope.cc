@@ -22,6 +22,11 @@ RequestScope::~RequestScope() {
   if (!ended_) End(errors::Internal());
 }
 
+obs::TraceContext RequestScope::BeginSpan(absl::string_view traceparent) {
+  span_ = obs::BeginSpan(obs::ParseTraceparent(traceparent));
+  return span_.own;
+}
+
 void RequestScope::End(const absl::StatusOr<GroundResult>& result) {
   Finish(result.status(), result.ok() ? &*result : nullptr);
 }
@@ -37,6 +42,8 @@ void RequestScope::Finish(const absl::Status& status, const GroundResult* result
   line.method = method_;
   line.status = status;
   line.took = took;
+  line.api_key = api_key_;
+  line.span = span_;
   if (result != nullptr) {
     metrics_.Answered(static_cast<int64_t>(result->objects.size()));
     for (const GroundObject& object : result->objects) metrics_.BoxConfidence(object.confidence);

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/obs/metrics.h"
+#include "common/obs/trace.h"
 #include "services/gateway/ground.h"
 
 namespace chord::gateway {
@@ -19,6 +21,10 @@ class RequestScope {
   ~RequestScope();  // counts as INTERNAL when End was not called
   RequestScope(const RequestScope&) = delete;
   RequestScope& operator=(const RequestScope&) = delete;
+  // The span of this request, under what its `traceparent` names; call at most once.
+  obs::TraceContext BeginSpan(absl::string_view traceparent);
+  // The name of the API key that came with the request; empty: none.
+  void set_api_key(std::string name) { api_key_ = std::move(name); }
   void End(const absl::StatusOr<GroundResult>& result);
   void EndWithout(const absl::Status& status);  // of a call that has no answer of its own
 
@@ -29,6 +35,8 @@ class RequestScope {
   const obs::Method method_;
   const std::string request_id_, client_id_;
   const absl::Time received_at_;
+  std::string api_key_;
+  obs::SpanIds span_;
   bool ended_ = false;
 };
 

@@ -112,6 +112,15 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::Gateway& config) {
   CHORD_ASSIGN_OR_RETURN(out.review_threshold,
                          InRange("review_threshold", config.review_threshold(), 0.7, 1e-9, 1.0));
   CHORD_ASSIGN_OR_RETURN(out.drain, Seconds("drain_seconds", config.drain_seconds(), 10));
+  CHORD_ASSIGN_OR_RETURN(out.lame_duck,
+                         Seconds("lame_duck_seconds", config.lame_duck_seconds(),
+                                 std::min(1.0, absl::ToDoubleSeconds(out.drain) / 4)));
+  out.worker_metrics = config.worker_metrics();
+  out.metrics_file = config.metrics_file();
+  out.local_address = config.local_address();
+  if (!out.local_address.empty() && !absl::StartsWith(out.local_address, "unix:/")) {
+    return Must("local_address", "of the form unix:/path");
+  }
   CHORD_ASSIGN_OR_RETURN(out.image_store_bytes,
                          InRange<int64_t>("image_store_bytes", config.image_store_bytes(),
                                           256LL << 20, 1, int64_t{1} << 40));
@@ -131,6 +140,22 @@ absl::StatusOr<Settings> CheckSettings(const config::v1::Gateway& config) {
                   "\"*\" or origins as browsers send them: https://app.example, without a path");
     }
     out.cors_origins.push_back(origin);
+  }
+  auto trusted = IpSet::Parse({config.trusted_proxies().begin(), config.trusted_proxies().end()});
+  if (!trusted.ok()) {
+    return errors::ConfigInvalid(
+        absl::StrCat("The setting trusted_proxies: ", trusted.status().message(), "."));
+  }
+  out.trusted_proxies = *std::move(trusted);
+  out.api_keys_file = config.api_keys_file();
+  out.tls_cert_file = config.tls_cert_file();
+  out.tls_key_file = config.tls_key_file();
+  out.tls_client_ca_file = config.tls_client_ca_file();
+  if (out.tls_cert_file.empty() != out.tls_key_file.empty()) {
+    return Must("tls_cert_file", "given together with tls_key_file");
+  }
+  if (out.tls_cert_file.empty() && !out.tls_client_ca_file.empty()) {
+    return Must("tls_client_ca_file", "given with tls_cert_file and tls_key_file");
   }
   out.model_name = config.model_name();
   out.prompt_wrapper = config.prompt_wrapper().empty() ? "auto" : config.prompt_wrapper();

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "chord/config/v1/config.pb.h"
+#include "common/base/ip_set.h"
 
 namespace chord::gateway {
 
@@ -36,6 +37,10 @@ struct Settings {
   double advice_threshold = 0;
   double review_threshold = 0;
   absl::Duration drain;
+  absl::Duration lame_duck;
+  bool worker_metrics = false;
+  std::string metrics_file;   // or empty
+  std::string local_address;  // unix:path, or empty
   int64_t image_store_bytes = 0;
   absl::Duration image_ttl;
   int max_sessions = 0;
@@ -43,8 +48,13 @@ struct Settings {
   int max_batch = 0;
   absl::Duration dns_every;
   std::vector<std::string> cors_origins;
-  std::string model_name;      // empty: chord.json's, else the folder's
-  std::string prompt_wrapper;  // "auto", "none" or "json"
+  IpSet trusted_proxies;
+  std::string api_keys_file;  // or empty
+  // Of both public endpoints; all empty: no TLS.
+  std::string tls_cert_file, tls_key_file;
+  std::string tls_client_ca_file;  // empty: clients need no certificate
+  std::string model_name;          // empty: chord.json's, else the folder's
+  std::string prompt_wrapper;      // "auto", "none" or "json"
 };
 
 // CONFIG_INVALID names the field and what it must be.

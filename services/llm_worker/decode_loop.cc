@@ -148,6 +148,7 @@ DecodeLoop::Counts DecodeLoop::counts() const {
   Counts out = published_;
   out.running = running_;
   out.queued = static_cast<int>(queue_.size());
+  out.oldest = queue_.empty() ? absl::ZeroDuration() : absl::Now() - queue_.front()->job().received;
   out.tokens = tokens_;
   return out;
 }

@@ -64,7 +64,8 @@ class DecodeLoop {
   struct Counts {
     int running = 0;
     int queued = 0;
-    int64_t tokens = 0;  // that both may need: prompt and longest answer
+    absl::Duration oldest;  // how long the first in the queue has waited; zero: none
+    int64_t tokens = 0;     // that both may need: prompt and longest answer
     PagedKvManager::Counts kv;
     int64_t images = 0;
     int64_t image_bytes = 0;

@@ -12,6 +12,7 @@
 #include "common/rpc/call.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
+#include "common/rpc/trace_metadata.h"
 #include "services/llm_worker/decode_codec.h"
 
 namespace chord::llm_worker {
@@ -36,6 +37,7 @@ class DecodeService::Call final
         report_(deps.metrics, obs::Method::kDecode, received()) {
     absl::MutexLock lock(&mu_);
     report_.log().request_id = request_id_;
+    report_.log().span = rpc::BeginSpan(*context);
   }
 
   void OnWriteDone(bool ok) override {

@@ -264,6 +264,8 @@ class LlmWorkerImpl final : public LlmWorker {
       if (decoding > 0) metrics->DecodeBatch(decoding);
     };
     core->loop = std::make_unique<DecodeLoop>(core->model.get(), &core->tokenizer, loop);
+    metrics_->SetModelInfo(process::ModelName(settings_.model_dir), core->fingerprint, core->dtype,
+                           core->device);
     metrics_->SetKvBytes(obs::KvState::kCapacity, core->model->kv_bytes());
 
     loaded_.Set(std::move(core));
@@ -345,6 +347,7 @@ class LlmWorkerImpl final : public LlmWorker {
     if (core == nullptr) return;
     const auto loop = core->loop->counts();
     metrics_->SetQueueDepth(obs::Queue::kPrefill, loop.queued);
+    metrics_->SetQueueAge(obs::Queue::kPrefill, loop.oldest);
     metrics_->SetInflightTokens(loop.tokens);
     const int64_t page_bytes = core->model->kv_bytes() / core->model->kv_pages();
     metrics_->SetKvBytes(obs::KvState::kUsed, page_bytes * loop.kv.used);

@@ -10,6 +10,7 @@
 #include "common/rpc/deadline.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_map.h"
+#include "common/rpc/trace_metadata.h"
 #include "services/llm_worker/embedding_receiver.h"
 
 namespace chord::llm_worker {
@@ -25,11 +26,14 @@ namespace v1 = internal::v1;
 class SinkService::Call final
     : public rpc::ServerCall<grpc::ServerBidiReactor<v1::PushRequest, v1::PushResponse>> {
  public:
-  Call(const Options& options, const Deps& deps, absl::Time deadline)
-      : ServerCall(deadline, absl::InfiniteDuration()),
+  Call(const Options& options, const Deps& deps, const grpc::CallbackServerContext& context)
+      : ServerCall(rpc::DeadlineOf(context), absl::InfiniteDuration()),
         options_(options),
         deps_(deps),
-        report_(deps.metrics, obs::Method::kPushEmbeddings, received()) {}
+        report_(deps.metrics, obs::Method::kPushEmbeddings, received()) {
+    absl::MutexLock lock(&mu_);
+    report_.log().span = rpc::BeginSpan(context);
+  }
 
   void OnReadDone(bool ok) override {
     if (!BeginDriving()) return;
@@ -218,7 +222,7 @@ class SinkService::Call final
 
 grpc::ServerBidiReactor<v1::PushRequest, v1::PushResponse>* SinkService::Push(
     grpc::CallbackServerContext* context) {
-  return rpc::StartCall<Call>(&calls_, options_, deps_, rpc::DeadlineOf(*context));
+  return rpc::StartCall<Call>(&calls_, options_, deps_, *context);
 }
 
 }  // namespace chord::llm_worker

@@ -9,14 +9,18 @@
 #include "common/base/limits.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
+#include "common/rpc/trace_metadata.h"
 
 namespace chord::vision_worker {
 
 std::shared_ptr<EmbeddingPush> EmbeddingPush::Open(internal::v1::EmbeddingSink::Stub* stub,
                                                    const internal::v1::EmbeddingHeader& header,
-                                                   absl::Time deadline, OnDoneFn on_done) {
+                                                   absl::Time deadline,
+                                                   const obs::TraceContext& trace,
+                                                   OnDoneFn on_done) {
   auto push = rpc::MakeClientCall<EmbeddingPush>(header.total_bytes(), std::move(on_done));
   rpc::SetDeadline(push->context_, deadline);
+  rpc::PassTrace(trace, &push->context_);
   *push->request_.mutable_header() = header;
   stub->async()->Push(&push->context_, push.get());
   push->AddHold();

@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "chord/internal/v1/embedding.grpc.pb.h"
+#include "common/obs/trace.h"
 #include "common/rpc/client_call.h"
 
 namespace chord::vision_worker {
@@ -29,7 +30,8 @@ class EmbeddingPush final
   // `stub` is not owned and must outlive the call. Sends the header at once.
   static std::shared_ptr<EmbeddingPush> Open(internal::v1::EmbeddingSink::Stub* stub,
                                              const internal::v1::EmbeddingHeader& header,
-                                             absl::Time deadline, OnDoneFn on_done);
+                                             absl::Time deadline, const obs::TraceContext& trace,
+                                             OnDoneFn on_done);
 
   // All rows, once; exactly the header's total_bytes. They leave when the worker has accepted.
   void Send(std::vector<std::byte> rows);

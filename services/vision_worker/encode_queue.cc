@@ -82,6 +82,10 @@ int EncodeQueue::queued() const {
   absl::MutexLock lock(&mu_);
   return static_cast<int>(queue_.size());
 }
+absl::Duration EncodeQueue::oldest() const {
+  absl::MutexLock lock(&mu_);
+  return queue_.empty() ? absl::ZeroDuration() : absl::Now() - queue_.front().queued_at;
+}
 int EncodeQueue::running() const {
   absl::MutexLock lock(&mu_);
   return running_.images;

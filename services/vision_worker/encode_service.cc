@@ -10,6 +10,7 @@
 #include "common/rpc/deadline.h"
 #include "common/rpc/frame_codec.h"
 #include "common/rpc/status_map.h"
+#include "common/rpc/trace_metadata.h"
 #include "services/vision_worker/embedding_push.h"
 #include "services/vision_worker/prepare.h"
 
@@ -26,12 +27,17 @@ constexpr absl::Duration kLongestCall = absl::Minutes(10);
 class EncodeService::Call final
     : public rpc::ServerCall<grpc::ServerReadReactor<v1::EncodeRequest>> {
  public:
-  Call(const Options& options, const Deps& deps, absl::Time deadline, v1::EncodeResponse* response)
-      : ServerCall(deadline, kLongestCall),
+  Call(const Options& options, const Deps& deps, const grpc::CallbackServerContext& context,
+       v1::EncodeResponse* response)
+      : ServerCall(rpc::DeadlineOf(context), kLongestCall),
         options_(options),
         deps_(deps),
         response_(response),
-        report_(deps.metrics, obs::Method::kEncode, received()) {}
+        span_(rpc::BeginSpan(context)),
+        report_(deps.metrics, obs::Method::kEncode, received()) {
+    absl::MutexLock lock(&mu_);
+    report_.log().span = span_;
+  }
 
   void OnReadDone(bool ok) override {
     absl::Status status = !ok ? OnUploaded() : has_header_ ? OnChunk() : OnHeader();
@@ -112,7 +118,7 @@ class EncodeService::Call final
     patches_permit_ = std::move(patches_permit);
     report_.log().image_tokens = plan_.tokens;
     // Opened now, so that the ticket is found and accepted while the image is uploaded.
-    push_ = EmbeddingPush::Open(target_.get(), PushHeader(header.ticket()), deadline(),
+    push_ = EmbeddingPush::Open(target_.get(), PushHeader(header.ticket()), deadline(), span_.own,
                                 [self = Shared(this)](absl::Status status, absl::Duration took) {
                                   self->OnPushed(std::move(status), took);
                                 });
@@ -243,6 +249,7 @@ class EncodeService::Call final
   absl::Mutex mu_;
   bool entered_ ABSL_GUARDED_BY(mu_) = false;
   bool released_ ABSL_GUARDED_BY(mu_) = false;  // nothing may be taken for the call any more
+  const obs::SpanIds span_;
   ResourceBudget::Permit bytes_permit_ ABSL_GUARDED_BY(mu_);  // of encoded bytes
   ResourceBudget::Permit patches_permit_
       ABSL_GUARDED_BY(mu_);  // in the queue, until the job has it
@@ -256,7 +263,7 @@ class EncodeService::Call final
 
 grpc::ServerReadReactor<v1::EncodeRequest>* EncodeService::Encode(
     grpc::CallbackServerContext* context, v1::EncodeResponse* response) {
-  return rpc::StartCall<Call>(&calls_, options_, deps_, rpc::DeadlineOf(*context), response);
+  return rpc::StartCall<Call>(&calls_, options_, deps_, *context, response);
 }
 
 }  // namespace chord::vision_worker

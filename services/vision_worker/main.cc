@@ -1,20 +1,26 @@
-#include "chord/config/v1/config.pb.h"
-#include "common/base/status_macros.h"
-#include "common/config/config.h"
 #include "services/vision_worker/vision_worker.h"
 
 namespace {
 
-absl::StatusOr<std::unique_ptr<chord::process::Worker>> Make(const std::vector<std::string>& args,
-                                                             chord::obs::Metrics* metrics) {
-  chord::config::v1::VisionWorker settings_proto;
-  CHORD_RETURN_IF_ERROR(chord::config::ApplyFlags(args, &settings_proto));
-  CHORD_ASSIGN_OR_RETURN(auto settings, chord::vision_worker::CheckSettings(settings_proto));
-  return chord::vision_worker::VisionWorker::Start(settings, metrics);
+using chord::config::v1::Settings;
+
+chord::process::Program Program() {
+  chord::process::Program out;
+  out.role = chord::obs::Role::kVisionWorker;
+  out.section = "vision_worker";
+  out.check = [](const Settings& settings) {
+    return chord::vision_worker::CheckSettings(settings.vision_worker()).status();
+  };
+  out.make =
+      [](const Settings& settings,
+         chord::obs::Metrics* metrics) -> absl::StatusOr<std::unique_ptr<chord::process::Worker>> {
+    auto checked = chord::vision_worker::CheckSettings(settings.vision_worker());
+    if (!checked.ok()) return checked.status();
+    return chord::vision_worker::VisionWorker::Start(*checked, metrics);
+  };
+  return out;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  return chord::process::RunProcess(argc, argv, chord::obs::Role::kVisionWorker, Make);
-}
+int main(int argc, char** argv) { return chord::process::RunProcess(argc, argv, Program()); }

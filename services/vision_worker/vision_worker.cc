@@ -168,6 +168,7 @@ class VisionWorkerImpl final : public VisionWorker {
     CHORD_RETURN_IF_ERROR(
         WarmUp(*core, queue.max_batch_patches, device.kind == engine::Device::Kind::kCuda));
 
+    metrics_->SetModelInfo(process::ModelName(dir), core->fingerprint, core->dtype, core->device);
     loaded_.Set(std::move(core));
     return absl::OkStatus();
   }
@@ -184,6 +185,7 @@ class VisionWorkerImpl final : public VisionWorker {
     if (core == nullptr) return;
     core->queue->Sweep();
     metrics_->SetQueueDepth(obs::Queue::kEncode, core->queue->queued());
+    metrics_->SetQueueAge(obs::Queue::kEncode, core->queue->oldest());
   }
 
   void AddState(internal::v1::WorkerState* state) const {

@@ -97,7 +97,7 @@ class Chord:
         text = ""
         while not re.search(r"gRPC\s+\S+\n", text) and (line := self.process.stdout.readline()):
             text += line.decode()
-        found = re.search(r"http://(\S+?)/api/ground", text)
+        found = re.search(r"https?://(\S+?)/api/ground", text)
         if not found:
             self.process.kill()
             self.process.wait()
@@ -199,11 +199,11 @@ class Chord:
         return self.request("POST", "/api/ground", body, {"Content-Type": content_type}, timeout)
 
     def metric(self, name):
-        """Sum over the label sets of one metric of the gateway."""
+        """Sum over the label sets of one metric of the gateway's own."""
         total, found = 0.0, False
         for line in self.get("/metrics").body.decode().splitlines():
             match = re.match(rf"{re.escape(name)}(\{{.*\}})? (\S+)$", line)
-            if match:
+            if match and 'worker="' not in line:
                 total, found = total + float(match.group(2)), True
         return total if found else None
 

@@ -372,7 +372,7 @@ def test_a_prompt_that_is_not_utf8(chord):
 
 def test_flags_of_the_processes_have_both_spellings():
     done = run("serve", "--gateway-flag=no_such=1", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
-    assert done.returncode == 2 and b"--no_such is not a setting" in done.stderr
+    assert done.returncode == 2 and b"--gateway.no_such is not a setting" in done.stderr
     done = run("serve", "--gateway-flag")
     assert done.returncode == 2 and b"--gateway-flag needs a value" in done.stderr
 

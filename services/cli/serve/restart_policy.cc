@@ -10,7 +10,8 @@ constexpr absl::Duration kFirstDelay = absl::Milliseconds(100);
 constexpr absl::Duration kLastDelay = absl::Seconds(10);
 }  // namespace
 
-absl::Duration RestartPolicy::OnExit(absl::Duration lived) {
+absl::Duration RestartPolicy::OnExit(absl::Duration lived, bool was_ready) {
+  failed_starts_ = was_ready ? 0 : failed_starts_ + 1;
   if (lived >= kCalm) deaths_ = 0;
   ++deaths_;
   if (deaths_ == 1) return absl::ZeroDuration();

@@ -9,12 +9,16 @@ namespace chord::cli {
 // s.
 class RestartPolicy {
  public:
-  // `lived`: how long the process ran before it ended. Returns how long to wait.
-  absl::Duration OnExit(absl::Duration lived);
+  // `lived`: how long the process ran before it ended; `was_ready`: whether it ever was ready.
+  // Returns how long to wait.
+  absl::Duration OnExit(absl::Duration lived, bool was_ready);
   int deaths_in_a_row() const { return deaths_; }
+  // Deaths in a row before the process was ready: a row of them is a crash loop.
+  int failed_starts() const { return failed_starts_; }
 
  private:
   int deaths_ = 0;
+  int failed_starts_ = 0;
 };
 
 }  // namespace chord::cli

@@ -15,14 +15,17 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/synchronization/notification.h"
+#include "chord/config/v1/config.pb.h"
+#include "common/base/atomic_file.h"
 #include "common/base/errors.h"
 #include "common/base/status_macros.h"
-#include "common/http/client.h"
+#include "common/config/settings.h"
+#include "common/obs/log.h"
+#include "common/process/logging.h"
 #include "services/cli/command_line.h"
 #include "services/cli/commands.h"
-#include "services/cli/install_paths.h"
 #include "services/cli/serve/listen_address.h"
+#include "services/cli/serve/one_host.h"
 #include "services/cli/serve/supervisor.h"
 
 namespace chord::cli {
@@ -30,18 +33,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr absl::Duration kProbeTimeout = absl::Milliseconds(300);
-
+// The command line. Named options are short forms of settings.
 struct Options {
-  std::string model;
-  std::string http = "127.0.0.1:8080";
-  std::string grpc = "127.0.0.1:50051";
-  std::string vision_device = "auto", language_device = "auto";
-  std::string dtype, threads;  // empty: the workers' own default
-  std::vector<std::string> gateway_flags, vision_flags, language_flags;
+  std::string config, model, http, grpc, vision_device, language_device, dtype, threads;
+  std::vector<std::string> gateway, vision, language, settings;
 };
 
 void Declare(CommandLine& line, Options& o) {
+  line.Text("config", &o.config, "FILE", "Settings file (YAML; docs/settings.md)");
+  line.Repeated("set", &o.settings, "NAME=VALUE",
+                "A setting by its path, for example gateway.max_in_flight=16; repeatable");
   line.Text("model", &o.model, "DIR",
             "Hugging Face folder of a Qwen2.5-VL model (default: chord-nano)");
   line.Text("http", &o.http, "[HOST:]PORT",
@@ -54,23 +55,41 @@ void Declare(CommandLine& line, Options& o) {
       "auto, fp32, bf16 or fp16 for both workers, or int8 or int4 for the language worker on a "
       "CPU (default auto)");
   line.Text("threads", &o.threads, "N", "CPU threads of each worker (default: all cores)");
-  line.Repeated("gateway-flag", &o.gateway_flags, "F",
+  line.Repeated("gateway-flag", &o.gateway, "F",
                 "A setting of the gateway, for example max_in_flight=16; repeatable");
-  line.Repeated("vision-flag", &o.vision_flags, "F", "A setting of the vision worker; repeatable");
-  line.Repeated("language-flag", &o.language_flags, "F",
-                "A setting of the language worker; repeatable");
+  line.Repeated("vision-flag", &o.vision, "F", "A setting of the vision worker; repeatable");
+  line.Repeated("language-flag", &o.language, "F", "A setting of the language worker; repeatable");
 }
 
-absl::Status CheckModel(Options& options) {
-  if (options.model.empty()) options.model = DefaultModelDir();
-  if (options.model.empty()) {
-    return errors::ConfigInvalid("chord-nano is not beside this installation; give --model DIR.");
-  }
-  std::error_code error;
-  if (!fs::is_directory(options.model, error)) {
-    return errors::ConfigInvalid(absl::StrCat("--model: there is no folder ", options.model, "."));
-  }
-  return absl::OkStatus();
+// The command line as flags of settings by their paths.
+std::vector<std::string> ToFlags(const CommandLine& line, const Options& o) {
+  std::vector<std::string> out;
+  const auto set = [&](const char* option, std::initializer_list<const char*> paths,
+                       const std::string& value) {
+    if (!line.Has(option)) return;
+    for (const char* path : paths) out.push_back(absl::StrCat("--", path, "=", value));
+  };
+  set("config", {"config"}, o.config);
+  set("model", {"gateway.model_dir", "vision_worker.model_dir", "llm_worker.model_dir"}, o.model);
+  set("http", {"gateway.http_address"}, o.http);
+  set("grpc", {"gateway.grpc_address"}, o.grpc);
+  set("vision-device", {"vision_worker.device"}, o.vision_device);
+  set("language-device", {"llm_worker.device"}, o.language_device);
+  set("dtype", {"llm_worker.dtype"}, o.dtype);
+  // The vision tower is packed only where its own setting asks for it.
+  if (!absl::StartsWith(o.dtype, "int")) set("dtype", {"vision_worker.dtype"}, o.dtype);
+  set("threads", {"vision_worker.threads", "llm_worker.threads"}, o.threads);
+  const auto append = [&](const char* section, const std::vector<std::string>& settings) {
+    for (absl::string_view setting : settings) {
+      absl::ConsumePrefix(&setting, "--");
+      out.push_back(absl::StrCat("--", section, setting));
+    }
+  };
+  append("gateway.", o.gateway);
+  append("vision_worker.", o.vision);
+  append("llm_worker.", o.language);
+  append("", o.settings);
+  return out;
 }
 
 // A folder for the sockets between our processes that no other user can enter.
@@ -88,111 +107,69 @@ absl::StatusOr<std::string> MakeSocketFolder() {
   return folder;
 }
 
-// Settings as the process takes them: "--name=value", however they were written.
-void AppendFlags(const std::vector<std::string>& flags, std::vector<std::string>& command) {
-  for (absl::string_view flag : flags) {
-    absl::ConsumePrefix(&flag, "--");
-    command.push_back(absl::StrCat("--", flag));
-  }
-}
-
-ChildProcess Worker(const Options& options, const std::string& role, const std::string& program,
-                    const std::string& address, const std::string& device) {
-  ChildProcess out{role,
-                   {Sibling(program), absl::StrCat("--model_dir=", options.model),
-                    absl::StrCat("--address=", address), absl::StrCat("--device=", device)}};
-  // The vision tower is packed only where it is asked for by its own setting.
-  const bool packed = absl::StartsWith(options.dtype, "int");
-  if (!options.dtype.empty() && (!packed || role == "language worker")) {
-    out.command.push_back(absl::StrCat("--dtype=", options.dtype));
-  }
-  if (!options.threads.empty()) out.command.push_back(absl::StrCat("--threads=", options.threads));
-  return out;
-}
-
-// Workers first: the gateway is ready only when they are.
-std::vector<ChildProcess> Processes(const Options& options, const std::string& socket_folder) {
-  const std::string vision = absl::StrCat("unix:", socket_folder, "/vision.sock");
-  const std::string language = absl::StrCat("unix:", socket_folder, "/language.sock");
-  const std::string language_peer = absl::StrCat("--language_workers=language-0=", language);
-  ChildProcess llm =
-      Worker(options, "language worker", "chord_llm_worker", language, options.language_device);
-  AppendFlags(options.language_flags, llm.command);
-  ChildProcess vit =
-      Worker(options, "vision worker", "chord_vision_worker", vision, options.vision_device);
-  vit.command.push_back(language_peer);
-  AppendFlags(options.vision_flags, vit.command);
-  ChildProcess gateway{
-      "gateway",
-      {Sibling("chord_gateway"), absl::StrCat("--model_dir=", options.model),
-       absl::StrCat("--http_address=", options.http), absl::StrCat("--grpc_address=", options.grpc),
-       absl::StrCat("--vision_workers=vision-0=", vision), language_peer}};
-  AppendFlags(options.gateway_flags, gateway.command);
-  return {llm, vit, gateway};
-}
-
-absl::Status CheckPrograms(const std::vector<ChildProcess>& processes) {
-  for (const ChildProcess& process : processes) {
-    if (access(process.command[0].c_str(), X_OK) != 0) {
-      return errors::ConfigInvalid(
-          absl::StrCat("The program of the ", process.role,
-                       " is not beside chord; build or install all of Chord."));
-    }
-  }
+// Concrete addresses in place of port 0, kept over restarts of the gateway.
+absl::Status ReserveAddresses(config::v1::Gateway* gateway) {
+  if (gateway->http_address().empty()) gateway->set_http_address("127.0.0.1:8080");
+  if (gateway->grpc_address().empty()) gateway->set_grpc_address("127.0.0.1:50051");
+  CHORD_ASSIGN_OR_RETURN(const std::string http,
+                         ReserveListenAddress(gateway->http_address(), "http"));
+  gateway->set_http_address(http);
+  if (absl::StartsWith(gateway->grpc_address(), "unix:")) return absl::OkStatus();
+  CHORD_ASSIGN_OR_RETURN(const std::string grpc,
+                         ReserveListenAddress(gateway->grpc_address(), "grpc"));
+  gateway->set_grpc_address(grpc);
   return absl::OkStatus();
 }
 
-bool IsReady(http::Client& client) {
-  http::ClientRequest request;
-  request.method = "GET";
-  request.path = "/readyz";
-  request.timeout = kProbeTimeout;
-  bool ready = false;
-  absl::Notification done;
-  client.Send(std::move(request), nullptr, [&](const absl::StatusOr<http::Response>& response) {
-    ready = response.ok() && response->status == 200;
-    done.Notify();
-  });
-  done.WaitForNotification();
-  return ready;
+// The processes get the settings as they are now, also those that are started again later: a file
+// that is being edited must not end a service.
+absl::StatusOr<std::string> WriteSettings(const std::string& folder,
+                                          const config::v1::Settings& settings) {
+  std::string file = absl::StrCat(folder, "/settings.yaml");
+  const std::string text = config::ToYamlFile(settings);
+  CHORD_RETURN_IF_ERROR(WriteFileAtomically(file, {text}));
+  config::UnsetVariables();
+  return file;
 }
 
-void Announce(const Options& options, absl::Duration took) {
-  const std::string local = LocalAddressOf(options.http);
+void Announce(const config::v1::Gateway& gateway, absl::Duration took) {
+  const std::string local = LocalAddressOf(gateway.http_address());
+  const char* scheme = gateway.tls_cert_file().empty() ? "http" : "https";
   std::printf(
       "Chord is ready after %.1f s.\n"
-      "  HTTP  http://%s/api/ground\n"
+      "  HTTP  %s://%s/api/ground\n"
       "  gRPC  %s\n"
-      "  Page  http://%s/\n",
-      absl::ToDoubleSeconds(took), options.http.c_str(), options.grpc.c_str(), local.c_str());
+      "  Page  %s://%s/\n",
+      absl::ToDoubleSeconds(took), scheme, gateway.http_address().c_str(),
+      gateway.grpc_address().c_str(), scheme, local.c_str());
   std::fflush(stdout);
   clearerr(stdout);  // the output may have been closed
 }
 
-absl::StatusOr<int> Serve(Options options) {
-  CHORD_RETURN_IF_ERROR(CheckModel(options));
-  CHORD_ASSIGN_OR_RETURN(options.http, ReserveListenAddress(options.http, "http"));
-  CHORD_ASSIGN_OR_RETURN(options.grpc, ReserveListenAddress(options.grpc, "grpc"));
+absl::StatusOr<int> Serve(const std::vector<std::string>& flags) {
+  CHORD_ASSIGN_OR_RETURN(
+      const config::LoadedSettings loaded,
+      config::LoadSettings({.args = flags, .section = "", .environment = config::Environment()}));
+  config::v1::Settings settings = loaded.values;
+  CHORD_RETURN_IF_ERROR(ReserveAddresses(settings.mutable_gateway()));
   CHORD_ASSIGN_OR_RETURN(const std::string folder, MakeSocketFolder());
   const absl::Cleanup remove_folder = [&] {
     std::error_code ignored;
     fs::remove_all(folder, ignored);
   };
-  const std::vector<ChildProcess> processes = Processes(options, folder);
+  CHORD_RETURN_IF_ERROR(CompleteForOneHost(folder, &settings));
+  CHORD_ASSIGN_OR_RETURN(Supervisor::Options options, SupervisorOptions(settings.serve()));
+  obs::Metrics metrics(obs::Role::kSupervisor, CHORD_VERSION);
+  options.metrics = &metrics;
+  options.metrics_file = settings.gateway().metrics_file();
+  options.manager = process::ServiceManager::FromEnvironment();
+  CHORD_ASSIGN_OR_RETURN(const std::string file, WriteSettings(folder, settings));
+  const std::vector<ChildProcess> processes = OneHostProcesses(file, settings);
   CHORD_RETURN_IF_ERROR(CheckPrograms(processes));
-  // The client's thread starts after the first fork.
-  std::unique_ptr<http::Client> probe;
-  const auto ready = [&] {
-    if (probe == nullptr) {
-      auto started = http::Client::Start({.address = LocalAddressOf(options.http)});
-      if (!started.ok()) return false;
-      probe = *std::move(started);
-    }
-    return IsReady(*probe);
-  };
-  return Supervisor(processes).Run(ready, [&](absl::Duration took) {
-    probe.reset();
-    Announce(options, took);
+  CHORD_RETURN_IF_ERROR(process::StartLogging(settings.log(), obs::Role::kSupervisor, &metrics));
+  const absl::Cleanup stop_log = [] { obs::StopLog(); };
+  return Supervisor(std::move(options), processes).Run([&](absl::Duration took) {
+    Announce(settings.gateway(), took);
   });
 }
 
@@ -202,10 +179,12 @@ int RunServe(const std::vector<std::string>& args) {
   Options options;
   CommandLine line("chord serve",
                    "Runs gateway, vision worker and language worker on this host, and restarts the "
-                   "ones\nthat end.");
+                   "ones\nthat end, hang or grow too large.",
+                   "Exit code: 0 after a signal and a drain, 1 a program cannot be run, 2 wrong "
+                   "settings, 4 a process\nended again and again before it was ready.");
   Declare(line, options);
   if (const std::optional<int> code = line.Parse(args)) return *code;
-  const absl::StatusOr<int> code = Serve(options);
+  const absl::StatusOr<int> code = Serve(ToFlags(line, options));
   return code.ok() ? *code : line.Fail(code.status().message(), kExitUsage);
 }
 

@@ -69,6 +69,25 @@ std::string Announce(grpc::CallbackServerContext* context, const std::string& id
   return client_id;
 }
 
+absl::StatusOr<Client> IdentifyCaller(const EndpointDeps& deps,
+                                      const grpc::CallbackServerContext& context) {
+  Credentials credentials;
+  credentials.peer = ClientOfGrpcPeer(context.peer());
+  if (deps.access == nullptr || credentials.peer == kLocalClient)
+    return Client{credentials.peer, ""};
+  for (const auto& [key, value] : context.client_metadata()) {
+    const absl::string_view name(key.data(), key.size());
+    const std::string text(value.data(), value.size());
+    if (name == "authorization") credentials.authorization = text;
+    if (name == "x-api-key") credentials.api_key = text;
+    if (name == "x-forwarded-for") {
+      absl::StrAppend(&credentials.forwarded_for, credentials.forwarded_for.empty() ? "" : ",",
+                      text);
+    }
+  }
+  return deps.access->Identify(credentials);
+}
+
 v1::Error ErrorProto(const absl::Status& status, absl::string_view request_id) {
   const absl::Status shown = ForClient(status);
   v1::Error out;

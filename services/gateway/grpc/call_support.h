@@ -7,11 +7,13 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "chord/v1/grounding.pb.h"
 #include "common/base/errors.h"
 #include "common/rpc/raw_message.h"
+#include "services/gateway/endpoint_deps.h"
 
 namespace chord::gateway {
 
@@ -42,6 +44,10 @@ absl::Status ParseGroundRequest(grpc::ByteBuffer* bytes, v1::GroundRequest* requ
 // Tells the client the id of its call, and its own id beside it when that is well-formed. Returns
 // the client's, or "".
 std::string Announce(grpc::CallbackServerContext* context, const std::string& id);
+
+// Who calls, and whether they may (Access::Identify). Callers of the local address need no key.
+absl::StatusOr<Client> IdentifyCaller(const EndpointDeps& deps,
+                                      const grpc::CallbackServerContext& context);
 
 v1::Error ErrorProto(const absl::Status& status, absl::string_view request_id);
 

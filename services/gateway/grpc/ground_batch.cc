@@ -99,6 +99,7 @@ class GroundBatchCall final
 
  private:
   void Begin() override {
+    if (!caller_.ok()) return (void)End(caller_.status());
     absl::MutexLock lock(&mu_);
     Advance();
   }

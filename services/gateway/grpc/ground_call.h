@@ -19,6 +19,7 @@
 #include "common/base/status_macros.h"
 #include "common/rpc/call.h"
 #include "common/rpc/deadline.h"
+#include "common/rpc/trace_metadata.h"
 #include "services/gateway/endpoint_deps.h"
 #include "services/gateway/grpc/call_support.h"
 #include "services/gateway/grpc/grpc_service.h"
@@ -50,9 +51,13 @@ class GroundingCall : public rpc::ServerCall<Reactor> {
       : rpc::ServerCall<Reactor>(rpc::DeadlineOf(*context), absl::InfiniteDuration()),
         deps_(deps),
         context_(context),
-        client_(ClientOfGrpcPeer(context->peer())),
+        caller_(IdentifyCaller(deps, *context)),
+        client_(caller_.ok() ? caller_->id : ""),
         client_deadline_(rpc::DeadlineOf(*context)),
-        scope_(deps.metrics, method, id_, Announce(context, id_), this->received()) {}
+        scope_(deps.metrics, method, id_, Announce(context, id_), this->received()) {
+    if (caller_.ok()) scope_.set_api_key(caller_->key);
+    trace_ = scope_.BeginSpan(rpc::TraceparentOf(*context));
+  }
 
  protected:
   void OnClientCancel(const absl::Status&) override {}
@@ -60,6 +65,7 @@ class GroundingCall : public rpc::ServerCall<Reactor> {
   GroundInput NewInput() const {
     GroundInput input;
     input.request_id = id_;
+    input.trace = trace_;
     input.client = client_;
     input.received_at = this->received();
     input.deadline = client_deadline_;
@@ -76,7 +82,9 @@ class GroundingCall : public rpc::ServerCall<Reactor> {
   v1::GroundBatchResponse AnswerItem(const v1::GroundBatchRequest& item) {
     const std::string id = NewRequestId();
     RequestScope scope(deps_.metrics, obs::Method::kBatchItem, id, "", absl::Now());
-    const absl::StatusOr<GroundResult> result = GroundItem(item, id);
+    scope.set_api_key(caller_->key);
+    const obs::TraceContext trace = scope.BeginSpan(obs::ToTraceparent(trace_));
+    const absl::StatusOr<GroundResult> result = GroundItem(item, id, trace);
     scope.End(result);
     v1::GroundBatchResponse out;
     out.set_tag(Echo(item.tag()));
@@ -91,19 +99,22 @@ class GroundingCall : public rpc::ServerCall<Reactor> {
   const EndpointDeps deps_;
   grpc::CallbackServerContext* const context_;
   const std::string id_ = NewRequestId();
+  const absl::StatusOr<Client> caller_;  // or why the call is refused
   const std::string client_;
   const absl::Time client_deadline_;
   RequestScope scope_;
+  obs::TraceContext trace_;  // of the call's span
 
  private:
-  absl::StatusOr<GroundResult> GroundItem(const v1::GroundBatchRequest& item,
-                                          const std::string& id) {
+  absl::StatusOr<GroundResult> GroundItem(const v1::GroundBatchRequest& item, const std::string& id,
+                                          const obs::TraceContext& trace) {
     if (item.tag().size() > static_cast<size_t>(limits::kMaxTagBytes)) {
       return errors::ParameterInvalid(
           "tag", absl::StrCat("text of at most ", limits::kMaxTagBytes, " bytes"));
     }
     GroundInput input = NewInput();
     input.request_id = id;
+    input.trace = trace;
     input.received_at = absl::Now();
     CHORD_RETURN_IF_ERROR(input.cancel.Check());
     CHORD_RETURN_IF_ERROR(FromProto(item.request(), input));
@@ -124,9 +135,9 @@ class OneMessageCall : public GroundingCall<Reactor> {
   virtual void Work(grpc::ByteBuffer* message) = 0;
 
   void Begin() override {
-    absl::Status status = this->context_->IsCancelled()
-                              ? errors::Cancelled()
-                              : this->deps_.admission.Check(this->client_);
+    absl::Status status =
+        this->context_->IsCancelled() ? errors::Cancelled() : this->caller_.status();
+    if (status.ok()) status = this->deps_.admission.Check(this->client_);
     if (status.ok()) status = this->CheckSize(message_);
     if (!status.ok()) return (void)this->End(status);
     const bool taken = this->deps_.executor.TryRun([self = this->Shared(this)] {

@@ -46,8 +46,11 @@ class UploadCall final : public rpc::ServerCall<grpc::ServerReadReactor<ByteBuff
         deps_(deps),
         context_(context),
         image_(image),
-        client_(ClientOfGrpcPeer(context->peer())),
-        scope_(deps.metrics, obs::Method::kUploadImage, id_, Announce(context, id_), received()) {}
+        caller_(IdentifyCaller(deps, *context)),
+        client_(caller_.ok() ? caller_->id : ""),
+        scope_(deps.metrics, obs::Method::kUploadImage, id_, Announce(context, id_), received()) {
+    if (caller_.ok()) scope_.set_api_key(caller_->key);
+  }
 
   void OnReadDone(bool ok) override {
     if (ended()) return;  // it stalled
@@ -60,6 +63,7 @@ class UploadCall final : public rpc::ServerCall<grpc::ServerReadReactor<ByteBuff
 
  private:
   void Begin() override {
+    if (!caller_.ok()) return (void)End(caller_.status());
     StartStretch();
     ReadNext();
   }
@@ -138,6 +142,7 @@ class UploadCall final : public rpc::ServerCall<grpc::ServerReadReactor<ByteBuff
   const EndpointDeps deps_;
   CallbackServerContext* const context_;
   ByteBuffer* const image_;
+  const absl::StatusOr<Client> caller_;  // or why the call is refused
   const std::string client_;
   const std::string id_ = NewRequestId();
   RequestScope scope_;
@@ -166,6 +171,7 @@ class ImagesServiceImpl final : public ImagesBase {
   grpc::ServerUnaryReactor* Touch(CallbackServerContext* context, const ByteBuffer* request,
                                   ByteBuffer* image) override {
     const auto touch = [&]() -> absl::Status {
+      CHORD_RETURN_IF_ERROR(IdentifyCaller(deps_, *context).status());
       CHORD_ASSIGN_OR_RETURN(const std::string id, ImageId(*request));
       CHORD_ASSIGN_OR_RETURN(const ImageService::Kept stored, deps_.images.Touch(id));
       v1::Image out;
@@ -178,6 +184,7 @@ class ImagesServiceImpl final : public ImagesBase {
   grpc::ServerUnaryReactor* Delete(CallbackServerContext* context, const ByteBuffer* request,
                                    ByteBuffer* response) override {
     const auto remove = [&]() -> absl::Status {
+      CHORD_RETURN_IF_ERROR(IdentifyCaller(deps_, *context).status());
       CHORD_ASSIGN_OR_RETURN(const std::string id, ImageId(*request));
       CHORD_RETURN_IF_ERROR(deps_.images.Delete(id));
       *response = rpc::SerializeRaw(v1::DeleteImageResponse());

@@ -49,11 +49,12 @@ Json ObjectEvent(const GroundObject& object) {
 class Batch {
  public:
   Batch(const EndpointDeps& deps, const http::Request& request, BatchForm form,
-        std::optional<absl::Duration> timeout)
+        std::optional<absl::Duration> timeout, obs::TraceContext trace)
       : deps_(deps),
         request_(request),
         form_(std::move(form)),
         timeout_(timeout),
+        trace_(std::move(trace)),
         events_(*request.stream),
         results_(form_.items.size()) {
     if (form_.one_image.empty()) return;
@@ -87,7 +88,9 @@ class Batch {
     const BatchForm::Item& item = form_.items[static_cast<size_t>(i)];
     const std::string id = NewRequestId();
     RequestScope scope(deps_.metrics, obs::Method::kBatchItem, id, "", absl::Now());
-    const absl::StatusOr<GroundResult> result = Ground(item, id);
+    scope.set_api_key(request_.key);
+    const obs::TraceContext trace = scope.BeginSpan(obs::ToTraceparent(trace_));
+    const absl::StatusOr<GroundResult> result = Ground(item, id, trace);
     scope.End(result);
     Json out = {{"index", i}, {"tag", item.tag}};
     if (result.ok()) {
@@ -98,11 +101,13 @@ class Batch {
     return out;
   }
 
-  absl::StatusOr<GroundResult> Ground(const BatchForm::Item& item, const std::string& id) {
+  absl::StatusOr<GroundResult> Ground(const BatchForm::Item& item, const std::string& id,
+                                      const obs::TraceContext& trace) {
     CHORD_RETURN_IF_ERROR(request_.cancel.Check());
     CHORD_RETURN_IF_ERROR(item.form.status());
     GroundInput input = InputOf(request_, timeout_, *item.form);
     input.request_id = id;
+    input.trace = trace;
     input.received_at = absl::Now();  // its own time, and its own deadline when there is no other
     if (!form_.one_image.empty()) {
       input.image_id = image_id_;
@@ -115,7 +120,8 @@ class Batch {
   const http::Request& request_;
   const BatchForm form_;
   const std::optional<absl::Duration> timeout_;
-  std::string image_id_;  // of one image for all requests
+  const obs::TraceContext trace_;  // of the batch
+  std::string image_id_;           // of one image for all requests
   http::SseWriter events_;
   std::vector<Json> results_;
 };
@@ -141,11 +147,14 @@ http::Response HandleGround(const EndpointDeps& deps, const http::Request& reque
   const bool stream = form.ok() && form->stream;
   RequestScope scope(deps.metrics, stream ? obs::Method::kGroundStream : obs::Method::kGround,
                      request.id, request.client_id, request.received_at);
+  scope.set_api_key(request.key);
+  const obs::TraceContext trace = scope.BeginSpan(request.field(obs::kTraceparent));
   http::SseWriter events(*request.stream);
   const auto ground = [&]() -> absl::StatusOr<GroundResult> {
     CHORD_RETURN_IF_ERROR(form.status());
     CHORD_ASSIGN_OR_RETURN(const auto timeout, RequestTimeout(request));
     GroundInput input = InputOf(request, timeout, *form);
+    input.trace = trace;
     if (stream) {
       input.on_delta = [&events](absl::string_view text) {
         events.Send("delta", http::Dump({{"text", std::string(text)}}));
@@ -173,6 +182,8 @@ http::Response HandleGround(const EndpointDeps& deps, const http::Request& reque
 http::Response HandleBatch(const EndpointDeps& deps, const http::Request& request) {
   RequestScope scope(deps.metrics, obs::Method::kGroundBatch, request.id, request.client_id,
                      request.received_at);
+  scope.set_api_key(request.key);
+  const obs::TraceContext trace = scope.BeginSpan(request.field(obs::kTraceparent));
   auto form = ParseBatchForm(request, deps.max_batch);
   const auto timeout = RequestTimeout(request);
   const absl::Status wrong = !form.ok() ? form.status() : timeout.status();
@@ -180,7 +191,7 @@ http::Response HandleBatch(const EndpointDeps& deps, const http::Request& reques
     scope.EndWithout(wrong);
     return RefusalResponse(wrong, request);
   }
-  Batch batch(deps, request, *std::move(form), *timeout);
+  Batch batch(deps, request, *std::move(form), *timeout, trace);
   batch.Run();
   const absl::Status cancelled = request.cancel.Check();
   scope.EndWithout(cancelled);

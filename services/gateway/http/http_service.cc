@@ -43,9 +43,9 @@ http::Route Version(const ServiceVersion& version) {
 }  // namespace
 
 std::vector<http::Route> HttpRoutes(const EndpointDeps& deps, const ServiceVersion& version,
-                                    std::function<absl::Status()> ready) {
-  std::vector<http::Route> routes = http::OperationalHandler(
-      [&metrics = deps.metrics] { return metrics.Serialize(); }, std::move(ready));
+                                    std::function<absl::Status()> ready, http::Route metrics) {
+  std::vector<http::Route> routes = http::ProbeRoutes(std::move(ready));
+  routes.push_back(std::move(metrics));
   // Base64 takes four bytes for three; the rest is for the other fields.
   const int64_t one_image = (deps.images.limits().max_bytes + 2) / 3 * 4 + kOtherFieldsBytes;
   const auto admit_request = [&admission = deps.admission](const http::Request& request) {

@@ -20,8 +20,9 @@ struct ServiceVersion {
   openai::Service openai;
 };
 
-// `ready` says whether a request could be answered now; /readyz tells it.
+// `ready` says whether a request could be answered now; /readyz tells it. `metrics` is the route of
+// /metrics.
 std::vector<http::Route> HttpRoutes(const EndpointDeps& deps, const ServiceVersion& version,
-                                    std::function<absl::Status()> ready);
+                                    std::function<absl::Status()> ready, http::Route metrics);
 
 }  // namespace chord::gateway

@@ -25,6 +25,7 @@ http::Response StoredResponse(const ImageService::Kept& stored) {
 http::Response HandleUpload(const EndpointDeps& deps, const http::Request& request) {
   RequestScope scope(deps.metrics, obs::Method::kUploadImage, request.id, request.client_id,
                      request.received_at);
+  scope.set_api_key(request.key);
   const auto upload = [&]() -> absl::StatusOr<ImageService::Kept> {
     CHORD_ASSIGN_OR_RETURN(const UploadForm form, ParseUploadForm(request));
     const absl::string_view file = form.file();

@@ -148,6 +148,8 @@ http::Response Complete(const EndpointDeps& deps, const Service& service,
                         const http::Request& request) {
   RequestScope scope(deps.metrics, obs::Method::kChatCompletions, request.id, request.client_id,
                      request.received_at);
+  scope.set_api_key(request.key);
+  const obs::TraceContext trace = scope.BeginSpan(request.field(obs::kTraceparent));
   const auto refuse = [&](const absl::Status& status) {
     scope.EndWithout(status);
     return ErrorResponse(status);
@@ -160,6 +162,7 @@ http::Response Complete(const EndpointDeps& deps, const Service& service,
   const CompletionHead head = {CompletionId(request.id), absl::ToUnixSeconds(request.received_at),
                                service.model.name, service.fingerprint};
   GroundInput input = InputOf(request, *timeout, *chat, service.wrapper);
+  input.trace = trace;
   CompletionStream stream(request, head, *chat);
   if (chat->stream) {
     input.on_delta = [&stream](absl::string_view text) { stream.Text(text); };
@@ -195,6 +198,7 @@ http::Response ListModels(obs::Metrics& metrics, const ModelCard& model,
                           const http::Request& request) {
   RequestScope scope(metrics, obs::Method::kListModels, request.id, request.client_id,
                      request.received_at);
+  scope.set_api_key(request.key);
   if (!absl::StartsWith(request.path, kModels)) {
     scope.EndWithout(absl::OkStatus());
     return ToResponse(ModelListJson(model));

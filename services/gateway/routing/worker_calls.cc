@@ -9,6 +9,7 @@
 #include "common/obs/log.h"
 #include "common/rpc/deadline.h"
 #include "common/rpc/status_map.h"
+#include "common/rpc/trace_metadata.h"
 #include "services/gateway/routing/worker_codec.h"
 
 namespace chord::gateway {
@@ -55,6 +56,7 @@ class WorkerCalls::DecodeCall final : public grpc::ClientReadReactor<v1::DecodeE
   DecodeCall(Join& join, const WorkerRequest& request, const Options& options)
       : join_(join), options_(options), request_(ToDecodeRequest(request)) {
     rpc::SetDeadline(context_, options.deadline);
+    rpc::PassTrace(request.trace, &context_);
   }
   void Start(v1::Language::Stub& stub) {
     stub.async()->Decode(&context_, &request_, this);
@@ -119,6 +121,7 @@ class WorkerCalls::EncodeCall final : public grpc::ClientWriteReactor<v1::Encode
   EncodeCall(Join& join, const WorkerRequest& request, absl::Time deadline)
       : join_(join), rest_(request.image) {
     rpc::SetDeadline(context_, deadline);
+    rpc::PassTrace(request.trace, &context_);
     *request_.mutable_header() = ToEncodeHeader(request);
   }
   void Start(v1::Vision::Stub& stub) {

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "chord/internal/v1/worker_status.grpc.pb.h"
@@ -186,20 +187,89 @@ class WorkerPoolImpl final : public WorkerPool {
                                                [drop](grpc::Status) { drop->count->fetch_sub(1); });
   }
 
+  std::vector<obs::OtherExposition> Metrics(absl::Time until) override {
+    const auto page = std::make_shared<MetricsPage>();
+    for (const auto& worker : AliveWorkers()) {
+      auto call = std::make_shared<MetricsPage::Call>();
+      call->worker = worker;
+      call->context.set_deadline(absl::ToChronoTime(until));
+      {
+        absl::MutexLock lock(&page->mu);
+        ++page->open;
+      }
+      worker->status->async()->Metrics(
+          &call->context, &call->request, &call->response,
+          [page, call](const grpc::Status& status) {
+            absl::MutexLock lock(&page->mu);
+            --page->open;
+            if (!status.ok()) return;
+            page->texts.push_back({call->worker->peer.name, call->response.text()});
+          });
+    }
+    absl::MutexLock lock(&page->mu);
+    const auto answered = [&page]()
+                              ABSL_SHARED_LOCKS_REQUIRED(page->mu) { return page->open == 0; };
+    page->mu.AwaitWithDeadline(absl::Condition(&answered), until);
+    std::vector<obs::OtherExposition> out = page->texts;
+    std::sort(out.begin(), out.end(),
+              [](const auto& a, const auto& b) { return a.worker < b.worker; });
+    return out;
+  }
+
+  Load load() override {
+    Load out;
+    int64_t used = 0, capacity = 0;
+    for (const auto& worker : AliveWorkers()) {
+      absl::MutexLock lock(&mu_);
+      out.waiting += worker->state.requests_queued();
+      used += worker->state.tokens_in_flight();
+      capacity += worker->state.token_capacity();
+    }
+    if (capacity > 0) {
+      out.kv_usage = std::min(1.0, static_cast<double>(used) / static_cast<double>(capacity));
+    }
+    return out;
+  }
+
   absl::Status Ready() override {
     absl::MutexLock lock(&mu_);
+    std::string missing;
     for (const Role role : {Role::kVision, Role::kLanguage}) {
       int preferred = -1;
       const Picked picked = PickWorker(Views(Set(role), {}, preferred), options_.fingerprint, 0);
-      if (picked.outcome != Picked::Outcome::kFound && picked.outcome != Picked::Outcome::kFull) {
-        return Refusal(role, picked.outcome);
-      }
+      if (picked.outcome == Picked::Outcome::kMismatch) return errors::ModelMismatch();
+      if (picked.outcome != Picked::Outcome::kNoneReady) continue;
+      absl::StrAppend(&missing, missing.empty() ? "" : " and no ", RoleName(role));
     }
-    return absl::OkStatus();
+    return missing.empty() ? absl::OkStatus() : errors::WorkerUnavailable(missing);
   }
 
  private:
   using Workers = std::vector<std::shared_ptr<Worker>>;
+
+  // One round of calls for metrics; outlives the caller when a worker answers late.
+  struct MetricsPage {
+    struct Call {
+      std::shared_ptr<Worker> worker;  // keeps the stub
+      grpc::ClientContext context;
+      v1::MetricsRequest request;
+      v1::MetricsResponse response;
+    };
+    absl::Mutex mu;
+    int open ABSL_GUARDED_BY(mu) = 0;
+    std::vector<obs::OtherExposition> texts ABSL_GUARDED_BY(mu);
+  };
+
+  Workers AliveWorkers() {
+    absl::MutexLock lock(&mu_);
+    Workers out;
+    for (auto* workers : {&vision_, &language_}) {
+      for (const auto& worker : *workers) {
+        if (Alive(*worker)) out.push_back(worker);
+      }
+    }
+    return out;
+  }
 
   // One status stream.
   class Watch final : public rpc::ClientCall<grpc::ClientReadReactor<State>> {

@@ -17,6 +17,7 @@
 #include "chord/internal/v1/decode.grpc.pb.h"
 #include "chord/internal/v1/encode.grpc.pb.h"
 #include "common/base/cancel.h"
+#include "common/obs/exposition.h"
 #include "services/gateway/settings.h"
 
 namespace chord::gateway {
@@ -86,7 +87,16 @@ class WorkerPool {
   // or when many such calls are still on their way.
   virtual void DropImage(const WorkerId& worker, absl::string_view key) = 0;
 
-  // Whether a request could be sent now; does not wait.
+  // The pages of /metrics of the workers that beat and answer until `until`, by name. Blocks.
+  virtual std::vector<obs::OtherExposition> Metrics(absl::Time until) = 0;
+  // Of the workers that beat: requests in their queues, and the share of KV memory in use.
+  struct Load {
+    int64_t waiting = 0;
+    double kv_usage = 0;
+  };
+  virtual Load load() = 0;
+
+  // Whether a request could be sent now; does not wait. Names every role that has no worker.
   virtual absl::Status Ready() = 0;
 
  private:

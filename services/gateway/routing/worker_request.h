@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/base/cache_tier.h"
 #include "common/image/frame_plan.h"
+#include "common/obs/trace.h"
 #include "services/gateway/answer_builder.h"
 #include "services/gateway/chat.h"
 
@@ -23,6 +24,7 @@ struct WorkerRequest {
     bool pushed = true;   // embeddings are on their way, whatever the worker has
   };
   std::string ticket, request_id, model_fingerprint;
+  obs::TraceContext trace;      // of the gateway's span
   std::vector<ChatTurn> turns;  // oldest first; one part is the image's place
   DecodeOptions decode;
   image::FramePlan plan;

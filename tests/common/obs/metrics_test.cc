@@ -30,6 +30,7 @@ const std::vector<std::string> kCommon = {"chord_build_info",
                                           "chord_inflight_requests",
                                           "chord_log_dropped_total",
                                           "chord_log_lines_total",
+                                          "chord_model_info",
                                           "chord_ready",
                                           "chord_rejected_total",
                                           "chord_request_seconds",
@@ -42,6 +43,10 @@ const std::vector<std::string> kCommon = {"chord_build_info",
                                           "process_threads",
                                           "process_virtual_memory_bytes"};
 const std::vector<std::string> kGateway = {"chord_answer_boxes",
+                                           "chord_auth_total",
+                                           "chord_certificate_expires_timestamp_seconds",
+                                           "chord_certificate_reloads_total",
+                                           "chord_tls_handshake_failures_total",
                                            "chord_box_confidence",
                                            "chord_http_responses_total",
                                            "chord_image_bytes_total",
@@ -49,12 +54,17 @@ const std::vector<std::string> kGateway = {"chord_answer_boxes",
                                            "chord_image_store_images",
                                            "chord_image_store_total",
                                            "chord_image_cache_requests_total",
+                                           "chord_kv_usage_ratio",
+                                           "chord_requests_running",
+                                           "chord_requests_waiting",
                                            "chord_retries_total",
                                            "chord_session_total",
                                            "chord_sessions",
                                            "chord_workers"};
 const std::vector<std::string> kWorker = {"chord_embedding_bytes_total", "chord_model_state",
-                                          "chord_queue_depth"};
+                                          "chord_queue_depth", "chord_queue_oldest_seconds"};
+const std::vector<std::string> kSupervisor = {"chord_build_info", "chord_process_restarts_total",
+                                              "chord_process_up"};
 const std::vector<std::string> kVision = {"chord_encode_batch_images", "chord_image_patches"};
 const std::vector<std::string> kLanguage = {"chord_answer_tokens",
                                             "chord_decode_batch_sequences",
@@ -81,6 +91,8 @@ TEST(MetricsTest, ExportsThePinnedSeries) {
               ElementsAreArray(Sorted({kCommon, kWorker, kVision})));
   EXPECT_THAT(Metrics(Role::kLlmWorker, "1").FamilyNames(),
               ElementsAreArray(Sorted({kCommon, kWorker, kLanguage})));
+  EXPECT_THAT(Metrics(Role::kSupervisor, "1").FamilyNames(),
+              ElementsAreArray(Sorted({kSupervisor})));
 }
 
 // Every call there is, so that every family has something to show.
@@ -90,7 +102,19 @@ void CallAll(Metrics* metrics) {
   metrics->RequestBegan(Method::kDecode);
   metrics->RequestEnded(Method::kDecode, absl::StatusCode::kCancelled, absl::Milliseconds(3));
   metrics->StageTook(Stage::kPrefill, absl::Milliseconds(14));
+  metrics->StageTook(Stage::kProbe, absl::Milliseconds(14));
   metrics->SetQueueDepth(Queue::kEncode, 3);
+  metrics->SetQueueAge(Queue::kEncode, absl::Milliseconds(30));
+  metrics->SetQueueAge(Queue::kPrefill, absl::Milliseconds(30));
+  metrics->SetModelInfo("nano", "f1", "", "");
+  metrics->SetModelInfo("nano", "f2", "bf16", "cpu");
+  metrics->SetLoad(3, 2, 0.5);
+  metrics->Authenticated(AuthOutcome::kOk);
+  metrics->TlsHandshakeFailed();
+  metrics->SetCertificateExpiry(absl::UnixEpoch());
+  metrics->CertificateReloaded(false);
+  metrics->SetProcessUp(Role::kGateway, true);
+  metrics->Restarted(Role::kGateway, RestartCause::kHang);
   metrics->Rejected(errors::ImagePixelLimit(2, 2, 1));
   metrics->Cancelled(Point::kPush);
   metrics->DeadlineExceeded(Point::kQueue);
@@ -208,7 +232,7 @@ TEST(MetricsTest, CountsWhatItIsTold) {
                            "chord_inflight_requests{method=\"ground\"} 0",
                            "chord_request_seconds_bucket{method=\"ground\",le=\"0.05\"} 0",
                            "chord_request_seconds_bucket{method=\"ground\",le=\"0.1\"} 1",
-                           "chord_stage_seconds_bucket{stage=\"prefill\",le=\"0.02\"} 1",
+                           "chord_stage_seconds_bucket{stage=\"probe\",le=\"0.02\"} 1",
                            "chord_rejected_total{reason=\"IMAGE_TOO_LARGE\"} 1",
                            "chord_cancelled_total{at=\"push\"} 1",
                            "chord_deadline_exceeded_total{at=\"queue\"} 1",

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "common/base/errors.h"
-#include "common/config/config.h"
+#include "common/config/settings.h"
 
 namespace chord::vision_worker {
 namespace {

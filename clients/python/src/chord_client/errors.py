@@ -34,6 +34,8 @@ class Code(enum.IntEnum):
 # Refusals that may end by themselves. A `retryable` in the error itself takes precedence.
 _RETRYABLE_REASONS = frozenset(
     {
+        "API_KEY_BLOCKED",
+        "API_KEY_LIMIT",
         "CLIENT_LIMIT",
         "CONNECTION_LIMIT",
         "DEVICE_MEMORY",
