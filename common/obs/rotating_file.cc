@@ -81,7 +81,7 @@ bool RotatingFile::Write(absl::string_view line, absl::Time now) {
   const auto size = static_cast<int64_t>(line.size());
   if (fd_ >= 0 && bytes_ > 0 &&
       (bytes_ + size > options_.max_bytes || now - begun_ > options_.max_age)) {
-    Rotate();
+    if (IsStillThere()) Rotate();  // else the older files stay as they are
     Close();
   }
   if (fd_ < 0 && !Reopen(now)) return false;

@@ -81,6 +81,17 @@ TEST_F(RotatingFileTest, NoticesThatTheFileWasMovedAway) {
   EXPECT_EQ(Read(".moved"), "a\n");
 }
 
+TEST_F(RotatingFileTest, AFullFileThatWasMovedAwayLeavesTheOlderOnesInPlace) {
+  options_.max_bytes = 8;
+  auto file = Open();
+  for (const char* line : {"first\n", "second\n"}) EXPECT_TRUE(file->Write(line, now_));
+  fs::rename(options_.path, options_.path + ".moved");
+  EXPECT_TRUE(file->Write("third\n", now_));
+  EXPECT_EQ(Read(".1"), "first\n");
+  EXPECT_EQ(Read(".moved"), "second\n");
+  EXPECT_EQ(Read(), "third\n");
+}
+
 TEST_F(RotatingFileTest, AFolderThatWasRemovedLosesLinesAndNothingElse) {
   auto file = Open();
   fs::remove_all(folder_);
