@@ -18,7 +18,7 @@ class Server {
   struct Options {
     std::string address;  // host:port (port 0: any) or unix:/path (replaced when stale)
     // TLS on `address`, with the certificates of the start; null: none.
-    std::shared_ptr<CertificateFiles> tls;
+    std::shared_ptr<CertificateFiles> tls = nullptr;
     std::string local_address = {};  // one more, unix:/path; empty: none
     int64_t max_receive_bytes = 0;   // 0: gRPC's default of 4 MiB
     // Memory gRPC may hold for buffers of all calls. 0: 256 MiB.

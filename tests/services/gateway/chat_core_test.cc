@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "common/base/executor.h"
+#include "common/http/operational.h"
 #include "common/image/image.h"
 #include "services/gateway/grounder.h"
 #include "services/gateway/http/http_service.h"
@@ -159,8 +160,9 @@ TEST_F(ChatCoreTest, EveryRouteIsInTheOpenApiDocument) {
   Executor executor(1, 1);
   const EndpointDeps deps = {*grounder_, admission_, *image_service_, executor, metrics_};
   std::set<std::string> routes, documented;
-  for (const http::Route& route :
-       HttpRoutes(deps, ServiceVersion(), [] { return absl::OkStatus(); })) {
+  for (const http::Route& route : HttpRoutes(
+           deps, ServiceVersion(), [] { return absl::OkStatus(); },
+           http::MetricsRoute([] { return std::string(); }))) {
     routes.insert(
         absl::StrCat(route.method, " ", absl::StrReplaceAll(route.path, {{"/*", "/{}"}})));
   }
