@@ -345,10 +345,17 @@ absl::Status LanguageModel::StepAndSample(absl::Span<const Chunk> chunks,
   if (logits_.size() != specs.size() * vocab) {
     return absl::InvalidArgumentError("one sample spec is needed for each row of logits");
   }
-  tokens->clear();
-  for (size_t row = 0; row < specs.size(); ++row) {
-    tokens->push_back(
-        SampleToken(absl::MakeConstSpan(logits_).subspan(row * vocab, vocab), specs[row]));
+  tokens->assign(specs.size(), SampledToken());
+  size_t row = 0;
+  for (const Chunk& chunk : chunks) {
+    bool wanted = true;
+    for (int i = 0; i < chunk.logits; ++i, ++row) {
+      const SampleSpec& spec = specs[row];
+      if (!wanted || !spec.read) continue;
+      SampledToken& token = (*tokens)[row];
+      token = SampleToken(absl::MakeConstSpan(logits_).subspan(row * vocab, vocab), spec);
+      wanted = spec.expected < 0 || token.id == spec.expected;
+    }
   }
   return absl::OkStatus();
 }

@@ -65,6 +65,10 @@ struct SampleSpec {
   absl::Span<const IdSet> mass_sets = {};  // sets whose probability mass is reported
   Randomness randomness = {};
   int top = 0;  // how many of the most probable ids are reported; 0 .. kMaxTop
+  // What lets a backend leave out rows that will not be read, among the rows of one chunk; their
+  // tokens are undefined. A backend may as well sample them all.
+  bool read = true;       // false: the token of this row is known and not read
+  int32_t expected = -1;  // >= 0: when another id is chosen, the later rows are not read
 };
 // Whether a row needs more than an arg-max over its logits.
 inline bool NeedsHost(const SampleSpec& spec) {

@@ -50,14 +50,25 @@ void TokenPipeline::PrepareRows(absl::Span<const int32_t> draft,
   std::optional<grammar::BoxCursor> ahead;
   if (cursor_ && !draft.empty()) ahead = cursor_;
   FirstList first_list = first_list_;
+  std::vector<int32_t> jump;  // what the grammar appends after the last row that is read
+  size_t jumped = 0;
   for (size_t i = 0; i <= draft.size(); ++i) {
     const grammar::BoxCursor* cursor = ahead ? &*ahead : this->cursor();
-    rows_.push_back(MakeRow(cursor, first_list));
+    const bool read = i == draft.size() || jumped == jump.size() || jump[jumped] != draft[i];
+    rows_.push_back(read ? MakeRow(cursor, first_list) : Row());
+    rows_.back().read = read;
     rows_.back().seen = penalized_.size();
     if (i == draft.size()) break;
     const int32_t id = draft[i];
+    if (read) rows_.back().expected = id;
     if (ahead) ahead->Accept(id);
     first_list.Advance(id);
+    if (!read) {
+      ++jumped;
+    } else {
+      jump = ahead ? ahead->JumpForward() : std::vector<int32_t>();
+      jumped = 0;
+    }
     const auto drafted = penalized_.begin() + static_cast<ptrdiff_t>(seen_order_.size());
     if (params_.repetition_penalty != 1.0f && !seen_.contains(id) &&
         std::find(drafted, penalized_.end(), id) == penalized_.end()) {
@@ -74,6 +85,8 @@ void TokenPipeline::PrepareRows(absl::Span<const int32_t> draft,
     spec.randomness = params_.randomness;
     spec.randomness.index = accepted_ + i;
     spec.top = params_.top_tokens;
+    spec.read = row.read;
+    spec.expected = row.expected;
     specs->push_back(spec);
   }
 }

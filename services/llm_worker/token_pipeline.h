@@ -57,6 +57,8 @@ class TokenPipeline {
   struct Row {
     std::shared_ptr<const grammar::TokenSets> sets;  // null: free text
     size_t seen = 0;                                 // ids of `penalized_` that count
+    bool read = true;         // false: the draft token after it is a jump-forward token
+    int32_t expected = -1;    // the draft token after it
     bool decides = false;     // masses of sets->close and sets->more come first
     bool first_list = false;  // then those of the first list
     std::vector<engine::IdSet> mass_sets;
