@@ -51,7 +51,7 @@ class EncodeQueue {
 
   int queued() const;
   absl::Duration oldest() const;  // how long the first in the queue has waited; zero: none
-  int running() const;  // images of the current batch
+  int running() const;            // images of the current batch
   int64_t patches_in_flight() const { return patches_.in_use(); }
   // When a client that is refused now should retry.
   absl::Duration EstimateWait() const;

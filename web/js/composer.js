@@ -14,7 +14,8 @@ export function pointPrompt(prompt) {
   return /[\u4e00-\u9fff]/.test(prompt) ? `以点的形式找出${prompt}` : `point to ${prompt}`;
 }
 
-// The classes of a prompt in class mode. Quotes are not taken, so that a list of quoted names works.
+// The classes of a prompt in class mode. Quotes are not taken, so that a list of quoted names
+// works.
 export function classLabels(prompt) {
   const names = prompt.split(/[,;，、；\n]/).map((name) => name.replaceAll('"', '').trim());
   const seen = new Set();

@@ -147,7 +147,9 @@ export class Results {
     show($('absent-labels'), labels.length > 0);
     reconcile(
         $('absent-labels'), labels, ({label}) => label,
-        () => el('li', {}, icon('none'), el('span', {class: 'absent-label'}), el('span', {class: 'muted'})),
+        () =>
+            el('li', {}, icon('none'), el('span', {class: 'absent-label'}),
+               el('span', {class: 'muted'})),
         (row, {label, confidence}) => {
           const known = typeof confidence === 'number';
           setText(row.children[1], label);

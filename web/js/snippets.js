@@ -10,8 +10,8 @@ const pythonString = JSON.stringify;
 export function curl({url, fileName, imageId, fields}) {
   const source = imageId ? `-F image_id=${imageId}` : `-F image=@${shellQuote(fileName)}`;
   const rest = Object.entries(fields).flatMap(
-      ([name, value]) =>
-          [value].flat().map((one) => `  --form-string ${shellQuote(`${name}=${one}`)}`));
+      ([name, value]) => [value].flat().map(
+          (one) => `  --form-string ${shellQuote(`${name}=${one}`)}`));
   return [`curl ${shellQuote(`${url}api/ground`)}`, `  ${source}`, ...rest].join(' \\\n');
 }
 
