@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import socket
 import subprocess
 
 from chord_server import BIN, ROOT
@@ -22,3 +23,10 @@ def help_of(program, *command):
 def serve_takes_settings():
     """Whether `chord serve --config` is there."""
     return (BIN / "chord").is_file() and "--config" in help_of("chord", "serve")
+
+
+def free_port():
+    """For programs that are given a port and cannot say which one they took."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

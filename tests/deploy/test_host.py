@@ -11,8 +11,7 @@ import subprocess
 import pytest
 import yaml
 from chord_server import BIN, MODEL, Chord
-from deployed import DEPLOY, serve_takes_settings, tool
-from fleet import free_port
+from deployed import DEPLOY, free_port, serve_takes_settings, tool
 
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 

@@ -10,8 +10,7 @@ import urllib.parse
 import pytest
 import yaml
 from chord_server import ROOT, Chord, demo, multipart
-from deployed import DEPLOY, tool
-from fleet import free_port
+from deployed import DEPLOY, free_port, tool
 
 PROMETHEUS, PROMTOOL = tool("prometheus"), tool("promtool")
 pytestmark = pytest.mark.skipif(PROMETHEUS is None or PROMTOOL is None,

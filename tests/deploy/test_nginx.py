@@ -8,7 +8,7 @@ import time
 import grpc
 import pytest
 from chord_server import Answer, demo, iou, multipart
-from fleet import free_port
+from deployed import free_port
 from proxy import NGINX, USERS, Nginx
 
 from chord.v1 import grounding_pb2, grounding_pb2_grpc
