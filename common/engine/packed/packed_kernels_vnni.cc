@@ -15,22 +15,12 @@ namespace chord::engine::packed_vnni {
 namespace {
 
 #include "common/engine/packed/packed_rounding.inc"
-
-#define CHORD_INLINE static inline __attribute__((always_inline))
+#include "common/engine/packed/packed_unroll.inc"
 
 constexpr int kRegisters = 4;  // of 16 outputs
 constexpr int kRows = 6;
 // How far ahead of one row's products weights are asked for; the hardware stops at each page.
 constexpr int64_t kAhead = 4096;
-
-template <int N, typename Fn>
-CHORD_INLINE void Repeat(Fn fn) {
-  [&]<int... Is>(std::integer_sequence<int, Is...>) __attribute__((always_inline)) {
-    (fn(std::integral_constant<int, Is>{}), ...);
-  }
-  (std::make_integer_sequence<int, N>{});
-}
-#define CHORD_EACH(i) [&](auto i) __attribute__((always_inline))
 
 template <int kBits>
 CHORD_INLINE void LoadStep(const uint8_t* step, __m512i* u) {
@@ -151,18 +141,7 @@ void BlockProducts(const PackedView& w, int64_t block, const QuantizedRows& x, i
   }
 }
 
-void Products(const PackedView& w, int64_t block, const QuantizedRows& x, int64_t row, int64_t rows,
-              float* out, int64_t ld_out) {
-  using Fn =
-      void (*)(const PackedView&, int64_t, const QuantizedRows&, int64_t, int64_t, float*, int64_t);
-  static constexpr Fn kFunctions[2][2][2] = {
-      {{BlockProducts<4, false, false>, BlockProducts<4, false, true>},
-       {BlockProducts<4, true, false>, BlockProducts<4, true, true>}},
-      {{BlockProducts<8, false, false>, BlockProducts<8, false, true>},
-       {BlockProducts<8, true, false>, BlockProducts<8, true, true>}}};
-  kFunctions[w.shape.bits == 8][w.shape.has_group_scales][w.shape.has_zeros](w, block, x, row, rows,
-                                                                             out, ld_out);
-}
+#include "common/engine/packed/packed_dispatch.inc"
 
 }  // namespace
 
